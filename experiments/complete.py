@@ -1,0 +1,12 @@
+"""Queries -> completions by the language model (or whoever `generator=` names).
+
+    python experiments/complete.py [overrides]        e.g. data=query_log data.path=queries.jsonl
+"""
+
+from llm2vec_gen import pipeline
+from llm2vec_gen.config import entry
+
+main = entry(pipeline.complete)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,12 @@
+"""A checkpoint and a few queries -> what the embeddings say in words.
+
+    python experiments/interpret.py [overrides]        e.g. interpreter=[decoding]
+"""
+
+from llm2vec_gen import pipeline
+from llm2vec_gen.config import entry
+
+main = entry(pipeline.interpret)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,266 @@
+"""From a Hydra config to objects, artifact names and exit statuses: the only package file that imports hydra.
+
+A `Plan` is one resolved config. Verbs ask it for nouns (`build`), for artifacts (`artifact`, `require`) and for nothing
+else, so pipeline.py reads without knowing Hydra.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from llm2vec_gen.artifacts import Artifact, fingerprint
+from llm2vec_gen.types import InputError
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+MODEL = "llm2vec_gen"  # the name of the trained encoder among the encoders that are evaluated
+
+READS = {  # what enters the chain at each verb; its digest covers this and the digest of the verb before it
+    "complete": ["data", "generator"],
+    "embed": ["teacher"],
+    "train": ["backbone", "model", "loss", "training", "seed"],
+    "evaluate": ["evaluation", "instruction"],
+    "interpret": ["interpreter", "interpret"],
+    "tabulate": ["table"],
+}
+BEFORE = {"embed": ["complete"], "train": ["complete", "embed"], "evaluate": ["train"], "interpret": ["train"]}
+
+# Where and how fast, never what: these keys are in no digest, wherever they stand.
+WHERE = frozenset({
+    "device", "num_workers", "prefetch_batches", "max_tokens_per_micro_batch", "gradient_checkpointing",
+    "log_every_n_steps", "checkpoint_every_n_steps", "show_progress", "part_size", "recommended", "compile",
+})  # fmt: skip
+
+
+class Plan:
+    """One resolved config: builds its nouns and names its artifacts."""
+
+    def __init__(self, config: DictConfig, choices: dict[str, Any]):
+        self._config, self._choices = config, choices
+        try:
+            self.settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+        except OmegaConfBaseException as error:
+            raise InputError(_one_line(error)) from error
+        self.outputs = Path(self.settings["paths"]["outputs"])
+        self._check()
+
+    # ---- nouns
+
+    def build(self, noun: str, **dependencies: Any) -> Any:
+        """The object a node of the config describes ("teacher", "evaluation.pocket"); dependencies are arguments."""
+        node = OmegaConf.select(self._config, noun)
+        if node is None:
+            raise InputError(f"the config has no `{noun}`; choose one, e.g. {noun.split('.')[0]}=<name>")
+        with OmegaConfErrors():
+            return hydra.utils.instantiate(node, _partial_=True, _convert_="all")(**dependencies)
+
+    def build_all(self, group: str, **dependencies: Any) -> dict[str, Any]:
+        """Every member of a select-many group (loss, evaluation, interpreter, baseline), by its key."""
+        return {key: self.build(f"{group}.{key}", **dependencies) for key in self.settings.get(group) or {}}
+
+    def encoders(self) -> list[str]:
+        """Who is evaluated: the trained model, the teacher and the baselines of this config."""
+        return [MODEL, "teacher", *(self.settings.get("baseline") or {})]
+
+    def encoder_node(self, name: str) -> str:
+        """Where in the config an encoder other than the trained model stands."""
+        if name == "teacher":
+            return "teacher"
+        if name not in (self.settings.get("baseline") or {}):
+            raise InputError(f"encoder={name} is unknown; this config has {', '.join(self.encoders())}")
+        return f"baseline.{name}"
+
+    def seed_everything(self) -> None:
+        """Seed torch, numpy and random with `seed`, the training's seed (a generator has its own)."""
+        import random
+
+        import numpy
+        import torch
+
+        for seed in (random.seed, numpy.random.seed, torch.manual_seed):
+            seed(self.settings["seed"])
+
+    # ---- artifacts
+
+    def artifact(self, verb: str, encoder: str = MODEL, **extra: Any) -> Artifact:
+        """The artifact of a verb under this config; `encoder` matters to the evaluate verb alone."""
+        config = {noun: _what(self.settings.get(noun)) for noun in READS[verb]} | extra
+        upstream = {before: self.artifact(before).digest for before in BEFORE.get(verb, [])}
+        if verb == "evaluate" and encoder != MODEL:
+            config["encoder"], upstream = _what(OmegaConf.select(self._config, self.encoder_node(encoder))), {}
+        return Artifact(self.outputs, verb, self._name(verb, encoder), config, upstream)
+
+    def require(self, verb: str) -> Path:
+        """The folder of an artifact that must be there already."""
+        artifact = self.artifact(verb)
+        if not artifact.whole:
+            nouns = {"complete": "completions", "embed": "targets", "train": "checkpoint"}
+            what = nouns.get(verb, f"{verb} artifact")
+            raise InputError(
+                f"missing {what} {artifact.folder}; run experiments/{verb}.py with the same overrides as this command"
+            )
+        return artifact.folder
+
+    def _name(self, verb: str, encoder: str) -> str:
+        pick = self._choices.get
+        losses = "+".join(self.settings.get("loss") or {})
+        student = f"{pick('backbone')}-{pick('model')}-{losses}-seed{self.settings['seed']}"
+        who = student if encoder == MODEL else pick("teacher") if encoder == "teacher" else encoder
+        names = {
+            "complete": f"{pick('data')}-{pick('generator')}",
+            "embed": f"{pick('data')}-{pick('generator')}-{pick('teacher')}",
+            "train": student,
+            "evaluate": who,
+            "interpret": student,
+            "tabulate": pick("table"),
+        }
+        return re.sub(r"[^\w.+-]+", "_", str(names[verb]))
+
+    # ---- checks that cost nothing, before anything that costs something
+
+    def _check(self) -> None:
+        missing = sorted(_missing(self.settings))
+        if missing:
+            raise InputError(f"{', '.join(missing)} must be chosen: add {' '.join(f'{key}=...' for key in missing)}")
+        if not self.settings.get("loss"):
+            raise InputError("no loss is left: keep loss.alignment or loss.reconstruction (or both)")
+        model = self.settings["model"]
+        suffix = model.get("num_thought_tokens", 0) + model.get("num_compression_tokens", 0)
+        if suffix >= model.get("max_length", 512):
+            raise InputError(
+                f"{suffix} suffix tokens leave no room for the query within model.max_length={model['max_length']}; "
+                "lower model.num_thought_tokens or model.num_compression_tokens, or raise model.max_length"
+            )
+        for key, path in _local_paths(self.settings):
+            if not Path(path).expanduser().exists():
+                raise InputError(f"{key}={path} does not exist (looked from {Path.cwd()})")
+        self._check_outputs()
+
+    def _check_outputs(self) -> None:
+        try:
+            self.outputs.mkdir(parents=True, exist_ok=True)
+            probe = self.outputs / f".probe-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise InputError(
+                f"paths.outputs={self.outputs} cannot be written ({error.strerror}); choose another folder"
+            ) from error
+
+
+class OmegaConfErrors:
+    """Turns what Hydra and OmegaConf say about a node into one line; an InputError from a constructor passes as it is."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        cause = error
+        while cause is not None:
+            if isinstance(cause, InputError):
+                raise cause from None
+            cause = cause.__cause__
+        if isinstance(error, HydraException | OmegaConfBaseException):
+            raise error.__cause__ or InputError(_one_line(error))
+
+
+# ---------------------------------------------------------------------------------------------------- scripts
+
+
+def entry(verb: Callable[[Plan], Path]) -> Callable[[], None]:
+    """A script's `main`: compose the config, run the verb, print the artifact's folder, set the exit status.
+
+    0: the artifact is whole. 2: the input was wrong, one line says how. 1: anything else, with its traceback. In a
+    multirun a failing job does not stop the others; the status is that of the worst job.
+    """
+    statuses: list[int] = []
+
+    @functools.wraps(verb)
+    def job(config: DictConfig) -> None:
+        statuses.append(_run_job(verb, config))
+
+    def main() -> None:
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # config errors reach us as exceptions instead of exit status 1
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        try:
+            hydra.main(version_base=None, config_path=str(CONF), config_name="config")(job)()
+        except (HydraException, OmegaConfBaseException) as error:
+            print(f"error: {_one_line(error)}", file=sys.stderr)
+            statuses.append(2)
+        except OSError as error:  # Hydra's own output folder
+            print(f"error: {error}; choose another folder with paths.outputs=", file=sys.stderr)
+            statuses.append(2)
+        sys.exit(max(statuses, key=(0, 2, 1).index, default=0))
+
+    return main
+
+
+def _run_job(verb: Callable[[Plan], Path], config: DictConfig) -> int:
+    try:
+        folder = verb(Plan(config, dict(HydraConfig.get().runtime.choices)))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command continues where this one stopped", file=sys.stderr)
+        raise SystemExit(130) from None
+    except Exception:
+        traceback.print_exc()
+        return 1
+    print(folder, flush=True)
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------------- helpers
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _what(value: Any, key: str = "") -> Any:
+    """A config value as a digest sees it: without WHERE keys, and a local file or folder by its content."""
+    if isinstance(value, DictConfig):
+        value = OmegaConf.to_container(value, resolve=True)
+    if isinstance(value, dict):
+        return {name: _what(item, name) for name, item in value.items() if name not in WHERE}
+    if isinstance(value, list):
+        return [_what(item) for item in value]
+    if isinstance(value, str) and key in ("path", "adapter", "second_adapter") and Path(value).expanduser().exists():
+        return {"content": _fingerprint(value)}
+    return value
+
+
+@functools.cache
+def _fingerprint(path: str) -> str:
+    return fingerprint(Path(path).expanduser())
+
+
+def _missing(value: Any, key: str = "") -> list[str]:
+    if isinstance(value, dict):
+        return [found for name, item in value.items() for found in _missing(item, f"{key}.{name}" if key else name)]
+    return [key] if value == "???" else []
+
+
+def _local_paths(settings: dict[str, Any]) -> list[tuple[str, str]]:
+    """(key, path) of every noun whose path is meant to be on this disk: it starts like a path or ends like a file."""
+    looks_local = re.compile(r"^(\.{0,2}/|~)|\.(jsonl|csv|parquet)$")
+    found = []
+    for noun, node in settings.items():
+        path = node.get("path") if isinstance(node, dict) else None
+        if isinstance(path, str) and looks_local.search(path):
+            found.append((f"{noun}.path", path))
+    return found

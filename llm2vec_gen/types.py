@@ -1,0 +1,162 @@
+"""The words of the project as types: what travels between the verbs, and what each noun promises.
+
+Shape legend, used in every docstring and every tensor name of the package:
+
+    B  queries in a batch        K  compression tokens (soft prompts per query)
+    L  query tokens              D  hidden size of the backbone
+    S  suffix tokens             E  embedding size (the teacher's)
+    T  completion tokens         V  vocabulary
+
+Ragged sequences are lists of 1-D tensors, never padded matrices: padding is a matter of the pass that needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class InputError(ValueError):
+    """The user's input is wrong: the message says what was given, what was expected and what to do (exit status 2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One question to the backbone. `answer` is there only where the source knows one (replayed completions)."""
+
+    id: str
+    text: str
+    answer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What the language model answered. Token counts are those of the generator, 0 where it has none (replay)."""
+
+    id: str
+    query: str
+    completion: str
+    finish_reason: str  # "stop", "length" (cut at the generator's limit) or "replay"
+    query_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(slots=True)
+class Batch:
+    """An effective batch of training: B queries with their completions (token ids) and targets (B, E)."""
+
+    ids: list[str]
+    queries: list[Tensor]
+    completions: list[Tensor]
+    targets: Tensor
+
+    def to(self, device: Any) -> Batch:
+        """The same batch with every tensor on `device`."""
+        return Batch(
+            self.ids,
+            [query.to(device) for query in self.queries],
+            [completion.to(device) for completion in self.completions],
+            self.targets.to(device),
+        )
+
+
+@dataclass(slots=True)
+class EncoderOutput:
+    """soft_prompts (B, K, D) and embedding (B, E), equations 1 and 2 of arXiv 2603.10913; both carry gradients."""
+
+    soft_prompts: Tensor
+    embedding: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One long row of a score file; tables are pivots of these. `value` is in the metric's own unit (0 to 1 mostly)."""
+
+    encoder: str
+    evaluation: str
+    task: str
+    category: str
+    subset: str
+    split: str
+    metric: str
+    value: float
+    main: bool = False  # the task's main score, the one that tables average
+    n: int = 0
+    data_revision: str = ""
+    run: str = ""
+    seed: int | None = None
+    commit: str = ""
+    per_query: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one embedding says in words: decoded text, or the top words of each of the K positions."""
+
+    id: str
+    query: str
+    interpreter: str
+    text: str
+    words: list[list[str]] = field(default_factory=list)
+    completion: str | None = None  # the language model's own answer, where the source knows it
+
+
+@runtime_checkable
+class QuerySource(Protocol):
+    """Where queries come from. `report` counts what was read and dropped, complete once `queries` is exhausted."""
+
+    report: dict[str, int]
+
+    def queries(self) -> Iterator[Query]: ...
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """Who writes completions; order kept, one completion per query."""
+
+    def complete(self, queries: Sequence[Query]) -> list[Completion]: ...
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Text -> vector, float32 on the CPU, (N, E), order kept. A teacher is an encoder in a role; a baseline too."""
+
+    embedding_dim: int
+
+    def encode(self, texts: Sequence[str], instruction: str | None = None) -> Tensor: ...
+
+
+@runtime_checkable
+class Evaluation(Protocol):
+    """A benchmark: named tasks, each of which gives score rows for one encoder."""
+
+    def tasks(self) -> list[str]: ...
+
+    def evaluate(self, encoder: Encoder, task: str) -> list[Score]: ...
+
+
+@runtime_checkable
+class Interpreter(Protocol):
+    """Embedding -> words, one reading per query, order kept."""
+
+    def interpret(self, model: Any, queries: Sequence[Query]) -> list[Reading]: ...
+
+
+@runtime_checkable
+class Instruction(Protocol):
+    """Which instruction stands before a text: one per task for queries, one for every document."""
+
+    def query(self, task: str, category: str) -> str | None: ...
+
+    def document(self, task: str, category: str) -> str | None: ...
+
+
+@runtime_checkable
+class Table(Protocol):
+    """Score rows -> text (Markdown, HTML, LaTeX). Never loads a model."""
+
+    def render(self, scores: Iterable[Score]) -> str: ...

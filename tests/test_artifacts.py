@@ -1,0 +1,191 @@
+"""Parts are whole or absent, missing rows are exactly the complement of what is there, tampering is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from llm2vec_gen.artifacts import Artifact, Completions, Targets, digest, fingerprint, read_manifest, read_scores
+from llm2vec_gen.types import Completion, InputError, Score
+
+
+def completion(row: int) -> Completion:
+    return Completion(str(row), f"question {row}", f"answer {row} \u2013 ünïcode", "stop", 3, 4)
+
+
+def artifact(tmp_path: Path, verb: str = "complete", upstream: dict[str, str] | None = None) -> Artifact:
+    return Artifact(tmp_path, verb, "some-name", {"data": {"limit": 3}}, upstream or {})
+
+
+def test_digest_ignores_the_order_of_keys_and_sees_every_value() -> None:
+    assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})
+    assert digest("train", 1, {}) != digest("train", 2, {})
+
+
+def test_fingerprint_follows_content_not_place(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    assert fingerprint(tmp_path / "a") == fingerprint(tmp_path / "b")
+    (tmp_path / "b" / "config.json").write_text("{ }")
+    assert fingerprint(tmp_path / "a") != fingerprint(tmp_path / "b")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_missing_rows_are_the_complement_of_the_finished_parts(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    total, made = rng.randrange(1, 60), artifact(tmp_path)
+    position = 0
+    while position < total:  # random finished ranges, random gaps
+        length = rng.randrange(1, 8)
+        stop = min(position + length, total)
+        if rng.random() < 0.5:
+            made.write_completions(position, [completion(row) for row in range(position, stop)])
+        position = stop
+    held = {row for part in made.parts() for row in range(part.start, part.stop)}
+    found: list[int] = []
+    for start, rows in made.missing_rows(range(total), part_size=rng.randrange(1, 10)):
+        assert rows == list(range(start, start + len(rows)))
+        found += rows
+        made.write_completions(start, [completion(row) for row in rows])
+    assert found == [row for row in range(total) if row not in held]
+    made.finish()
+    assert [row.id for row in Completions(made.folder)[0:total]] == [str(row) for row in range(total)]
+
+
+def test_completions_and_targets_come_back_by_row(tmp_path: Path) -> None:
+    made = artifact(tmp_path)
+    made.write_completions(0, [completion(row) for row in range(5)])
+    made.write_completions(5, [completion(row) for row in range(5, 7)])
+    made.finish({"seed": 1}, read=9)
+    completions = Completions(made.folder)
+    assert len(completions) == 7
+    assert completions[6] == completion(6)
+    assert completions[2:4] == [completion(2), completion(3)]
+    assert read_manifest(made.folder)["counts"] == {"rows": 7, "read": 9}
+
+    vectors = torch.randn(7, 3)
+    targets = artifact(tmp_path, "embed", {"complete": made.digest})
+    targets.write_targets(0, vectors[:4])
+    targets.write_targets(4, vectors[4:])
+    targets.finish()
+    read = Targets(targets.folder, completions)
+    assert (len(read), read.dim) == (7, 3)
+    assert all(np.array_equal(read[row], vectors[row].numpy()) for row in range(7))
+
+
+def test_targets_of_other_completions_are_refused(tmp_path: Path) -> None:
+    made = artifact(tmp_path)
+    made.write_completions(0, [completion(0)])
+    made.finish()
+    targets = artifact(tmp_path, "embed", {"complete": "somethingelse"})
+    targets.write_targets(0, torch.zeros(1, 2))
+    targets.finish()
+    with pytest.raises(InputError, match="somethingelse.*experiments/embed.py"):
+        Targets(targets.folder, Completions(made.folder))
+
+
+def test_targets_that_are_not_finite_are_refused_by_row(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="row 12 is not finite"):
+        artifact(tmp_path, "embed").write_targets(10, torch.tensor([[0.0], [1.0], [float("nan")]]))
+
+
+@pytest.mark.parametrize("harm", ["cut", "flip", "remove"])
+def test_an_altered_part_is_named(tmp_path: Path, harm: str) -> None:
+    made = artifact(tmp_path)
+    made.write_completions(0, [completion(0)])
+    made.write_completions(1, [completion(1)])
+    made.finish()
+    read_manifest(made.folder)  # remembers that all is well
+    victim = made.parts()[1].file
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    time.sleep(0.01)
+    victim.write_bytes(content if harm == "flip" else content[:-5])
+    if harm == "remove":
+        victim.unlink()
+    with pytest.raises(InputError, match=victim.name):
+        read_manifest(made.folder)
+
+
+def test_without_a_manifest_it_is_not_whole(tmp_path: Path) -> None:
+    made = artifact(tmp_path)
+    made.write_completions(0, [completion(0)])
+    assert not made.whole
+    with pytest.raises(InputError, match="not a whole artifact"):
+        Completions(made.folder)
+
+
+def test_scores_round_trip(tmp_path: Path) -> None:
+    made = artifact(tmp_path, "evaluate")
+    score = Score("me", "pocket", "task", "sts", "", "test", "spearman", 0.5, True, 3, per_query={"q": 1.0})
+    made.write_records("task", [score])
+    assert made.has("task.jsonl")
+    assert not made.has("other.jsonl")
+    made.finish()
+    assert read_scores(made.folder) == [score]
+
+
+def test_a_failing_writer_leaves_no_part(tmp_path: Path) -> None:
+    made = artifact(tmp_path)
+
+    def fail(path: Path) -> None:
+        path.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        made.write_part("x.bin", fail)
+    assert made.parts() == []
+    assert not list(made.folder.glob(".tmp*"))
+
+
+MAKER = """
+import sys, time
+from llm2vec_gen.artifacts import Artifact
+from llm2vec_gen.types import Completion
+artifact = Artifact(sys.argv[1], "complete", "shared", {}, {})
+with artifact.making() as unfinished:
+    if unfinished:
+        for start, rows in artifact.missing_rows(range(40), 2):
+            time.sleep(0.02)
+            artifact.write_completions(start, [Completion(str(row), "q", "a", "stop") for row in rows])
+            print("made", start, flush=True)
+        artifact.finish()
+"""
+
+
+def start_maker(tmp_path: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", MAKER, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_a_killed_maker_is_taken_over_and_nothing_is_made_twice(tmp_path: Path) -> None:
+    first = start_maker(tmp_path)
+    assert first.stdout is not None
+    made = [first.stdout.readline() for _ in range(3)]
+    second = start_maker(tmp_path)
+    time.sleep(0.3)
+    os.kill(first.pid, signal.SIGKILL)
+    rest, _ = first.communicate()
+    output, errors = second.communicate(timeout=60)
+    assert second.returncode == 0, errors
+    assert f"process {first.pid}" in errors  # it waited, and said for whom
+    starts = [int(line.split()[1]) for line in "".join(made).splitlines() + rest.splitlines() + output.splitlines()]
+    lost = {row for row in range(0, 40, 2)} - set(starts)
+    assert len(lost) <= 1  # written but killed before it could say so
+    assert len(starts) == len(set(starts))
+    folder = Artifact(tmp_path, "complete", "shared", {}, {}).folder
+    assert len(Completions(folder)) == 40
+    assert json.loads((folder / "manifest.json").read_text())["counts"]["rows"] == 40

@@ -1,0 +1,83 @@
+"""The import layers of CONTRIBUTING.md, kept by reading the import statements themselves."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "llm2vec_gen"
+LAYERS = [
+    {"types", "version", "pocket"},
+    {"backbones", "encoders", "losses", "evaluations", "data", "tables", "artifacts", "checkpoints"},
+    {"models", "generators"},
+    {"training", "interpreters", "integrations"},
+    {"pipeline", "config"},
+    {"cli", "serving", "__init__"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+HOMES = {  # outside library -> the only places that may import it
+    "hydra": {"config"},
+    "omegaconf": {"config"},
+    "lightning": {"training"},
+    "mteb": {"evaluations", "integrations"},
+    "wandb": {"training"},
+    "peft": {"encoders", "models"},
+    "sentence_transformers": {"encoders", "integrations"},
+    "torchmetrics": {"training", "evaluations"},
+    "vllm": {"generators"},
+    "transformers": {"backbones", "generators", "encoders"},
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def home(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(file: Path) -> list[str]:
+    """Every module a file imports at run time, wherever in the file; imports for the type checker do not count."""
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            node.body = []
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            if node.module == "llm2vec_gen":
+                found += [f"llm2vec_gen.{alias.name}" for alias in node.names]
+            else:
+                found.append(node.module or "")
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_only_downwards(file: Path) -> None:
+    here = home(file)
+    assert here in LEVEL, f"{here} has no layer; give it one in tests/test_layers.py and CONTRIBUTING.md"
+    for module in imports(file):
+        if module.startswith("llm2vec_gen."):
+            there = module.split(".")[1]
+            if there == "__version__":
+                continue
+            assert there == here or LEVEL[there] < LEVEL[here], f"{here} imports {there}, which is not below it"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_outside_libraries_stay_at_home(file: Path) -> None:
+    for module in imports(file):
+        library = module.split(".")[0]
+        if library in HOMES:
+            assert home(file) in HOMES[library], f"{home(file)} imports {library}, whose home is {HOMES[library]}"
+
+
+def test_the_package_imports_lightly() -> None:
+    heavy = "lightning mteb hydra wandb datasets peft sentence_transformers"
+    code = f"import sys, llm2vec_gen; print([m for m in '{heavy}'.split() if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
