@@ -98,7 +98,7 @@ class Artifact:
     """One folder of one verb: `config` is what its digest covers, `upstream` the digests of the artifacts it read."""
 
     def __init__(self, root: Path | str, verb: str, name: str, config: dict[str, Any], upstream: dict[str, str]):
-        self.verb, self.config, self.upstream = verb, config, upstream
+        self.verb, self.name, self.config, self.upstream = verb, name, config, upstream
         self.digest = digest(verb, VERSIONS[verb], config, upstream)
         self.folder = Path(root) / verb / f"{name}-{self.digest}"
 

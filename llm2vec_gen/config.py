@@ -10,16 +10,18 @@ import functools
 import logging
 import os
 import re
+import shutil
 import sys
 import traceback
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from llm2vec_gen.artifacts import Artifact, fingerprint
@@ -41,7 +43,8 @@ BEFORE = {"embed": ["complete"], "train": ["complete", "embed"], "evaluate": ["t
 # Where and how fast, never what: these keys are in no digest, wherever they stand.
 WHERE = frozenset({
     "device", "num_workers", "prefetch_batches", "max_tokens_per_micro_batch", "gradient_checkpointing",
-    "log_every_n_steps", "checkpoint_every_n_steps", "show_progress", "part_size", "recommended", "compile",
+    "log_every_n_steps", "checkpoint_every_n_steps", "recommended", "compile", "max_tokens_per_batch", "concurrency",
+    "timeout", "retries", "api_key_variable",
 })  # fmt: skip
 
 
@@ -75,8 +78,18 @@ class Plan:
         """Who is evaluated: the trained model, the teacher and the baselines of this config."""
         return [MODEL, "teacher", *(self.settings.get("baseline") or {})]
 
-    def encoder_node(self, name: str) -> str:
-        """Where in the config an encoder other than the trained model stands."""
+    def build_encoder(self, name: str = MODEL) -> Any:
+        """The trained model of this config, its teacher, or one of its baselines."""
+        if name != MODEL:
+            return self.build(self._encoder_node(name))
+        from llm2vec_gen import LLM2VecGen
+
+        backbone = self.settings["backbone"]
+        return LLM2VecGen.from_pretrained(
+            self.require("train"), device=backbone["device"], backbone=backbone["path"], revision=None
+        )
+
+    def _encoder_node(self, name: str) -> str:
         if name == "teacher":
             return "teacher"
         if name not in (self.settings.get("baseline") or {}):
@@ -100,7 +113,7 @@ class Plan:
         config = {noun: _what(self.settings.get(noun)) for noun in READS[verb]} | extra
         upstream = {before: self.artifact(before).digest for before in BEFORE.get(verb, [])}
         if verb == "evaluate" and encoder != MODEL:
-            config["encoder"], upstream = _what(OmegaConf.select(self._config, self.encoder_node(encoder))), {}
+            config["encoder"], upstream = _what(OmegaConf.select(self._config, self._encoder_node(encoder))), {}
         return Artifact(self.outputs, verb, self._name(verb, encoder), config, upstream)
 
     def require(self, verb: str) -> Path:
@@ -112,6 +125,15 @@ class Plan:
             raise InputError(
                 f"missing {what} {artifact.folder}; run experiments/{verb}.py with the same overrides as this command"
             )
+        return artifact.folder
+
+    def publish(self, artifact: Artifact) -> Path:
+        """The artifact's folder; where the config has a `name`, its files also stand in <outputs>/<name>."""
+        if self.settings["name"]:
+            place = self.outputs / self.settings["name"]
+            place.mkdir(parents=True, exist_ok=True)
+            for part in artifact.parts():
+                shutil.copyfile(part.file, place / part.file.name)
         return artifact.folder
 
     def _name(self, verb: str, encoder: str) -> str:
@@ -132,7 +154,7 @@ class Plan:
     # ---- checks that cost nothing, before anything that costs something
 
     def _check(self) -> None:
-        missing = sorted(_missing(self.settings))
+        missing = sorted(OmegaConf.missing_keys(self._config))
         if missing:
             raise InputError(f"{', '.join(missing)} must be chosen: add {' '.join(f'{key}=...' for key in missing)}")
         if not self.settings.get("loss"):
@@ -145,7 +167,7 @@ class Plan:
                 "lower model.num_thought_tokens or model.num_compression_tokens, or raise model.max_length"
             )
         for key, path in _local_paths(self.settings):
-            if not Path(path).expanduser().exists():
+            if not _on_disk(path).exists():
                 raise InputError(f"{key}={path} does not exist (looked from {Path.cwd()})")
         self._check_outputs()
 
@@ -161,8 +183,18 @@ class Plan:
             ) from error
 
 
+def compose(*overrides: str) -> Plan:
+    """The plan of a command line without a command line, for notebooks and tests: compose("experiment=pocket")."""
+    with hydra.initialize_config_dir(str(CONF), version_base=None):
+        config = hydra.compose("config", list(overrides), return_hydra_config=True)
+    choices = dict(config.hydra.runtime.choices)
+    with open_dict(config):
+        del config["hydra"]
+    return Plan(config, choices)
+
+
 class OmegaConfErrors:
-    """Turns what Hydra and OmegaConf say about a node into one line; an InputError from a constructor passes as it is."""
+    """What Hydra says of a node, in one line; what a constructor says of its arguments, as it is."""
 
     def __enter__(self) -> None: ...
 
@@ -239,20 +271,28 @@ def _what(value: Any, key: str = "") -> Any:
         return {name: _what(item, name) for name, item in value.items() if name not in WHERE}
     if isinstance(value, list):
         return [_what(item) for item in value]
-    if isinstance(value, str) and key in ("path", "adapter", "second_adapter") and Path(value).expanduser().exists():
-        return {"content": _fingerprint(value)}
+    if isinstance(value, str) and key in ("path", "adapter", "second_adapter") and _on_disk(value).exists():
+        return {"content": _fingerprint(_on_disk(value))}
     return value
 
 
+def _on_disk(path: str) -> Path:
+    """Where a `path` of the config would be; "package://name/folder" stands inside an installed package."""
+    if path.startswith("package://"):
+        package, _, folder = path.removeprefix("package://").partition("/")
+        return Path(str(resources.files(package))) / folder
+    return Path(path).expanduser()
+
+
+def _fingerprint(path: Path) -> str:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return _cached_fingerprint(path, sum(file.stat().st_size for file in files),
+                               max((file.stat().st_mtime_ns for file in files), default=0))  # fmt: skip
+
+
 @functools.cache
-def _fingerprint(path: str) -> str:
-    return fingerprint(Path(path).expanduser())
-
-
-def _missing(value: Any, key: str = "") -> list[str]:
-    if isinstance(value, dict):
-        return [found for name, item in value.items() for found in _missing(item, f"{key}.{name}" if key else name)]
-    return [key] if value == "???" else []
+def _cached_fingerprint(path: Path, size: int, changed: int) -> str:
+    return fingerprint(path)
 
 
 def _local_paths(settings: dict[str, Any]) -> list[tuple[str, str]]:

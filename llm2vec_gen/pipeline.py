@@ -7,14 +7,19 @@ by their contracts in types.py; which ones they are, a config says.
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llm2vec_gen import artifacts
 
 if TYPE_CHECKING:
     from llm2vec_gen.config import Plan
+    from llm2vec_gen.types import Query, QuerySource
 
 log = logging.getLogger(__name__)
 PART_SIZE = 1000  # rows that a kill can cost
@@ -61,19 +66,24 @@ def embed(plan: Plan) -> Path:
 
 def train(plan: Plan) -> Path:
     """Completions and targets -> checkpoint: suffix tokens and two projections over a frozen backbone."""
+    from llm2vec_gen.training.fit import RESUME, fit
+
     completions = artifacts.Completions(plan.require("complete"))
     targets = artifacts.Targets(plan.require("embed"), completions)
     artifact = plan.artifact("train")
     with artifact.making() as unfinished:
         if unfinished:
-            from llm2vec_gen.training.fit import fit
-
+            training, trainer = plan.build("training"), plan.build("trainer")
+            losses = plan.build_all("loss")
             plan.seed_everything()
             model = plan.build("model", backbone=plan.build("backbone"), embedding_dim=targets.dim)
-            counts = fit(model, plan.build_all("loss"), completions, targets, plan, artifact.folder)
-            model.save_pretrained(artifact.folder, provenance=plan.settings)
+            loggers, callbacks = plan.build_all("logger").values(), plan.build_all("callbacks").values()
+            counts = fit(model, losses, completions, targets, training, trainer,
+                         artifact.folder, plan.settings["seed"], list(loggers), list(callbacks))  # fmt: skip
+            model.save_pretrained(artifact.folder)
             artifact.adopt("model.safetensors")
             artifact.finish(plan.settings, **counts)
+            shutil.rmtree(artifact.folder / RESUME, ignore_errors=True)
             log.info("train: %s", _counts(artifact))
     return artifact.folder
 
@@ -84,12 +94,15 @@ def evaluate(plan: Plan, encoder_name: str | None = None) -> Path:
     artifact = plan.artifact("evaluate", name)
     with artifact.making() as unfinished:
         if unfinished:
-            encoder = _encoder(plan, name)
-            instruction = plan.build("instruction")
+            encoder, instruction = plan.build_encoder(name), plan.build("instruction")
+            origin = {"encoder": name, "run": artifact.folder.name, "commit": artifacts.commit()}
+            if name == plan.settings["encoder"]:
+                origin["seed"] = plan.settings["seed"]
             for evaluation in plan.build_all("evaluation", instruction=instruction).values():
                 for task in evaluation.tasks():
                     if not artifact.has(f"{task}.jsonl"):
-                        artifact.write_records(task, evaluation.evaluate(encoder, task))
+                        scores = evaluation.evaluate(encoder, task)
+                        artifact.write_records(task, [replace(score, **origin) for score in scores])
             artifact.finish(plan.settings, encoder=name)
             log.info("evaluate %s: %s", name, _counts(artifact))
     return artifact.folder
@@ -100,8 +113,8 @@ def interpret(plan: Plan) -> Path:
     artifact = plan.artifact("interpret")
     with artifact.making() as unfinished:
         if unfinished:
-            model = _encoder(plan)
-            queries = list(plan.build("interpret.queries").queries())
+            model = plan.build_encoder()
+            queries = _spread(plan.build("interpret.queries"), plan.settings["interpret"]["limit"])
             for name, interpreter in plan.build_all("interpreter").items():
                 artifact.write_records(name, interpreter.interpret(model, queries))
             artifact.finish(plan.settings)
@@ -109,10 +122,34 @@ def interpret(plan: Plan) -> Path:
 
 
 def tabulate(plan: Plan) -> Path:
-    """Scores, readings and curves -> tables and a report; never loads a model."""
-    raise AssertionError("written below")
+    """Scores, readings and curves -> tables, a report and a summary; never loads a model, leaves holes as holes."""
+    from llm2vec_gen.tables import markdown, summary
+    from llm2vec_gen.tables.report import Report
+
+    scored = [artifact for name in plan.encoders() if (artifact := plan.artifact("evaluate", name)).whole]
+    read, trained = plan.artifact("interpret"), plan.artifact("train")
+    scores = [score for artifact in scored for score in artifacts.read_scores(artifact.folder)]
+    readings = artifacts.read_readings(read.folder) if read.whole else []
+    table = plan.build("table")
+    artifact = plan.artifact("tabulate", sources=[source.digest for source in [*scored, read] if source.whole])
+    with artifact.making():
+        report = Report(table).render(scores, readings, artifacts.read_curves(trained.folder), {"run": trained.name})
+        files = {f"table.{ending}": text for ending, text in table.files(scores).items()}
+        files |= {"report.html": report, "summary.json": json.dumps(summary.summary(scores), indent=1) + "\n"}
+        for name, text in files.items():
+            artifact.write_part(name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
+        artifact.finish(plan.settings)
+    print(files["table.md"], markdown.readings(readings), sep="\n")
+    return plan.publish(artifact)
 
 
-def _counts(artifact: Any) -> str:
+def _spread(source: QuerySource, limit: int) -> list[Query]:
+    """`limit` queries spread evenly over the first 1,000, so that every kind of query has its chance."""
+    queries = list(islice(source.queries(), 1000))
+    limit = min(limit, len(queries))
+    return [queries[len(queries) * index // limit] for index in range(limit)]
+
+
+def _counts(artifact: artifacts.Artifact) -> str:
     counts = artifacts.read_manifest(artifact.folder)["counts"]
     return ", ".join(f"{name} {value}" for name, value in counts.items())
