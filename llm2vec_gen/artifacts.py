@@ -153,6 +153,10 @@ class Artifact:
         finally:
             temporary.unlink(missing_ok=True)
 
+    def write_text(self, name: str, text: str) -> None:
+        """One part that is a text file."""
+        self.write_part(name, lambda path: _write_text(path, text))
+
     def adopt(self, name: str) -> None:
         """Take a finished file that something else wrote into the folder as a part."""
         file = self.folder / name

@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _model(options: argparse.Namespace) -> LLM2VecGen:
-    from llm2vec_gen import LLM2VecGen
+    from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 
     return LLM2VecGen.from_pretrained(
         options.model,

@@ -44,7 +44,7 @@ BEFORE = {"embed": ["complete"], "train": ["complete", "embed"], "evaluate": ["t
 WHERE = frozenset({
     "device", "num_workers", "prefetch_batches", "max_tokens_per_micro_batch", "gradient_checkpointing",
     "log_every_n_steps", "checkpoint_every_n_steps", "recommended", "compile", "max_tokens_per_batch", "concurrency",
-    "timeout", "retries", "api_key_variable",
+    "timeout", "retries", "api_key_variable", "max_texts_per_batch", "part_size",
 })  # fmt: skip
 
 
@@ -82,7 +82,7 @@ class Plan:
         """The trained model of this config, its teacher, or one of its baselines."""
         if name != MODEL:
             return self.build(self._encoder_node(name))
-        from llm2vec_gen import LLM2VecGen
+        from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 
         backbone = self.settings["backbone"]
         return LLM2VecGen.from_pretrained(
@@ -157,8 +157,9 @@ class Plan:
         missing = sorted(OmegaConf.missing_keys(self._config))
         if missing:
             raise InputError(f"{', '.join(missing)} must be chosen: add {' '.join(f'{key}=...' for key in missing)}")
-        if not self.settings.get("loss"):
-            raise InputError("no loss is left: keep loss.alignment or loss.reconstruction (or both)")
+        weights = [loss.get("weight", 1) for loss in (self.settings.get("loss") or {}).values()]
+        if not any(weights):
+            raise InputError("no loss is left: keep loss.alignment or loss.reconstruction with a weight over 0")
         model = self.settings["model"]
         suffix = model.get("num_thought_tokens", 0) + model.get("num_compression_tokens", 0)
         if suffix >= model.get("max_length", 512):
@@ -217,6 +218,8 @@ def entry(verb: Callable[[Plan], Path]) -> Callable[[], None]:
     0: the artifact is whole. 2: the input was wrong, one line says how. 1: anything else, with its traceback. In a
     multirun a failing job does not stop the others; the status is that of the worst job.
     """
+    # Python puts the script's folder first, where tabulate.py would stand for the library of that name.
+    sys.path[:] = [folder for folder in sys.path if Path(folder).resolve() != CONF.parent / "experiments"]
     statuses: list[int] = []
 
     @functools.wraps(verb)
@@ -225,8 +228,8 @@ def entry(verb: Callable[[Plan], Path]) -> Callable[[], None]:
 
     def main() -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # config errors reach us as exceptions instead of exit status 1
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-        logging.getLogger("httpx").setLevel(logging.WARNING)
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+        logging.getLogger("llm2vec_gen").setLevel(logging.INFO)
         try:
             hydra.main(version_base=None, config_path=str(CONF), config_name="config")(job)()
         except (HydraException, OmegaConfBaseException) as error:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from llm2vec_gen.types import Query, QuerySource
 
 log = logging.getLogger(__name__)
-PART_SIZE = 1000  # rows that a kill can cost
 
 
 def run(plan: Plan) -> Path:
@@ -43,9 +42,10 @@ def complete(plan: Plan) -> Path:
         if unfinished:
             source = plan.build("data")
             generator = plan.build("generator")
-            for start, queries in artifact.missing_rows(source.queries(), PART_SIZE):
+            for start, queries in artifact.missing_rows(source.queries(), plan.settings["part_size"]):
                 artifact.write_completions(start, generator.complete(queries))
-            artifact.finish(plan.settings, **source.report)
+            sampling = getattr(generator, "sampling", None)  # resolved, also where the config says `model`
+            artifact.finish(plan.settings, **source.report, generator={**generator.report, "sampling": sampling})
             log.info("complete: %s", _counts(artifact))
     return artifact.folder
 
@@ -57,7 +57,7 @@ def embed(plan: Plan) -> Path:
     with artifact.making() as unfinished:
         if unfinished:
             teacher = plan.build("teacher")
-            for start, rows in artifact.missing_rows(completions, PART_SIZE):
+            for start, rows in artifact.missing_rows(completions, plan.settings["part_size"]):
                 artifact.write_targets(start, teacher.encode([row.completion for row in rows]))
             artifact.finish(plan.settings, embedding_dim=teacher.embedding_dim)
             log.info("embed: %s", _counts(artifact))
@@ -137,7 +137,7 @@ def tabulate(plan: Plan) -> Path:
         files = {f"table.{ending}": text for ending, text in table.files(scores).items()}
         files |= {"report.html": report, "summary.json": json.dumps(summary.summary(scores), indent=1) + "\n"}
         for name, text in files.items():
-            artifact.write_part(name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
+            artifact.write_text(name, text)
         artifact.finish(plan.settings)
     print(files["table.md"], markdown.readings(readings), sep="\n")
     return plan.publish(artifact)

@@ -116,7 +116,9 @@ class QuerySource(Protocol):
 
 @runtime_checkable
 class Generator(Protocol):
-    """Who writes completions; order kept, one completion per query."""
+    """Who writes completions; order kept, one completion per query. `report` counts what was cut, over all calls."""
+
+    report: dict[str, int]
 
     def complete(self, queries: Sequence[Query]) -> list[Completion]: ...
 

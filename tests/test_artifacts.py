@@ -183,7 +183,7 @@ def test_a_killed_maker_is_taken_over_and_nothing_is_made_twice(tmp_path: Path) 
     assert second.returncode == 0, errors
     assert f"process {first.pid}" in errors  # it waited, and said for whom
     starts = [int(line.split()[1]) for line in "".join(made).splitlines() + rest.splitlines() + output.splitlines()]
-    lost = {row for row in range(0, 40, 2)} - set(starts)
+    lost = set(range(0, 40, 2)) - set(starts)
     assert len(lost) <= 1  # written but killed before it could say so
     assert len(starts) == len(set(starts))
     folder = Artifact(tmp_path, "complete", "shared", {}, {}).folder

@@ -29,7 +29,7 @@ HOMES = {  # outside library -> the only places that may import it
     "sentence_transformers": {"encoders", "integrations"},
     "torchmetrics": {"training", "evaluations"},
     "vllm": {"generators"},
-    "transformers": {"backbones", "generators", "encoders"},
+    "transformers": {"backbones", "generators", "encoders", "models", "training"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

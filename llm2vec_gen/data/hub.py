@@ -1,0 +1,72 @@
+"""Queries from a data set of the Hugging Face hub, or from a local folder in one of its layouts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from llm2vec_gen.data.base import QuerySource, Row, check_columns, row_from
+from llm2vec_gen.types import InputError
+
+
+class HubDataset(QuerySource):
+    """One split of a data set, streamed: only that split's files are opened, and nothing is copied to a cache.
+
+    split: its name; null derives it from `split_of`, the name of the language model that wrote the answers, the way
+    the published completions of arXiv 2603.10913 are named (one split per generator). Columns are checked against the
+    first row when the source is built.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        name: str | None = None,
+        split: str | None = "train",
+        query_column: str = "query",
+        answer_column: str | None = None,
+        id_column: str | None = None,
+        revision: str = "main",
+        limit: int | None = None,
+        split_of: str | None = None,
+    ):
+        super().__init__(limit, has_answers=answer_column is not None)
+        if split is None and split_of is None:
+            raise InputError("data.split is null; give the name of a split, or a model's name as data.split_of")
+        self.path, self.name, self.revision = path, name, revision
+        self.split: str = split or split_name(split_of or "")
+        self.columns = (query_column, answer_column, id_column)
+        self._rows = self._open()
+        first = next(iter(self._rows), None)
+        if first is None:
+            raise InputError(f"{self} is empty; expected at least one query")
+        wanted = dict(zip(("data.query_column", "data.answer_column", "data.id_column"), self.columns, strict=True))
+        check_columns(list(first), wanted, str(self))
+
+    def rows(self) -> Iterator[Row]:
+        """The rows of the split, in its order."""
+        for number, record in enumerate(self._rows, 1):
+            yield row_from(record, *self.columns, where=f"{self}:{number}")
+
+    def _open(self) -> Any:
+        import datasets
+
+        expected = "expected the id of a data set on the hub, or a local folder of csv, jsonl or parquet files"
+        try:
+            return datasets.load_dataset(self.path, self.name, split=self.split, revision=self.revision, streaming=True)
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{self} cannot be read: {reason} ({expected})") from error
+
+    def __str__(self) -> str:
+        return f"the split {self.split} of the data set {self.path}" + (f" ({self.name})" if self.name else "")
+
+
+def split_name(model: str) -> str:
+    """The split that holds a model's completions.
+
+    It is the last part of the model's name, dots dropped, `_` for every other character that is no letter or digit:
+    "Qwen/Qwen2.5-0.5B-Instruct" -> "Qwen25_05B_Instruct".
+    """
+    last = model.rstrip("/").rsplit("/", 1)[-1]
+    return re.sub(r"[^A-Za-z0-9]", "_", last.replace(".", ""))

@@ -1,0 +1,141 @@
+"""LLM2Vec (arXiv 2404.05961): a language model turned encoder by bidirectional attention and two stacked adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm2vec_gen.encoders.base import TransformerEncoder, load_pretrained, mean_of
+from llm2vec_gen.types import InputError
+
+FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+class LLM2Vec(TransformerEncoder):
+    """Qwen3, Qwen2 or Llama, without remote code; the vector is the mean of the last states of all tokens.
+
+    path: the base language model. adapter: the one of masked next-token prediction, merged into the weights.
+    second_adapter: that of SimCSE (or of supervised training), on top of the merged weights; `merge_second` merges it
+    too, which is faster, equal in float32, and in bfloat16 rounds away what it changes by less than half a step. Either
+    may be null. All three are local folders or hub ids.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        adapter: str | None,
+        second_adapter: str | None,
+        revision: str = "main",
+        adapter_revision: str = "main",
+        second_adapter_revision: str = "main",
+        merge_second: bool = False,
+        dtype: str = "bfloat16",
+        device: str | None = None,
+        max_length: int = 512,
+        use_instruction: bool = False,
+        max_tokens_per_batch: int = 16384,
+    ):
+        folder = adapter_folder(adapter, adapter_revision, "teacher.adapter")
+        second = adapter_folder(second_adapter, second_adapter_revision, "teacher.second_adapter")
+        model, tokenizer = load_pretrained(path, revision, dtype, device)
+        model.config.is_causal = False
+        if folder:
+            model = with_adapter(model, folder).merge_and_unload()
+        if second:
+            model = with_adapter(model, second)
+            model = model.merge_and_unload() if merge_second else model
+        super().__init__(model, tokenizer, max_length, use_instruction, max_tokens_per_batch)
+        self._check_bidirectional(path)
+
+    def pool(self, states: Tensor, mask: Tensor) -> Tensor:
+        """(B, L, D) -> (B, D), the mean over the tokens that count."""
+        return mean_of(states, mask)
+
+    def forward_arguments(self) -> dict[str, Any]:
+        """No cache: every position sees every other, so there is nothing to keep."""
+        return {"use_cache": False}
+
+    @torch.inference_mode()
+    def _check_bidirectional(self, path: str) -> None:
+        """The first of two tokens must change with the second, here and in a padded batch."""
+        states, _ = self.last_states([[1, 2], [1, 3], [1, 2, 3]])
+        if torch.equal(states[0, 0], states[1, 0]):
+            kind = self.model.config.model_type  # type: ignore[union-attr]
+            raise InputError(
+                f"teacher.path={path} ({kind}) keeps its causal mask in this version of transformers; expected a model "
+                "of the Qwen3, Qwen2 or Llama kind, which follow config.is_causal"
+            )
+
+
+def adapter_folder(path: str | None, revision: str, key: str) -> Path | None:
+    """The local folder of an adapter, fetched from the hub if it is no folder here; only safetensors, no pickles."""
+    if path is None:
+        return None
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        folder = _fetch(path, revision, key)
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise InputError(f"{key}={path} lacks {' and '.join(missing)}; expected an adapter as PEFT saves it")
+    return folder
+
+
+def _fetch(path: str, revision: str, key: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path([hf_hub_download(path, name, revision=revision) for name in FILES][0]).parent
+    except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{key}={path} (revision {revision}) is no folder here and not to be had: {reason:.300}"
+        ) from error
+
+
+def with_adapter(model: Any, folder: Path) -> Any:
+    """The model with a LoRA adapter on top, every tensor of which was checked to be in its place."""
+    import peft
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        settings = peft.PeftConfig.from_pretrained(str(folder))
+        tensors = load_file(folder / FILES[1])
+        if settings.peft_type != peft.PeftType.LORA:
+            raise ValueError(f"it is of the kind {settings.peft_type}, expected LORA")
+        settings.inference_mode = True
+        adapted = peft.PeftModel(model, settings)
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise InputError(f"the adapter {folder} cannot be used: {' '.join(str(error).split()):.300}") from error
+    expected = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    _check_tensors(tensors, {name: tuple(tensor.shape) for name, tensor in expected.items()}, folder)
+    peft.set_peft_model_state_dict(adapted, tensors)
+    return adapted.eval()
+
+
+def _check_tensors(tensors: dict[str, Tensor], expected: dict[str, tuple[int, ...]], folder: Path) -> None:
+    """InputError that lists what is missing, unexpected, of another shape or not finite."""
+    shared = sorted(tensors.keys() & expected)
+    shapes = {name: tuple(tensors[name].shape) for name in shared}
+    faults = {
+        "missing": sorted(expected.keys() - tensors.keys()),
+        "unexpected": sorted(tensors.keys() - expected.keys()),
+        "of another shape": [
+            f"{name} {shape} instead of {expected[name]}" for name, shape in shapes.items() if shape != expected[name]
+        ],
+        "not finite": [name for name in shared if not torch.isfinite(tensors[name]).all()],
+    }
+    listed = [f"{len(names)} {fault} ({_some(names)})" for fault, names in faults.items() if names]
+    if listed:
+        raise InputError(
+            f"the adapter {folder} does not match its base model: {'; '.join(listed)}; expected an adapter that was "
+            "trained on this base, loaded without its head (AutoModel)"
+        )
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

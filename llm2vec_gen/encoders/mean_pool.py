@@ -1,0 +1,87 @@
+"""The mean of a frozen language model's own states: the simplest teacher, and the input-centric baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from llm2vec_gen.encoders.base import Encoder, chunks, tokenized
+from llm2vec_gen.types import Query, QuerySource
+
+CHUNK = 128  # texts whose states are held at a time
+
+
+class MeanPool(Encoder):
+    """The mean over all tokens of the last states after the final norm; causal attention, the backbone's own.
+
+    instruction: a fixed one for every text (the teacher of a full JEPA reads a completion under a summarising
+    instruction). use_instruction: one given to `encode` takes its place; else that is ignored. Instructions are joined
+    by one blank, seen by the attention and left out of the mean.
+    layer: -1 for the last states, else the output of that layer (0: the embedded tokens), as transformers counts.
+    centre: texts, or a query source, the mean of whose first `centre_size` vectors is subtracted from every vector:
+    mean-pooled states share a large common component, which drowns the differences in cosine. Of a source that has
+    answers, the answers are averaged. null: nothing is subtracted.
+    """
+
+    def __init__(
+        self,
+        backbone: Any,
+        centre: Iterable[str] | QuerySource | None = None,
+        centre_size: int = 1000,
+        instruction: str | None = None,
+        use_instruction: bool = False,
+        max_length: int = 512,
+        layer: int = -1,
+    ):
+        self.backbone = backbone
+        self.instruction, self.use_instruction = instruction, use_instruction
+        self.max_length, self.layer = max_length, layer
+        self.embedding_dim = int(backbone.hidden_size)
+        self._centre_texts = None if centre is None else list(islice(_texts(centre), centre_size))
+        self._centre: Tensor | None = None
+
+    def encode(self, texts: Sequence[str], instruction: str | None = None) -> Tensor:
+        """The vectors of the texts."""
+        chosen = (instruction if self.use_instruction else None) or self.instruction
+        vectors = self._means(texts, chosen)
+        if self._centre_texts is None:
+            return vectors
+        if self._centre is None:
+            self._centre = self._means(self._centre_texts, self.instruction).double().mean(0).float()
+        return vectors - self._centre
+
+    @torch.no_grad()
+    def _means(self, texts: Sequence[str], instruction: str | None) -> Tensor:
+        ids, skips = tokenized(lambda rows: self.backbone.tokenize(rows, self.max_length), texts, instruction)
+        ids = [row or [self.backbone.end_id] for row in ids]
+        vectors = torch.empty(len(ids), self.embedding_dim)
+        order = sorted(range(len(ids)), key=lambda index: -len(ids[index]))
+        with tqdm(total=len(ids), desc="encode", disable=None, leave=False) as bar:
+            for chunk in chunks(order, CHUNK):
+                states = self._states([torch.tensor(ids[index]) for index in chunk])
+                for index, rows in zip(chunk, states, strict=True):
+                    vectors[index] = rows[skips[index] :].float().mean(0).cpu()
+                bar.update(len(chunk))
+        return vectors
+
+    def _states(self, ids: list[Tensor]) -> list[Tensor]:
+        if self.layer == -1:
+            return self.backbone.states(ids)
+        return [self._layer_of(row) for row in ids]
+
+    def _layer_of(self, ids: Tensor) -> Tensor:
+        """(L, D) states of an inner layer, one text at a time."""
+        bare = self.backbone.lm.base_model
+        tokens = ids[None].to(self.backbone.device)
+        return bare(input_ids=tokens, use_cache=False, output_hidden_states=True).hidden_states[self.layer][0]
+
+
+def _texts(source: Iterable[str] | QuerySource) -> Iterable[str]:
+    if isinstance(source, QuerySource):
+        return (query.answer or query.text for query in source.queries())
+    return (item.answer or item.text if isinstance(item, Query) else item for item in source)

@@ -1,0 +1,66 @@
+"""Any model of the sentence-transformers kind as an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from llm2vec_gen.encoders.base import Encoder
+from llm2vec_gen.types import InputError
+
+
+class SentenceTransformerEncoder(Encoder):
+    """path: a local folder or hub id; pooling and normalisation are whatever its modules do, and so is formatting: a
+    bare language model with a chat template is read through that template by sentence-transformers 6.
+
+    prompt: put before every text as it stands (with its own blank at the end). use_instruction: an instruction given
+    to `encode` takes the prompt's place, joined to the text by one blank; else it is ignored. Whether a prompt's tokens
+    are pooled, the model's own configuration says. max_length: null keeps the model's own.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        revision: str = "main",
+        dtype: str = "auto",
+        device: str | None = None,
+        prompt: str | None = None,
+        use_instruction: bool = False,
+        max_length: int | None = 512,
+        max_texts_per_batch: int = 32,
+    ):
+        from sentence_transformers import SentenceTransformer
+
+        try:
+            self.model = SentenceTransformer(path, revision=revision, device=device, model_kwargs={"dtype": dtype})
+        except (OSError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"teacher.path={path} (revision {revision}) cannot be loaded: {reason:.300}; expected a local folder "
+                "or a hub id of a sentence-transformers model"
+            ) from error
+        self.model.eval().requires_grad_(False)
+        if max_length is not None:
+            self.model.max_seq_length = min(max_length, self.model.max_seq_length or max_length)
+        self.prompt, self.use_instruction, self.max_texts_per_batch = prompt, use_instruction, max_texts_per_batch
+        self.embedding_dim = int(self.encode(["a"]).shape[1])
+
+    def encode(self, texts: Sequence[str], instruction: str | None = None) -> Tensor:
+        """The vectors of the texts."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if not texts:
+            return torch.empty(0, self.embedding_dim)
+        prompt = self.prompt
+        if self.use_instruction and instruction and instruction.strip():
+            prompt, texts = f"{instruction.strip()} ", [text.strip() for text in texts]
+        vectors = self.model.encode(
+            texts,
+            prompt=prompt or "",  # an empty prompt also switches off a default prompt of the model
+            batch_size=self.max_texts_per_batch,
+            convert_to_tensor=True,
+            normalize_embeddings=False,
+            show_progress_bar=False,
+        )
+        return vectors.float().cpu().clone()

@@ -1,0 +1,83 @@
+"""What an evaluation promises, and the few things every evaluation needs: category names, data revisions, names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from llm2vec_gen.types import Encoder, InputError, Instruction, Score
+
+MTEB_CATEGORIES = (
+    "retrieval",
+    "reranking",
+    "clustering",
+    "pair_classification",
+    "classification",
+    "sts",
+    "summarization",
+)
+"""The columns of the paper's Table 1, in its order."""
+
+SAFETY_CATEGORIES = ("harmful_retrieval", "benign_retrieval", "reasoning")
+"""The columns of the paper's Table 2 (AdvBench-IR and BRIGHT), with the benign retrieval figure between them."""
+
+CATEGORIES = (*MTEB_CATEGORIES, *SAFETY_CATEGORIES)
+
+
+class Evaluation(ABC):
+    """A benchmark of named tasks; `evaluate` gives the score rows of one task for one encoder.
+
+    How to add one: a file beside this one with a subclass, a yaml in conf/evaluation, a test. `tasks` must be cheap
+    (it is called to plan a run); exactly one row per task and subset carries `main=True`, in mteb's unit (0 to 1).
+    """
+
+    name: str = ""
+
+    def __init__(self, instruction: Instruction) -> None:
+        self.instruction = instruction
+
+    @abstractmethod
+    def tasks(self) -> list[str]:
+        """The names `evaluate` knows, in the order they are run."""
+
+    @abstractmethod
+    def evaluate(self, encoder: Encoder, task: str) -> list[Score]:
+        """The score rows of `task`; raises InputError for a name that is not in `tasks()`."""
+
+    def supports(self, encoder: Any) -> bool:
+        """Whether this benchmark can be asked of `encoder`; the others skip it, which leaves a hole in the table."""
+        return callable(getattr(encoder, "encode", None))
+
+    def check_task(self, task: str) -> None:
+        """InputError with the closest names if `task` is none of ours."""
+        if task not in self.tasks():
+            raise InputError(
+                f"evaluation {self.name!r} has no task {task!r}; expected one of {closest(task, self.tasks())}"
+            )
+
+
+def closest(name: str, known: Sequence[str], n: int = 5) -> str:
+    """The known names nearest to `name`, for an error message; all of them if there are few or none is near."""
+    near = get_close_matches(name, known, n=n, cutoff=0.5)
+    return ", ".join(near or known[:20]) + (" ..." if not near and len(known) > 20 else "")
+
+
+def encoder_name(encoder: Any) -> str:
+    """What score rows call this encoder: its `name` if it has one, else its class."""
+    name = getattr(encoder, "name", None)
+    return name if isinstance(name, str) and name else type(encoder).__name__
+
+
+def data_revision(data: Any) -> str:
+    """16 hex digits that change when anything in the plain data `data` changes (dataclasses, dicts, lists, texts)."""
+
+    def plain(value: Any) -> Any:
+        return asdict(value) if is_dataclass(value) and not isinstance(value, type) else sorted(value)
+
+    text = json.dumps(data, sort_keys=True, ensure_ascii=False, default=plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

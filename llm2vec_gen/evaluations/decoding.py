@@ -1,0 +1,111 @@
+"""How often a held-out query's soft prompts alone give back the language model's own answer, word for word."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+from llm2vec_gen.evaluations.base import Evaluation, data_revision, encoder_name
+from llm2vec_gen.types import Encoder, InputError, Instruction, Query, QuerySource, Score
+
+log = logging.getLogger(__name__)
+
+
+class Decoding(Evaluation):
+    """Exact decoding, for the generative embedder alone: an encoder without `decode` gets no rows, and the log says so.
+
+    queries          a query source; its `answer`s, where it has them, are the known right answers
+    limit            the first so many queries (null: all)
+    max_new_tokens   for both, the decoded text and the language model's own greedy completion
+
+    Rows, each the share of queries (0 to 1): `exact` (main) the decoded text equals the language model's own greedy
+    completion and, where one is known, the right answer; `exact_completion` and `exact_answer` the two conditions
+    apart; `completion_answer` the language model's own share of right answers, which bounds the first from above.
+    No instruction is put before the queries: they are the texts the completions answer.
+    """
+
+    name = "decoding"
+
+    def __init__(
+        self,
+        queries: QuerySource,
+        instruction: Instruction | None = None,
+        limit: int | None = None,
+        max_new_tokens: int = 64,
+        batch_size: int = 128,
+    ) -> None:
+        self.source = queries
+        self.instruction = instruction  # type: ignore[assignment]
+        self.limit = limit
+        self.max_new_tokens = max_new_tokens
+        self.batch_size = batch_size
+
+    def tasks(self) -> list[str]:
+        """One task."""
+        return ["decode_exact"]
+
+    def supports(self, encoder: Any) -> bool:
+        """Whether it can decode."""
+        return callable(getattr(encoder, "decode", None)) and hasattr(encoder, "backbone")
+
+    def evaluate(self, encoder: Encoder, task: str) -> list[Score]:
+        """The four shares, with 0 or 1 per query; none for an encoder that cannot decode."""
+        self.check_task(task)
+        if not self.supports(encoder):
+            log.info("decode_exact: skipped, %s cannot decode", encoder_name(encoder))
+            return []
+        queries = list(islice(self.source.queries(), self.limit))
+        if not queries:
+            raise InputError("decode_exact: the query source is empty; give it queries or remove evaluation.decoding")
+        decoded, completions = self.decoded(encoder, queries), self.completions(encoder, queries)
+        hits = comparisons(queries, decoded, completions)
+        revision = data_revision([[query.id, query.text, query.answer] for query in queries])
+        return [self._row(encoder, metric, values, revision) for metric, values in hits.items() if values]
+
+    def decoded(self, model: Any, queries: Sequence[Query]) -> list[str]:
+        """What the soft prompts of each query decode to."""
+        texts: list[str] = []
+        for start in range(0, len(queries), self.batch_size):
+            soft_prompts = model.soft_prompts([query.text for query in queries[start : start + self.batch_size]])
+            texts += model.decode(soft_prompts, max_new_tokens=self.max_new_tokens)
+        return [text.strip() for text in texts]
+
+    def completions(self, model: Any, queries: Sequence[Query]) -> list[str]:
+        """The language model's own greedy answers, asked through its chat template."""
+        backbone = model.backbone
+        prompts = backbone.tokenize([backbone.chat_prompt(query.text) for query in queries], special_tokens=False)
+        answers = backbone.generate(prompts, max_new_tokens=self.max_new_tokens)
+        return [backbone.tokenizer.decode(ids.tolist(), skip_special_tokens=True).strip() for ids, _ in answers]
+
+    def _row(self, encoder: Encoder, metric: str, values: dict[str, float], revision: str) -> Score:
+        return Score(
+            encoder=encoder_name(encoder),
+            evaluation=self.name,
+            task="decode_exact",
+            category="decoding",
+            subset="default",
+            split="test",
+            metric=metric,
+            value=sum(values.values()) / len(values),
+            main=metric == "exact",
+            n=len(values),
+            data_revision=revision,
+            per_query=values,
+        )
+
+
+def comparisons(
+    queries: Sequence[Query], decoded: Sequence[str], completions: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Metric -> query id -> 0 or 1; `exact_answer` and `completion_answer` only over queries with a known answer."""
+    rows = list(zip(queries, decoded, completions, strict=True))
+    answered = [(query.id, text, own, query.answer.strip()) for query, text, own in rows if query.answer is not None]
+    known = {id_: answer for id_, _, _, answer in answered}
+    return {
+        "exact": {query.id: float(text == own == known.get(query.id, own)) for query, text, own in rows},
+        "exact_completion": {query.id: float(text == own) for query, text, own in rows},
+        "exact_answer": {id_: float(text == answer) for id_, text, _, answer in answered},
+        "completion_answer": {id_: float(own == answer) for id_, _, own, answer in answered},
+    }

@@ -1,0 +1,68 @@
+"""Which instruction stands before a text: the task's own for queries and symmetric texts, one for every document.
+
+The wordings live in conf/instruction; here is only how they are looked up. An encoder joins instruction and text, each
+stripped, with one blank (METHOD: evaluation joins instruction and text).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from llm2vec_gen.evaluations.base import closest
+from llm2vec_gen.types import InputError
+
+
+class NoInstruction:
+    """Texts as they are."""
+
+    def query(self, task: str, category: str) -> None:
+        """None."""
+
+    def document(self, task: str, category: str) -> None:
+        """None."""
+
+
+class InstructionTable:
+    """Instructions by task name, else by category.
+
+    categories   category -> instruction, for tasks that have none of their own
+    tasks        task name -> instruction
+    documents    the instruction of every document (None: documents go bare)
+
+    A task that neither its name nor its category covers is an InputError that lists what is known: no task is ever
+    run with a wording that nobody chose. An empty text means: no instruction for this one, on purpose.
+    """
+
+    def __init__(
+        self,
+        categories: Mapping[str, str] | None = None,
+        tasks: Mapping[str, str] | None = None,
+        documents: str | None = None,
+    ) -> None:
+        self.categories = dict(categories or {})
+        self.tasks = dict(tasks or {})
+        self.documents = documents
+
+    def query(self, task: str, category: str) -> str | None:
+        """The task's instruction, else its category's."""
+        for table, name in ((self.tasks, task), (self.categories, category)):
+            if name in table:
+                return table[name] or None
+        raise InputError(
+            f"no instruction for task {task!r} of category {category!r}; near it are tasks "
+            f"{closest(task, list(self.tasks)) or '(none)'}, categories are "
+            f"{', '.join(self.categories) or '(none)'}; add it to the instruction's yaml"
+        )
+
+    def document(self, task: str, category: str) -> str | None:
+        """The same for every document of every task."""
+        return self.documents or None
+
+
+class PocketInstruction(InstructionTable):
+    """The skills that the pocket's language model was trained on, in the pocket's own words."""
+
+    def __init__(self) -> None:
+        from llm2vec_gen.pocket import instructions
+
+        super().__init__(categories=instructions.QUERY, documents=instructions.DOCUMENT)

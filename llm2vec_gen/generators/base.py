@@ -1,0 +1,37 @@
+"""What a generator promises, and the seed of a query.
+
+How to add one: a file beside this one with a subclass of `Generator`, a yaml in conf/generator, a test. A completion
+may depend on the query, its id and the generator's settings, never on the other queries of the call: a killed stage
+calls again with what is missing, in other company.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from hashlib import blake2b
+
+from llm2vec_gen.types import Completion, Query
+
+
+class Generator(ABC):
+    """Answers queries. `report` counts over all calls so far: completions, and what was cut at a limit."""
+
+    def __init__(self) -> None:
+        self.report: dict[str, int] = dict.fromkeys(("completions", "prompts_cut", "completions_cut", "blank"), 0)
+
+    @abstractmethod
+    def complete(self, queries: Sequence[Query]) -> list[Completion]:
+        """One completion per query, order kept, text stripped (and blank where the model said nothing)."""
+
+    def count(self, completions: Sequence[Completion], prompts_cut: int = 0) -> None:
+        """Adds a call's completions to the report."""
+        self.report["completions"] += len(completions)
+        self.report["prompts_cut"] += prompts_cut
+        self.report["completions_cut"] += sum(completion.finish_reason == "length" for completion in completions)
+        self.report["blank"] += sum(not completion.completion for completion in completions)
+
+
+def query_seed(seed: int, query: Query) -> int:
+    """The seed (31 bits) that a query is sampled with: of the generator's seed and the query's id alone."""
+    return int.from_bytes(blake2b(f"{seed}:{query.id}".encode(), digest_size=4).digest()) >> 1

@@ -1,0 +1,27 @@
+"""Completions that the data already hold: published ones, or human answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llm2vec_gen.generators.base import Generator
+from llm2vec_gen.types import Completion, InputError, Query
+
+
+class Replay(Generator):
+    """Hands on each query's own answer; finish reason "replay", token counts 0."""
+
+    def complete(self, queries: Sequence[Query]) -> list[Completion]:
+        """One completion per query; InputError for a query that has no answer."""
+        completions = [self._replay(query) for query in queries]
+        self.count(completions)
+        return completions
+
+    @staticmethod
+    def _replay(query: Query) -> Completion:
+        if query.answer is None:
+            raise InputError(
+                f"the query {query.id!r} has no answer to replay; name the column with data.answer_column "
+                "(data.answers=true for the pocket), or choose a generator that writes answers"
+            )
+        return Completion(query.id, query.text, query.answer.strip(), "replay")

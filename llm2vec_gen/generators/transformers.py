@@ -1,0 +1,121 @@
+"""Completions by the backbone itself: chat template, thinking off, batches of like lengths, greedy by default."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from torch import Tensor
+from tqdm import tqdm
+
+from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.generators.base import Generator, query_seed
+from llm2vec_gen.types import Completion, InputError, Query
+
+SAMPLING_FIELDS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+NEUTRAL = {"temperature": 1.0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
+TRANSFORMERS_TOP_K = 50  # what transformers samples from where a model's generation_config says nothing
+
+
+class TransformersGenerator(Generator):
+    """The language model answers each query in one turn.
+
+    max_prompt_tokens: a longer prompt loses the end of its query; the chat template around it stays whole.
+    max_texts_per_batch: queries of like length that are answered at a time; the backbone splits what its memory cannot
+    hold.
+    sampling: null is greedy, "model" applies the model's own generation_config (as the published completions were
+    made), a dict names settings (temperature, top_p, top_k, repetition_penalty). `self.sampling` holds what applies.
+    Each query is sampled with a seed of `seed` and its id, so neither its company nor a restart changes its answer.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        max_new_tokens: int = 500,
+        max_prompt_tokens: int = 1024,
+        max_texts_per_batch: int = 256,
+        sampling: dict[str, Any] | Literal["model"] | None = None,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if max_new_tokens < 1:
+            raise InputError(
+                f"generator.max_new_tokens={max_new_tokens} leaves no room for an answer; expected 1 or more"
+            )
+        if isinstance(sampling, str) and sampling != "model":
+            raise InputError(f"generator.sampling={sampling}; expected null (greedy), model, or a dict of settings")
+        self.backbone, self.seed = backbone, seed
+        self.max_new_tokens, self.max_prompt_tokens = max_new_tokens, max_prompt_tokens
+        self.max_texts_per_batch = max_texts_per_batch
+        self.sampling = model_sampling(backbone.lm.generation_config) if sampling == "model" else dict(sampling or {})
+        if self.sampling.get("temperature") == 0:  # as servers understand it: greedy
+            self.sampling |= {"do_sample": False, "temperature": 1.0}
+        self._longest_query = self._room_for_query()
+
+    def complete(self, queries: Sequence[Query]) -> list[Completion]:
+        """One completion per query, order kept."""
+        texts = [self.backbone.chat_prompt(query.text) for query in queries]
+        prompts = self.backbone.tokenize(texts, special_tokens=False) if texts else []
+        too_long = [row for row, prompt in enumerate(prompts) if len(prompt) > self.max_prompt_tokens]
+        for row in too_long:
+            prompts[row] = self._cut_prompt(queries[row].text)
+        answers: list[tuple[Tensor, str]] = [(Tensor(), "")] * len(prompts)
+        order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
+        with tqdm(total=len(prompts), desc="complete", disable=None, leave=False) as bar:
+            for start in range(0, len(order), self.max_texts_per_batch):
+                batch = order[start : start + self.max_texts_per_batch]
+                for row, answer in zip(batch, self._answers(batch, prompts, queries), strict=True):
+                    answers[row] = answer
+                bar.update(len(batch))
+        completions = [
+            self._completion(query, prompt, *answer)
+            for query, prompt, answer in zip(queries, prompts, answers, strict=True)
+        ]
+        self.count(completions, prompts_cut=len(too_long))
+        return completions
+
+    def _answers(self, batch: list[int], prompts: list[Tensor], queries: Sequence[Query]) -> list[tuple[Tensor, str]]:
+        drawn = bool(self.sampling) and self.sampling.get("do_sample", True)
+        return self.backbone.generate(
+            [prompts[row] for row in batch],
+            self.max_new_tokens,
+            sampling=self.sampling,
+            seed=[query_seed(self.seed, queries[row]) for row in batch] if drawn else None,
+        )
+
+    def _completion(self, query: Query, prompt: Tensor, ids: Tensor, finish_reason: str) -> Completion:
+        text = self.backbone.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        return Completion(query.id, query.text, text, finish_reason, len(prompt), len(ids))
+
+    def _room_for_query(self) -> int:
+        template = self._tokens(self.backbone.chat_prompt(""))
+        if len(template) >= self.max_prompt_tokens:
+            raise InputError(
+                f"generator.max_prompt_tokens={self.max_prompt_tokens} leaves no room for a query: the chat template "
+                f"alone has {len(template)} tokens"
+            )
+        return self.max_prompt_tokens - len(template)
+
+    def _cut_prompt(self, text: str) -> Tensor:
+        """The prompt of as many leading tokens of the text as fit."""
+        ends = self.backbone.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        for kept in range(min(self._longest_query, len(ends)), -1, -1):
+            prompt = self._tokens(self.backbone.chat_prompt(text[: ends[kept - 1][1]] if kept else ""))
+            if len(prompt) <= self.max_prompt_tokens:  # a cut inside a character or a word can cost a token or two
+                return prompt
+        raise AssertionError("the empty query fits: it was checked at the start")
+
+    def _tokens(self, prompt: str) -> Tensor:
+        return self.backbone.tokenize([prompt], special_tokens=False)[0]
+
+
+def model_sampling(settings: Any) -> dict[str, Any]:
+    """What a transformers generation_config asks for, as a dict of sampling settings; empty if that is plain greedy."""
+    penalty = getattr(settings, "repetition_penalty", None) or 1.0
+    sampling: dict[str, Any] = {} if penalty == 1.0 else {"do_sample": False, "repetition_penalty": penalty}
+    if settings.do_sample:
+        named = {field: getattr(settings, field, None) for field in SAMPLING_FIELDS}
+        named["top_k"] = TRANSFORMERS_TOP_K if named["top_k"] is None else named["top_k"]
+        sampling |= {field: value for field, value in named.items() if value not in (None, NEUTRAL.get(field))}
+        sampling["do_sample"] = True
+    return sampling

@@ -1,0 +1,1 @@
+"""Embedding -> words: what the K soft prompts of a query say, read with the frozen language model itself."""

@@ -1,0 +1,52 @@
+"""Grids as LaTeX tabulars (booktabs)."""
+
+from __future__ import annotations
+
+from llm2vec_gen.tables.base import HOLE, Grid
+
+SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "↓": r"$\downarrow$",
+    HOLE: "--",
+}
+
+
+def escape(text: str) -> str:
+    """The text with everything LaTeX would read as a command made literal."""
+    return "".join(SPECIAL.get(letter, letter) for letter in text)
+
+
+def render(grid: Grid) -> str:
+    """A table environment with caption; the best of each column in bold."""
+    body = [[escape(text) for text in row] for row in grid.texts()]
+    for column in range(len(grid.columns)):
+        for row in grid.best(column):
+            body[row][column] = rf"\textbf{{{body[row][column]}}}"
+    rows = [" & ".join([escape(name), *cells]) + r" \\" for name, cells in zip(grid.rows, body, strict=True)]
+    caption = " ".join(text for text in (grid.title, grid.note) if text)
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\begin{{tabular}}{{l{'r' * len(grid.columns)}}}",
+            r"\toprule",
+            " & ".join(escape(text) for text in [grid.corner, *grid.headings()]) + r" \\",
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+            rf"\caption{{{escape(caption)}}}",
+            r"\end{table}",
+            "",
+        ]
+    )

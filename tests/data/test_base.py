@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from llm2vec_gen.data.base import HashSet, QuerySource, Row, check_columns, row_from
+from llm2vec_gen.types import InputError, Query
+from llm2vec_gen.types import QuerySource as QuerySourceProtocol
+
+
+class Rows(QuerySource):
+    def __init__(self, rows, **settings):
+        super().__init__(**settings)
+        self.given = rows
+
+    def rows(self):
+        yield from self.given
+
+
+def test_a_source_keeps_the_contract():
+    assert isinstance(Rows([]), QuerySourceProtocol)
+
+
+def test_empty_and_duplicate_rows_are_dropped_and_counted():
+    source = Rows([Row(" a  b "), Row(None), Row(" \n"), Row("a\nb"), Row("A b"), Row("cafe\u0301"), Row("caf\xe9")])
+    assert list(source.queries()) == [Query("0", "a  b"), Query("4", "A b"), Query("5", "cafe\u0301")]
+    assert source.report == {"read": 7, "empty": 2, "unanswered": 0, "duplicate": 2, "repaired": 0, "kept": 3}
+    assert list(source.queries()) == list(source.queries()), "a second reading starts anew"
+    assert source.report["read"] == 7
+
+
+def test_answers_are_handed_on_only_where_the_source_has_them():
+    rows = [Row("a", " x "), Row("b", " "), Row("c"), Row("b", "y")]
+    with_answers = Rows(rows, has_answers=True)
+    assert list(with_answers.queries()) == [Query("0", "a", "x"), Query("3", "b", "y")]
+    assert with_answers.report["unanswered"] == 2
+    assert [query.answer for query in Rows(rows).queries()] == [None, None, None]
+
+
+def test_ids_of_the_rows_win_over_the_index_and_must_differ():
+    assert [query.id for query in Rows([Row("a", id="x"), Row("b", id="y")]).queries()] == ["x", "y"]
+    with pytest.raises(InputError, match="'x' stands in two rows"):
+        list(Rows([Row("a", id="x"), Row("b", id="x")]).queries())
+
+
+def test_limit_counts_kept_rows_and_stops_reading():
+    source = Rows([Row("a"), Row("a"), Row("b"), Row("c")], limit=2)
+    assert [query.text for query in source.queries()] == ["a", "b"]
+    assert source.report["read"] == 3
+    with pytest.raises(InputError, match="limit=0"):
+        Rows([], limit=0)
+
+
+def test_nothing_left_is_an_error_with_the_counts():
+    with pytest.raises(InputError, match="1 empty"):
+        list(Rows([Row(" ")]).queries())
+
+
+def test_text_that_no_file_can_hold_is_repaired_and_counted():
+    source = Rows([Row("a\ud800b"), Row("\ud83d\ude00"), Row("end\udc00"), Row("fine \U0001f600")])
+    queries = list(source.queries())
+    assert [query.text for query in queries] == ["a\ufffdb", "\U0001f600", "end\ufffd", "fine \U0001f600"]
+    assert source.report["repaired"] == 3
+    for query in queries:
+        query.text.encode()
+
+
+def test_hash_set_agrees_with_a_set():
+    numbers = random.Random(0)
+    texts = [str(numbers.randrange(20_000)) for _ in range(30_000)]
+    seen, hashes = set(), HashSet()
+    for text in texts:
+        assert hashes.add(text) == (text not in seen)
+        seen.add(text)
+    assert len(hashes) == len(seen)
+    assert hashes._slots.itemsize == 8 and len(hashes._slots) <= 4 * len(seen)
+
+
+def test_values_that_are_no_text_are_refused():
+    record = {"query": ["a"], "id": 7}
+    with pytest.raises(InputError, match=r"log:3: column 'query' holds list"):
+        row_from(record, "query", None, None, "log:3")
+    assert row_from({"query": "a", "id": 7}, "query", None, "id", "log:3") == Row("a", None, "7")
+    for identifier in (None, "", True, 1.5):
+        with pytest.raises(InputError, match="expected an id"):
+            row_from({"query": "a", "id": identifier}, "query", None, "id", "log:3")
+
+
+def test_a_missing_column_lists_those_there():
+    check_columns(["text", "label"], {"data.query_column": "text", "data.answer_column": None}, "log.csv")
+    with pytest.raises(InputError, match=r"log.csv has no column 'query' \(data.query_column\); it has text, label"):
+        check_columns(["text", "label"], {"data.query_column": "query"}, "log.csv")

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from llm2vec_gen.data.hub import HubDataset, split_name
+from llm2vec_gen.types import InputError, Query
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A local folder in the layout of the published completions: one file per split."""
+    data = tmp_path / "completions"
+    data.mkdir()
+    for split, answer in (("Qwen3_8B", "red."), ("original", "I think red.")):
+        rows = [{"question": "Which colour?", "answer": answer}, {"question": "", "answer": "x"}]
+        (data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (data / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n"
+        "  - {split: Qwen3_8B, path: Qwen3_8B.jsonl}\n  - {split: original, path: original.jsonl}\n---\n"
+    )
+    return str(data)
+
+
+@pytest.mark.parametrize(
+    ("model", "split"),
+    [
+        ("Qwen/Qwen3-8B", "Qwen3_8B"),
+        ("Qwen/Qwen2.5-0.5B-Instruct", "Qwen25_05B_Instruct"),
+        ("meta-llama/Llama-3.1-8B-Instruct", "Llama_31_8B_Instruct"),
+        ("models/Qwen3-1.7B/", "Qwen3_17B"),
+        ("Gemini", "Gemini"),
+    ],
+)
+def test_split_names(model, split):
+    assert split_name(model) == split
+
+
+def test_a_split_is_read_by_name_or_by_model(folder):
+    settings = {"query_column": "question", "answer_column": "answer"}
+    human = HubDataset(folder, split="original", **settings)
+    assert list(human.queries()) == [Query("0", "Which colour?", "I think red.")]
+    assert human.report["empty"] == 1
+    machine = HubDataset(folder, split=None, split_of="Qwen/Qwen3-8B", **settings)
+    assert [query.answer for query in machine.queries()] == ["red."]
+    assert [query.answer for query in machine.queries()] == ["red."], "a second reading gives the same"
+    assert [query.answer for query in HubDataset(folder, split="original", query_column="question").queries()] == [None]
+
+
+def test_wrong_input(folder, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="Gemini"):
+        HubDataset(folder, split="Gemini", query_column="question")
+    with pytest.raises(InputError, match=r"no column 'query' .*it has question, answer"):
+        HubDataset(folder, split="original")
+    with pytest.raises(InputError, match="cannot be read"):
+        HubDataset(folder + "/none", split="original")
+    with pytest.raises(InputError, match="data.split is null"):
+        HubDataset(folder, split=None)

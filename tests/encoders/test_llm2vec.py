@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from llm2vec_gen.encoders.llm2vec import LLM2Vec
+from llm2vec_gen.types import Encoder, InputError
+from tests.builders import FAMILIES, lora_adapter_folder, tiny_backbone_folder
+
+TEXTS = [
+    "the cat sat on the mat",
+    "a",
+    "What is the capital of France? \u2603",
+    "how many legs does a spider have " * 4,
+]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def folders(request, tmp_path_factory):
+    """(base, first adapter, second adapter) of a family."""
+    folder = tmp_path_factory.mktemp(request.param)
+    base = tiny_backbone_folder(folder, request.param)
+    first = lora_adapter_folder(folder / "mntp", base, rank=4, alpha=8, seed=1)
+    second = lora_adapter_folder(folder / "simcse", base, rank=2, alpha=8, seed=2)
+    return str(base), str(first), str(second)
+
+
+def build(folders, **settings):
+    return LLM2Vec(*folders, **{"dtype": "float32", "device": "cpu", **settings})
+
+
+# ------------------------------------------------------------------ the plain way, one text and one head at a time
+
+
+def plain_weights(base, *adapters):
+    """The base's tensors in float64 with (alpha / r) B A of each adapter added."""
+    tensors = load_file(base + "/model.safetensors")
+    weights = {name.removeprefix("model."): tensor.double() for name, tensor in tensors.items()}
+    for adapter in adapters:
+        settings = json.loads(Path(adapter, "adapter_config.json").read_text())
+        lora = {name: tensor.double() for name, tensor in load_file(adapter + "/adapter_model.safetensors").items()}
+        for name in lora:
+            if name.endswith("lora_A.weight"):
+                module = name.removeprefix("base_model.model.").removesuffix("lora_A.weight")
+                delta = lora[name.replace("lora_A", "lora_B")] @ lora[name]
+                weights[module + "weight"] = weights[module + "weight"] + settings["lora_alpha"] / settings["r"] * delta
+    return weights
+
+
+def rms(states, weight, eps):
+    return states / (states.pow(2).mean(-1, keepdim=True) + eps).sqrt() * weight
+
+
+def rotated(states, base):
+    """Rotary positions for (L, head size), first half paired with second half."""
+    half = states.shape[-1] // 2
+    angles = torch.outer(torch.arange(len(states)).double(), base ** (-torch.arange(half).double() / half))
+    first, second = states[:, :half], states[:, half:]
+    return torch.cat([first * angles.cos() - second * angles.sin(), second * angles.cos() + first * angles.sin()], -1)
+
+
+def plain_states(weights, config, ids):
+    """(L, D) last states with every position seeing every other."""
+    states = weights["embed_tokens.weight"][ids]
+    heads, groups = config["num_attention_heads"], config["num_attention_heads"] // config["num_key_value_heads"]
+    size = config.get("head_dim") or config["hidden_size"] // heads
+    theta = (config.get("rope_parameters") or config)["rope_theta"]
+    eps = config["rms_norm_eps"]
+
+    def linear(name, inputs):
+        bias = weights.get(name + ".bias")
+        return inputs @ weights[name + ".weight"].T + (0 if bias is None else bias)
+
+    for layer in range(config["num_hidden_layers"]):
+        at = f"layers.{layer}."
+        inputs = rms(states, weights[at + "input_layernorm.weight"], eps)
+        queries, keys, values = (linear(f"{at}self_attn.{name}_proj", inputs).split(size, -1) for name in "qkv")
+        outputs = []
+        for head in range(heads):
+            query, key = queries[head], keys[head // groups]
+            if at + "self_attn.q_norm.weight" in weights:
+                query = rms(query, weights[at + "self_attn.q_norm.weight"], eps)
+                key = rms(key, weights[at + "self_attn.k_norm.weight"], eps)
+            scores = rotated(query, theta) @ rotated(key, theta).T / math.sqrt(size)
+            outputs.append(scores.softmax(-1) @ values[head // groups])
+        states = states + linear(at + "self_attn.o_proj", torch.cat(outputs, -1))
+        inputs = rms(states, weights[at + "post_attention_layernorm.weight"], eps)
+        gate = torch.nn.functional.silu(linear(at + "mlp.gate_proj", inputs))
+        states = states + linear(at + "mlp.down_proj", gate * linear(at + "mlp.up_proj", inputs))
+    return rms(states, weights["norm.weight"], eps)
+
+
+@pytest.mark.parametrize("merge_second", [True, False])
+def test_equals_a_plain_loop_in_float64(folders, merge_second):
+    weights = plain_weights(*folders)
+    config = json.loads(Path(folders[0], "config.json").read_text())
+    encoder = build(folders, dtype="float64", merge_second=merge_second)
+    assert isinstance(encoder, Encoder)
+    ids = encoder.tokenize(TEXTS)
+    expected = torch.stack([plain_states(weights, config, torch.tensor(row)).mean(0) for row in ids])
+    vectors = encoder.encode(TEXTS)
+    assert vectors.shape == (4, encoder.embedding_dim) and vectors.dtype == torch.float32
+    assert torch.allclose(vectors, expected.float(), rtol=0, atol=1e-6 * expected.abs().max())
+    assert torch.allclose(build(folders).encode(TEXTS), expected.float(), rtol=0, atol=2e-5)
+    assert not torch.allclose(vectors.norm(dim=-1), torch.ones(4), atol=0.1), "targets are not normalised"
+
+
+def test_each_adapter_changes_the_vectors(folders):
+    base, first, second = folders
+    variants = [(first, second), (first, None), (None, second), (None, None)]
+    vectors = [build((base, *variant)).encode(TEXTS[:1]) for variant in variants]
+    for index, one in enumerate(vectors):
+        for other in vectors[index + 1 :]:
+            assert (one - other).abs().max() > 1e-3
+
+
+def test_the_first_token_sees_the_last(folders):
+    encoder = build(folders)
+    with torch.inference_mode():
+        states, _ = encoder.last_states([[40, 41, 42], [40, 41, 43], [40, 41, 42, 44, 45]])
+    assert (states[0, 0] - states[1, 0]).abs().max() > 1e-3
+    with torch.inference_mode():
+        alone, _ = encoder.last_states([[40, 41, 42]])
+    assert (states[0, :3] - alone[0]).abs().max() < 1e-5, "padding is not seen"
+
+
+def test_vectors_do_not_depend_on_batch_order_or_padding(folders):
+    encoder = build(folders)
+    together = encoder.encode(TEXTS)
+    encoder.max_tokens_per_batch = 1
+    assert torch.allclose(encoder.encode(TEXTS), together, rtol=0, atol=1e-5)
+    assert torch.allclose(encoder.encode(TEXTS[::-1]).flip(0), together, rtol=0, atol=1e-5)
+    assert encoder.encode([]).shape == (0, encoder.embedding_dim)
+    assert encoder.encode("the cat").shape == (1, encoder.embedding_dim)
+    assert encoder.encode(["", " "]).isfinite().all()
+
+
+def test_the_instruction_is_seen_and_not_pooled(folders):
+    encoder = build(folders, use_instruction=True)
+    ids = encoder.tokenize(["say it: the cat"])[0]
+    length = len(encoder.tokenize(["say it:"])[0])
+    with torch.inference_mode():
+        states, _ = encoder.last_states([ids])
+    vectors = encoder.encode([" the cat", "the cat "], instruction="say it: ")
+    assert torch.allclose(vectors, states[:, length:].mean(1).expand(2, -1), rtol=0, atol=1e-5)
+    deaf = build(folders)
+    assert torch.equal(deaf.encode(["the cat"], instruction="say it:"), deaf.encode(["the cat"]))
+
+
+def test_long_texts_are_cut(folders):
+    encoder = build(folders, max_length=6)
+    assert len(encoder.tokenize([TEXTS[3]])[0]) == 6
+    assert torch.allclose(encoder.encode([TEXTS[3]]), encoder.encode([TEXTS[3] + " and more"]), atol=1e-6)
+
+
+# ------------------------------------------------------------------ wrong adapters
+
+
+@pytest.fixture
+def qwen3(tmp_path):
+    return str(tiny_backbone_folder(tmp_path, "qwen3"))
+
+
+def spoiled(folder, change):
+    tensors = load_file(folder / "adapter_model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return str(folder)
+
+
+KEY = "base_model.model.layers.1.mlp.up_proj.lora_A.weight"
+SPOILERS = {
+    "1 missing .*layers.1.mlp.up_proj.lora_A": lambda tensors: tensors.pop(KEY),
+    "1 unexpected .*extra": lambda tensors: tensors.update({"base_model.model.extra.lora_A.weight": torch.ones(2, 2)}),
+    r"1 of another shape .*up_proj.lora_A.weight \(4, 31\) instead of \(4, 32\)": lambda tensors: tensors.update(
+        {KEY: torch.ones(4, 31)}
+    ),
+    "1 not finite .*up_proj.lora_A": lambda tensors: tensors.update({KEY: torch.full((4, 32), torch.nan)}),
+}
+
+
+@pytest.mark.parametrize("message", SPOILERS)
+@pytest.mark.parametrize("place", [1, 2])
+def test_adapters_that_do_not_match_are_listed(qwen3, tmp_path, message, place):
+    good = str(lora_adapter_folder(tmp_path / "good", qwen3))
+    bad = spoiled(lora_adapter_folder(tmp_path / "bad", qwen3), SPOILERS[message])
+    folders = [qwen3, good, good]
+    folders[place] = bad
+    with pytest.raises(InputError, match=f"does not match its base model: {message}"):
+        build(folders)
+
+
+def test_an_adapter_of_a_causal_lm_is_refused(qwen3, tmp_path):
+    """Loaded carelessly it would have no effect at all."""
+    adapter = lora_adapter_folder(tmp_path / "lm", qwen3, prefix="base_model.model.model.")
+    with pytest.raises(InputError, match=r"28 missing .*28 unexpected .*base_model.model.model.layers.0"):
+        build((qwen3, str(adapter), None))
+
+
+def test_an_adapter_of_another_model_is_refused(qwen3, tmp_path):
+    wide = tiny_backbone_folder(tmp_path, "qwen3", name="wide", hidden_size=48)
+    adapter = str(lora_adapter_folder(tmp_path / "wide_adapter", wide))
+    with pytest.raises(InputError, match="of another shape"):
+        build((qwen3, adapter, None))
+    deep = tiny_backbone_folder(tmp_path, "qwen3", name="deep", num_hidden_layers=3)
+    with pytest.raises(InputError, match=r"14 unexpected \(base_model.model.layers.2"):
+        build((qwen3, str(lora_adapter_folder(tmp_path / "deep_adapter", deep)), None))
+
+
+def test_wrong_folders(qwen3, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match=r"teacher.adapter=.*no-such/adapter.* is no folder here and not to be had"):
+        build((qwen3, "no-such/adapter", None))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="lacks adapter_config.json and adapter_model.safetensors"):
+        build((qwen3, None, str(tmp_path / "empty")))
+    good = lora_adapter_folder(tmp_path / "good", qwen3)
+    with pytest.raises(InputError, match="teacher.path=.*empty .*cannot be loaded"):
+        build((str(tmp_path / "empty"), str(good), None))
+    (good / "adapter_model.safetensors").write_bytes(b"\x10" * 100)
+    with pytest.raises(InputError, match="cannot be used"):
+        build((qwen3, str(good), None))
+
+
+def test_another_kind_of_adapter_is_refused(qwen3, tmp_path):
+    adapter = lora_adapter_folder(tmp_path / "good", qwen3)
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    for change in ({"peft_type": "IA3"}, {"peft_type": "NONSENSE"}, {"target_modules": ["no_such_module"]}):
+        (adapter / "adapter_config.json").write_text(json.dumps(settings | change))
+        with pytest.raises(InputError, match="the adapter .*good"):
+            build((qwen3, str(adapter), None))
+
+
+def test_a_base_without_all_its_weights_is_refused(qwen3):
+    tensors = load_file(qwen3 + "/model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, qwen3 + "/model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"lacks 1 weights, e.g. layers.1.mlp.up_proj.weight"):
+        build((qwen3, None, None))

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from transformers import AutoModel, AutoTokenizer
+
+from llm2vec_gen.encoders.sentence_transformer import SentenceTransformerEncoder
+from llm2vec_gen.types import Encoder, InputError
+from tests.builders import tiny_backbone_folder
+
+TEXTS = ["the cat sat on the mat", "a", "What is the capital of France? \u2603", "how many legs " * 9]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A language model with mean pooling, saved by sentence-transformers, with a default prompt that must stay off."""
+    folder = tmp_path_factory.mktemp("st")
+    transformer = Transformer(str(tiny_backbone_folder(folder, "llama", chat_template=False)))
+    pooling = Pooling(transformer.get_embedding_dimension(), "mean")
+    model = SentenceTransformer(modules=[transformer, pooling], prompts={"x": "never: "}, default_prompt_name="x")
+    model.save_pretrained(str(folder / "saved"))
+    return str(folder / "saved")
+
+
+@torch.no_grad()
+def plain(folder, texts, max_length=512):
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    ids = [torch.tensor([tokenizer(text).input_ids[:max_length]]) for text in texts]
+    return torch.cat([model(row).last_hidden_state.mean(1) for row in ids])
+
+
+def test_vectors_are_the_models_own(folder):
+    encoder = SentenceTransformerEncoder(folder, device="cpu", max_texts_per_batch=3)
+    assert isinstance(encoder, Encoder)
+    vectors = encoder.encode(TEXTS)
+    assert vectors.shape == (4, encoder.embedding_dim) and vectors.dtype == torch.float32
+    assert torch.allclose(vectors, plain(folder, TEXTS), rtol=0, atol=1e-5)
+    assert not torch.allclose(vectors.norm(dim=-1), torch.ones(4), atol=0.1), "not normalised"
+    assert encoder.encode([]).shape == (0, encoder.embedding_dim)
+    assert encoder.encode("a").shape == (1, encoder.embedding_dim)
+    assert not vectors.requires_grad and not vectors.is_inference()
+
+
+def test_prompt_and_instruction(folder):
+    expected = plain(folder, [f"find: {text.strip()}" for text in TEXTS])
+    prompted = SentenceTransformerEncoder(folder, device="cpu", prompt="find: ")
+    assert torch.allclose(prompted.encode([text.strip() for text in TEXTS]), expected, rtol=0, atol=1e-5)
+    told = SentenceTransformerEncoder(folder, device="cpu", use_instruction=True)
+    assert torch.allclose(told.encode(TEXTS, "find: "), expected, rtol=0, atol=1e-5)
+    assert torch.allclose(told.encode(TEXTS), plain(folder, TEXTS), rtol=0, atol=1e-5)
+    deaf = SentenceTransformerEncoder(folder, device="cpu")
+    assert torch.allclose(deaf.encode(TEXTS, "find:"), plain(folder, TEXTS), rtol=0, atol=1e-5)
+
+
+def test_long_texts_are_cut(folder):
+    encoder = SentenceTransformerEncoder(folder, device="cpu", max_length=7)
+    assert torch.allclose(encoder.encode(TEXTS[3:]), plain(folder, TEXTS[3:], 7), rtol=0, atol=1e-5)
+
+
+def test_wrong_path(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match=r"teacher.path=.*none .*cannot be loaded"):
+        SentenceTransformerEncoder(str(tmp_path / "none"))

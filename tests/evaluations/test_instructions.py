@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import pytest
+
+from llm2vec_gen.evaluations.instructions import InstructionTable, NoInstruction, PocketInstruction
+from llm2vec_gen.types import InputError, Instruction
+
+TABLE = InstructionTable({"sts": "compare:", "retrieval": ""}, {"STS17": "own:"}, documents="read:")
+
+
+def test_a_tasks_own_wording_wins_over_its_category():
+    assert TABLE.query("STS17", "sts") == "own:"
+    assert TABLE.query("STS12", "sts") == "compare:"
+    assert TABLE.query("anything", "retrieval") is None
+    assert TABLE.document("anything", "whatever") == "read:"
+
+
+def test_unknown_task_lists_what_is_known():
+    with pytest.raises(InputError, match=r"STS16.*STS17.*sts, retrieval"):
+        TABLE.query("STS16", "clustering")
+
+
+def test_none():
+    assert NoInstruction().query("a", "b") is None and NoInstruction().document("a", "b") is None
+
+
+def test_pocket_covers_every_category_of_its_tasks():
+    from llm2vec_gen.evaluations.base import CATEGORIES
+
+    instruction = PocketInstruction()
+    assert all(instruction.query(category, category) for category in CATEGORIES)
+    assert instruction.document("retrieval", "retrieval")
+
+
+@pytest.mark.parametrize("instruction", [TABLE, NoInstruction()])
+def test_contract(instruction):
+    assert isinstance(instruction, Instruction)

@@ -1,0 +1,151 @@
+"""The whole chain through its scripts, on a small random backbone: wrong order, kills, resumption, sharing."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from llm2vec_gen.artifacts import Completions, Targets, read_manifest
+from tests.builders import tiny_backbone_folder
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[1]
+REAL = ROOT.parent / "shared" / "data" / "queries.jsonl"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Overrides for a small query log, answered by replay, over a tiny backbone."""
+    folder = tmp_path_factory.mktemp("world")
+    backbone = tiny_backbone_folder(folder, family="qwen3")
+    rows = [{"query": f"what is {n} and {n * 7 % 13}?", "answer": f"it is {n * n % 97}."} for n in range(120)]
+    (folder / "log.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in [*rows, rows[0], {"query": " ", "answer": "x"}])
+    )
+    return [
+        "experiment=smoke", "data=query_log", f"data.path={folder / 'log.jsonl'}", "data.answer_column=answer",
+        "generator=replay", f"backbone.path={backbone}", "part_size=20", "training.max_steps=8",
+        "training.schedule_steps=8", "training.checkpoint_every_n_steps=2", "training.log_every_n_steps=1",
+        "evaluation=[]", "instruction=none",
+    ]  # fmt: skip
+
+
+def command(verb: str, outputs: Path, world: list[str], *more: str) -> list[str]:
+    return [sys.executable, str(ROOT / "experiments" / f"{verb}.py"), f"paths.outputs={outputs}", *world, *more]
+
+
+def call(verb: str, outputs: Path, world: list[str], *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(verb, outputs, world, *more), capture_output=True, text=True, timeout=300)
+
+
+def made(verb: str, outputs: Path, world: list[str], *more: str) -> Path:
+    done = call(verb, outputs, world, *more)
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def whole(world: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    outputs = tmp_path_factory.mktemp("whole")
+    folder = made("run", outputs, world)
+    assert (folder / "manifest.json").is_file()
+    return outputs
+
+
+def only(outputs: Path, verb: str) -> Path:
+    (folder,) = (outputs / verb).glob("*/manifest.json")
+    return folder.parent
+
+
+def test_a_wrong_order_is_one_line_and_status_2(tmp_path: Path, world: list[str]) -> None:
+    done = call("train", tmp_path, world)
+    assert done.returncode == 2
+    assert "missing completions" in done.stderr
+    assert "experiments/complete.py" in done.stderr
+
+
+def test_the_chain_is_whole_and_counts_what_it_dropped(whole: Path) -> None:
+    complete = only(whole, "complete")
+    counts = read_manifest(complete)["counts"]
+    assert counts["rows"] == 120
+    assert (counts["empty"], counts["duplicate"]) == (1, 1)
+    completions = Completions(complete)
+    assert completions[3].completion == "it is 9."
+    targets = Targets(only(whole, "embed"), completions)
+    assert len(targets) == 120
+    train = only(whole, "train")
+    assert (train / "model.safetensors").stat().st_size < 1_000_000  # no frozen weight
+    assert not (train / "resume").exists()
+    for name in ("table.md", "report.html", "summary.json"):
+        assert (whole / "smoke" / name).stat().st_size > 0
+
+
+def test_running_again_makes_nothing_again(whole: Path, world: list[str]) -> None:
+    before = {file: file.stat().st_mtime_ns for file in whole.glob("*/*/rows-*")}
+    started = time.time_ns()
+    made("run", whole, world)
+    assert {file: file.stat().st_mtime_ns for file in whole.glob("*/*/rows-*")} == before
+    assert (only(whole, "train") / "model.safetensors").stat().st_mtime_ns < started
+
+
+def test_another_seed_shares_completions_and_targets(whole: Path, world: list[str]) -> None:
+    made("train", whole, world, "seed=7")
+    assert len(list((whole / "complete").glob("*/manifest.json"))) == 1
+    assert len(list((whole / "embed").glob("*/manifest.json"))) == 1
+    assert len(list((whole / "train").glob("*/manifest.json"))) == 2
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_kills_at_random_moments_change_nothing(whole: Path, world: list[str], tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    for _ in range(3):
+        job = subprocess.Popen(
+            command("run", tmp_path, world),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        time.sleep(rng.uniform(3, 12))
+        os.killpg(job.pid, signal.SIGKILL)
+        job.wait()
+    made("run", tmp_path, world)
+    train = "train/*seed42*"
+    (ours,), (theirs,) = tmp_path.glob(f"{train}/model.safetensors"), whole.glob(f"{train}/model.safetensors")
+    assert ours.read_bytes() == theirs.read_bytes()
+    for pattern in ("complete/*/rows-*.parquet", "embed/*/rows-*.safetensors"):
+        assert [file.name for file in sorted(tmp_path.glob(pattern))] == [
+            file.name for file in sorted(whole.glob(pattern))
+        ]
+        assert all(
+            mine.read_bytes() == other.read_bytes()
+            for mine, other in zip(sorted(tmp_path.glob(pattern)), sorted(whole.glob(pattern)), strict=True)
+        )
+
+
+def test_an_altered_part_stops_the_next_verb(whole: Path, world: list[str], tmp_path: Path) -> None:
+    import shutil
+
+    outputs = tmp_path / "copy"
+    shutil.copytree(whole, outputs)
+    part = sorted(only(outputs, "embed").glob("rows-*.safetensors"))[1]
+    part.write_bytes(part.read_bytes()[:-3])
+    done = call("train", outputs, world, "seed=11")
+    assert done.returncode == 2
+    assert part.name in done.stderr
+
+
+@pytest.mark.skipif(not REAL.is_file(), reason="needs the shared query log")
+def test_a_column_that_is_not_there_is_named_before_any_work(tmp_path: Path, world: list[str]) -> None:
+    done = call("run", tmp_path, world, f"data.path={REAL}", "data.answer_column=reply")
+    assert done.returncode == 2
+    assert "reply" in done.stderr
+    assert "response" in done.stderr
+    assert not list(tmp_path.glob("*/*/rows-*"))
