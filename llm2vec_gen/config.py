@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from llm2vec_gen.artifacts import Artifact, fingerprint
+from llm2vec_gen.training.settings import check_losses
 from llm2vec_gen.types import InputError
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -157,9 +158,9 @@ class Plan:
         missing = sorted(OmegaConf.missing_keys(self._config))
         if missing:
             raise InputError(f"{', '.join(missing)} must be chosen: add {' '.join(f'{key}=...' for key in missing)}")
-        weights = [loss.get("weight", 1) for loss in (self.settings.get("loss") or {}).values()]
-        if not any(weights):
-            raise InputError("no loss is left: keep loss.alignment or loss.reconstruction with a weight over 0")
+        check_losses(self.settings.get("loss"))
+        for node in ("training", "trainer"):
+            self.build(node)  # plain settings that refuse values which contradict each other
         model = self.settings["model"]
         suffix = model.get("num_thought_tokens", 0) + model.get("num_compression_tokens", 0)
         if suffix >= model.get("max_length", 512):

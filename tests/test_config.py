@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose as raw_compose
+from hydra import initialize_config_dir
 from hydra.utils import get_object
+from omegaconf import OmegaConf
 
 from llm2vec_gen.config import CONF, compose
 from llm2vec_gen.types import InputError
@@ -23,14 +26,14 @@ CHOICES = sorted(
     (file.relative_to(CONF).parts[0], str(file.relative_to(CONF / file.relative_to(CONF).parts[0]).with_suffix("")))
     for file in CONF.glob("*/**/*.yaml")
 )
-GIVEN = {  # values that a user must choose
-    ("data", "hub"): ["data.path=owner/name"],
-    ("data", "query_log"): ["data.path=owner/name"],
-    ("generator", "endpoint"): ["generator.url=http://localhost/v1", "generator.model=m"],
-    ("teacher", "sentence_transformer"): ["teacher.path=owner/name"],
-    ("teacher", "llm2vec"): ["backbone=qwen3_4b"],
-    ("teacher", "llm2vec_supervised"): ["backbone=qwen3_4b"],
-}
+GIVEN = {"teacher": ["backbone=qwen3_4b"], "baseline": ["backbone=qwen3_4b"]}  # the pocket names no published teacher
+
+
+def chosen(*overrides: str) -> list[str]:
+    """The overrides, and a value for every key that they leave to be chosen."""
+    with initialize_config_dir(str(CONF), version_base=None):
+        config = raw_compose("config", list(overrides))
+    return [*overrides, *(f"{key}=owner/name" for key in OmegaConf.missing_keys(config))]
 
 
 def nodes(value: Any) -> Iterator[dict[str, Any]]:
@@ -42,9 +45,12 @@ def nodes(value: Any) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES, ids=lambda value: str(value))
-def test_every_yaml_composes_and_fits_its_class(tmp_path: Path, group: str, name: str) -> None:
+def test_every_yaml_composes_and_fits_its_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, name: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
     choice = f"{group}=[{name}]" if group in MANY else f"{group}={name}"
-    plan = compose(choice, f"paths.outputs={tmp_path}", *GIVEN.get((group, name), []))
+    plan = compose(*chosen(choice, f"paths.outputs={tmp_path}", *GIVEN.get(group, [])))
     found = list(nodes(plan.settings if group in PLAIN else plan.settings[group]))
     assert found or (group, name) in {("logger", "csv"), ("logger", "none"), ("callbacks", "none")}
     for node in found:
@@ -111,6 +117,9 @@ def test_a_baseline_is_scored_once_for_all_students(tmp_path: Path) -> None:
         (["model.num_compression_tokens=600"], "leave no room"),
         (["data=query_log"], "data.path must be chosen"),
         (["data=query_log", "data.path=nowhere/file.jsonl"], "does not exist"),
+        (["loss.alignment.weight=0", "loss.reconstruction.weight=0"], "no loss is left"),
+        (["training.max_steps=30000"], "raise training.schedule_steps"),
+        (["trainer=gpu", "trainer.devices=64"], "this machine shows"),
         (["backbone.path=./nowhere"], "backbone.path=./nowhere does not exist"),
         (["paths.outputs=/dev/null/x"], "cannot be written"),
     ],

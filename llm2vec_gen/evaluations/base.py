@@ -73,6 +73,11 @@ def encoder_name(encoder: Any) -> str:
     return name if isinstance(name, str) and name else type(encoder).__name__
 
 
+def instruction_for(encoder: Any, instruction: Instruction) -> Instruction:
+    """The encoder's `own_instruction`, if it brings one (HyDE's prompts are part of the method), else the run's."""
+    return getattr(encoder, "own_instruction", None) or instruction
+
+
 def data_revision(data: Any) -> str:
     """16 hex digits that change when anything in the plain data `data` changes (dataclasses, dicts, lists, texts)."""
 

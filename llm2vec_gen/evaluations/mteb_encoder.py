@@ -11,7 +11,7 @@ from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ModelMeta, ScoringFunction
 from mteb.types import PromptType
 
-from llm2vec_gen.evaluations.base import encoder_name
+from llm2vec_gen.evaluations.base import encoder_name, instruction_for
 from llm2vec_gen.types import Encoder, Instruction
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class MtebEncoder(AbsEncoder):
         memory: dict[tuple[str | None, str], torch.Tensor] | None = None,
     ) -> None:
         self.encoder = encoder
-        self.instruction = instruction
+        self.instruction = instruction_for(encoder, instruction)
         self.category = category
         self.memory = memory
         self.mteb_model_meta = model_meta(encoder, similarity)

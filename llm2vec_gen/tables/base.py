@@ -15,18 +15,36 @@ HOLE = "–"
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """The mean over `runs` runs (seeds) of one row and column, and their standard deviation; None is a hole."""
+    """The mean over `runs` runs (seeds) of one row and column, and their standard deviation; None is a hole.
+
+    published   the published figure, in the unit of the score; printed as "ours / published / difference"
+    signed      the figure is itself a difference: printed with its sign
+    interval    a confidence interval of the figure
+    relative    the difference as a share of what it is a difference to
+    """
 
     value: float | None = None
     spread: float = 0.0
     runs: int = 0
+    published: float | None = None
+    signed: bool = False
+    interval: tuple[float, float] | None = None
+    relative: float | None = None
 
     def text(self, scale: float = 1.0, decimals: int = 1) -> str:
-        """As printed: the hole sign, the figure, or the figure with its spread over runs."""
-        if self.value is None:
-            return HOLE
-        spread = f" ± {scale * self.spread:.{decimals}f}" if self.runs > 1 else ""
-        return f"{scale * self.value:.{decimals}f}{spread}"
+        """As printed: the hole sign, the figure, the figure with its spread over runs, and what stands beside it."""
+        sign = "+" if self.signed else ""
+        ours = HOLE if self.value is None else f"{scale * self.value:{sign}.{decimals}f}"
+        if self.value is not None and self.runs > 1 and not self.signed:
+            ours += f" ± {scale * self.spread:.{decimals}f}"
+        if self.interval is not None:
+            ours += f" [{scale * self.interval[0]:+.{decimals}f}, {scale * self.interval[1]:+.{decimals}f}]"
+        if self.relative is not None:
+            ours += f" ({self.relative:+.1%})"
+        if self.published is None:
+            return ours
+        difference = HOLE if self.value is None else f"{scale * (self.value - self.published):+.{decimals}f}"
+        return f"{ours} / {scale * self.published:.{decimals}f} / {difference}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +60,7 @@ class Grid:
     scale: float = 100.0
     decimals: int = 1
     corner: str = "method"
+    bold: bool = True  # mark the best of each column
 
     def texts(self) -> list[list[str]]:
         """Every cell as printed."""
@@ -53,7 +72,7 @@ class Grid:
 
     def best(self, column: int) -> set[int]:
         """The rows that win a column, as printed; none unless at least two rows have a figure."""
-        column_values = [cells[column].value for cells in self.cells]
+        column_values = [cells[column].value if self.bold else None for cells in self.cells]
         values = {
             row: round(self.scale * value, self.decimals)
             for row, value in enumerate(column_values)
@@ -67,6 +86,10 @@ class Grid:
 
 class Table(ABC):
     """Score rows -> grids -> text. A subclass says which grids; the formats are the files beside this one."""
+
+    def wanted(self) -> list[str]:
+        """The rows this table has by name, as "experiment:encoder": whose scores are gathered for it."""
+        return []
 
     @abstractmethod
     def grids(self, scores: Iterable[Score]) -> list[Grid]:
@@ -83,6 +106,10 @@ class Table(ABC):
         grids = self.grids(scores)
         formats = {"md": markdown.render, "tex": latex.render, "html": html.render}
         return {ending: "\n".join(render(grid) for grid in grids) for ending, render in formats.items()}
+
+    def pictures(self, scores: Iterable[Score]) -> dict[str, bytes]:
+        """File ending -> content, of those that are no text (png); most tables have none."""
+        return {}
 
 
 @dataclass(slots=True)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from statistics import stdev
 from typing import Any
 
 from llm2vec_gen.tables.base import Cell, Grid, Table, columns_of, mean
+from llm2vec_gen.tables.published import published as published_figures
+from llm2vec_gen.tables.statistics import paired_interval, per_query, relative_change
 from llm2vec_gen.types import InputError, Score
 
 RunScores = dict[str, dict[str, float | None]]  # seed -> task -> score
@@ -22,6 +25,10 @@ class ScoreTable(Table):
     average       "tasks" (mean over all tasks of the columns, the paper's), "categories" (mean of the columns) or None
     evaluations   names of the evaluations that may be read; None reads all
     percent       print 100 times the score
+    experiment    the experiment whose encoders the rows are; a row may name another one, as "experiment:encoder"
+    published     {version, table}: the paper's figures that stand beside ours, see published.py
+    baseline      the row that a second grid compares all others with: difference, paired bootstrap interval over
+                  queries where the metric has values per query, relative change
 
     A category's figure is the mean over its tasks, a task's the mean over its subsets. A row that lacks one of the
     tasks any other row has gets a hole, not the mean over the rest. Several seeds give mean and standard
@@ -38,39 +45,59 @@ class ScoreTable(Table):
         percent: bool = True,
         decimals: int = 1,
         note: str = "",
+        experiment: str | None = None,
+        published: Mapping[str, str] | None = None,
+        baseline: str | None = None,
     ) -> None:
         if average not in (None, "tasks", "categories"):
             raise InputError(f"table average={average!r}: expected tasks, categories or null")
         self.title = title
         self.columns = columns_of(columns)
-        self.rows = dict(rows) if isinstance(rows, Mapping) else {name: name for name in rows} if rows else None
+        labels = dict(rows) if isinstance(rows, Mapping) else {name: name for name in rows} if rows else None
+        self.rows = {row_name(name, experiment): label for name, label in labels.items()} if labels else None
         self.average = average
         self.evaluations = list(evaluations) if evaluations else None
         self.scale = 100.0 if percent else 1.0
         self.decimals = decimals
         self.note = note
+        self.published = published_figures(**published) if published else None
+        self.baseline = row_name(baseline, experiment) if baseline else None
+
+    def wanted(self) -> list[str]:
+        """The rows that name an experiment, and the baseline."""
+        names = [*(self.rows or {}), *([self.baseline] if self.baseline else [])]
+        return [name for name in dict.fromkeys(names) if ":" in name]
 
     def grids(self, scores: Iterable[Score]) -> list[Grid]:
-        """One grid."""
+        """One grid, and with a `baseline` a second one of differences to it."""
         kept = [score for score in scores if self.evaluations is None or score.evaluation in self.evaluations]
         by_column = [[score for score in kept if column.takes(score)] for column in self.columns]
         for rows in by_column:
             check_one_source(rows)
         names = self.rows or {score.encoder: score.encoder for rows in by_column for score in rows}
-        tasks = [dict.fromkeys(score.task for score in rows if score.encoder in names) for rows in by_column]
-        cells = [self._row([runs_of(rows, name) for rows in by_column], tasks) for name in names]
-        return [
-            Grid(
-                title=self.title,
-                rows=list(names.values()),
-                columns=[column.heading for column in self.columns] + (["average"] if self.average else []),
-                cells=cells,
-                lower_is_better=frozenset(column.heading for column in self.columns if column.lower_is_better),
-                note=self.note,
-                scale=self.scale,
-                decimals=self.decimals,
-            )
-        ]
+        among = {*names, self.baseline}
+        tasks = [dict.fromkeys(score.task for score in rows if score.encoder in among) for rows in by_column]
+        cells = {
+            name: self._row([runs_of(rows, name) for rows in by_column], tasks)
+            for name in dict.fromkeys([*names, *([self.baseline] if self.baseline else [])])
+        }
+        shown = self._beside([cells[name] for name in names], list(names), by_column)
+        grids = [self._grid(self.title, list(names.values()), shown, self._note(by_column))]
+        if self.baseline:
+            grids.append(self._differences(names, cells, by_column, tasks))
+        return grids
+
+    def _grid(self, title: str, rows: list[str], cells: list[list[Cell]], note: str) -> Grid:
+        return Grid(
+            title=title,
+            rows=rows,
+            columns=[column.heading for column in self.columns] + (["average"] if self.average else []),
+            cells=cells,
+            lower_is_better=frozenset(column.heading for column in self.columns if column.lower_is_better),
+            note=note,
+            scale=self.scale,
+            decimals=self.decimals,
+        )
 
     def _row(self, columns: list[RunScores], tasks: list[dict[str, None]]) -> list[Cell]:
         """The cells of one encoder; `tasks` are those each column must have."""
@@ -90,6 +117,70 @@ class ScoreTable(Table):
             ]
         width = len(self.columns) + bool(self.average)
         return [over_runs([row[column] for row in figures]) for column in range(width)]
+
+    # ---- the published figures
+
+    def _comparable(self, by_column: list[list[Score]]) -> bool:
+        """Whether every score here is of a suite that the published figures are of."""
+        found = {score.evaluation for rows in by_column for score in rows}
+        return self.published is not None and found <= set(self.published.evaluations)
+
+    def _beside(self, cells: list[list[Cell]], names: list[str], by_column: list[list[Score]]) -> list[list[Cell]]:
+        if self.published is None or not self._comparable(by_column):
+            return cells
+        columns = [column.name for column in self.columns] + (["average"] if self.average else [])
+        return [
+            [replace(cell, published=self.published.figure(name, key)) for cell, key in zip(row, columns, strict=True)]
+            for row, name in zip(cells, names, strict=True)
+        ]
+
+    def _note(self, by_column: list[list[Score]]) -> str:
+        if self.published is None:
+            return self.note
+        source = f"{self.published.source}, {self.published.number}"
+        if self._comparable(by_column):
+            said = f"Cells with a published figure: ours / published / difference ({source})."
+        else:
+            found = sorted({score.evaluation for rows in by_column for score in rows})
+            wanted = ", ".join(self.published.evaluations)
+            said = f"These are scores of {', '.join(found)}; the published figures are of {wanted} and not shown."
+        return " ".join(text for text in (self.note, said, self.published.note) if text)
+
+    # ---- the differences
+
+    def _differences(
+        self, names: Mapping[str, str], cells: dict[str, list[Cell]], by_column: list[list[Score]], tasks: list[Any]
+    ) -> Grid:
+        assert self.baseline is not None
+        theirs = cells[self.baseline]
+        label = names.get(self.baseline, self.baseline)
+        others = [name for name in names if name != self.baseline]
+        values = {name: [per_query(rows, name) for rows in by_column] for name in [*others, self.baseline]}
+        body = []
+        for name in others:
+            intervals = [
+                paired_interval(one, other, list(column))
+                for one, other, column in zip(values[name], values[self.baseline], tasks, strict=True)
+            ] + [None] * bool(self.average)
+            body.append([difference(*pair) for pair in zip(cells[name], theirs, intervals, strict=True)])
+        note = (
+            "Difference of the means over seeds; [95% interval] by paired bootstrap over queries, where the metric has "
+            "values per query; (relative change)."
+        )
+        return self._grid(f"{self.title}: difference to {label}", [names[name] for name in others], body, note)
+
+
+def row_name(name: str, experiment: str | None) -> str:
+    """ "experiment:encoder", or the encoder alone where no experiment is named."""
+    return f"{experiment}:{name}" if experiment and ":" not in name else name
+
+
+def difference(ours: Cell, theirs: Cell, interval: tuple[float, float] | None) -> Cell:
+    """The cell of a difference; a hole if either figure is one."""
+    if ours.value is None or theirs.value is None:
+        return Cell()
+    change = relative_change(ours.value, theirs.value)
+    return Cell(ours.value - theirs.value, runs=ours.runs, signed=True, interval=interval, relative=change)
 
 
 def runs_of(rows: Sequence[Score], encoder: str) -> RunScores:
@@ -140,7 +231,17 @@ class TableSet(Table):
     def __init__(self, tables: Mapping[str, Table]) -> None:
         self.tables = dict(tables)
 
+    def wanted(self) -> list[str]:
+        """The rows of every member."""
+        return list(dict.fromkeys(name for table in self.tables.values() for name in table.wanted()))
+
     def grids(self, scores: Iterable[Score]) -> list[Grid]:
         """The grids of every member."""
         rows = list(scores)
         return [grid for table in self.tables.values() for grid in table.grids(rows)]
+
+    def pictures(self, scores: Iterable[Score]) -> dict[str, bytes]:
+        """Those of the members, told apart by the member's name."""
+        rows = list(scores)
+        found = {name: table.pictures(rows) for name, table in self.tables.items()}
+        return {f"{name}.{ending}": content for name, files in found.items() for ending, content in files.items()}

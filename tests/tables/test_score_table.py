@@ -133,3 +133,51 @@ def test_set_of_tables_keeps_order():
     assert [grid.title for grid in tables.grids(iter(ROWS))] == ["first", "second"]
     text = tables.render(iter(ROWS))
     assert text.index("first") < text.index("second")
+
+
+def per_query(name, values, seed=None, task="a", evaluation="pocket"):
+    mean = sum(values.values()) / len(values)
+    return Score(name, evaluation, task, "retrieval", "default", "test", "m", mean, True, seed=seed, per_query=values)
+
+
+def test_rows_of_an_experiment():
+    table = ScoreTable("", ["retrieval"], rows={"x": "X", "other:y": "Y"}, experiment="e", baseline="z")
+    assert table.wanted() == ["e:x", "other:y", "e:z"]
+    grid = ScoreTable("", ["retrieval"], rows={"x": "X"}, experiment="e").grids([per_query("e:x", {"q": 0.5})])[0]
+    assert (grid.rows, grid.texts()) == (["X"], [["50.0"]])
+
+
+def test_differences_to_a_baseline():
+    rows = [
+        per_query("x", {"p": 0.5, "q": 0.7}, seed=1),
+        per_query("x", {"p": 0.7, "q": 0.9}, seed=2),
+        per_query("y", {"p": 0.4, "q": 0.6}),
+    ]
+    table = ScoreTable("T", ["retrieval", "sts"], rows={"x": "X", "y": "Y", "z": "Z"}, baseline="y")
+    figures, differences = table.grids(rows)
+    assert figures.texts()[0] == ["70.0 ± 14.1", "–"]
+    assert differences.title == "T: difference to Y" and differences.rows == ["X", "Z"]
+    assert differences.texts() == [["+20.0 [+20.0, +20.0] (+40.0%)", "–"], ["–", "–"]]
+
+
+def test_a_difference_without_values_per_query_has_no_interval():
+    rows = [replace(per_query(name, {"q": value}), per_query={}) for name, value in (("x", 0.5), ("y", 0.4))]
+    differences = ScoreTable("", ["retrieval"], baseline="y").grids(rows)[1]
+    assert differences.texts() == [["+10.0 (+25.0%)"]]
+
+
+PUBLISHED = {"version": "v2", "table": "table1"}
+ROW = "paper/table1/qwen3_8b:llm2vec_gen"
+
+
+def test_ours_published_difference():
+    table = ScoreTable("", ["retrieval", "sts"], rows={ROW: "Gen", "e:unknown": "U"}, published=PUBLISHED)
+    (grid,) = table.grids([per_query(ROW, {"q": 0.45}, evaluation="mteb_eng_v2")])
+    assert grid.texts() == [["45.0 / 43.3 / +1.7", "– / 79.7 / –"], ["–", "–"]]
+    assert "arXiv 2603.10913 v2" in grid.note
+
+
+def test_published_figures_never_stand_beside_another_suite():
+    table = ScoreTable("", ["retrieval"], rows={ROW: "Gen"}, published=PUBLISHED)
+    (grid,) = table.grids([per_query(ROW, {"q": 0.45}, evaluation="pocket")])
+    assert grid.texts() == [["45.0"]] and "scores of pocket" in grid.note and "mteb_eng_v2" in grid.note

@@ -1,0 +1,12 @@
+"""Texts -> a teacher: the backbone as a text encoder, as two adapters (LLM2Vec).
+
+python experiments/teach.py [overrides]        e.g. teaching=llm2vec_supervised backbone=qwen3_0.6b
+"""
+
+from llm2vec_gen import pipeline
+from llm2vec_gen.config import entry
+
+main = entry(pipeline.teach)
+
+if __name__ == "__main__":
+    main()

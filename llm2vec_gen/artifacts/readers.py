@@ -1,0 +1,141 @@
+"""Artifacts back from disk, each part compared with its checksum, rows read one by one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from llm2vec_gen.artifacts.digests import checksum
+from llm2vec_gen.artifacts.files import MANIFEST, finished_parts, write_json
+from llm2vec_gen.types import Completion, InputError, Reading, Score
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def read_manifest(folder: Path | str) -> dict[str, Any]:
+    """The manifest of a whole artifact, after its parts were compared with their checksums."""
+    folder = Path(folder)
+    if not (folder / MANIFEST).is_file():
+        raise InputError(f"{folder} is not a whole artifact (no {MANIFEST}); run its verb again, it will continue")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    verify(folder, manifest)
+    return manifest
+
+
+def verify(folder: Path, manifest: dict[str, Any]) -> None:
+    """Compare every part with its checksum; parts unchanged since the last comparison (size, time) are not read again.
+
+    Raises InputError that names the first part which is missing, cut short or altered.
+    """
+    stamps_file = folder / ".verified"
+    stamps = json.loads(stamps_file.read_text()) if stamps_file.is_file() else {}
+    seen = {}
+    for part in manifest["parts"]:
+        file = folder / part["file"]
+        if not file.is_file():
+            raise InputError(f"{file} is missing; delete {folder / MANIFEST} and run {manifest['verb']} again")
+        stat = file.stat()
+        seen[part["file"]] = [stat.st_size, stat.st_mtime_ns, part["sha256"]]
+        if stamps.get(part["file"]) != seen[part["file"]] and checksum(file) != part["sha256"]:
+            raise InputError(
+                f"{file} is truncated or altered (its checksum differs from the manifest's); delete it and "
+                f"{folder / MANIFEST}, then run experiments/{manifest['verb']}.py again: only this part is made anew"
+            )
+    if seen != stamps:
+        with contextlib.suppress(OSError):  # a read-only artifact is verified at every opening
+            write_json(stamps_file, seen)
+
+
+class Completions(Sequence[Completion]):
+    """The completions of an artifact, read from disk by row (memory-mapped Arrow made from the parquet parts once)."""
+
+    def __init__(self, folder: Path | str):
+        import datasets
+
+        self.folder = Path(folder)
+        self.manifest = read_manifest(folder)
+        self.digest = self.manifest["digest"]
+        files = [str(part.file) for part in finished_parts(self.folder)]
+        if not files:
+            raise InputError(f"{folder} holds no completions: the query source gave no queries")
+        datasets.disable_progress_bars()
+        cache = str(self.folder / ".arrow")
+        self._rows = datasets.Dataset.from_parquet(files, cache_dir=cache, keep_in_memory=False)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Completion: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Completion]: ...
+    def __getitem__(self, index: int | slice) -> Completion | list[Completion]:
+        if isinstance(index, slice):
+            columns = self._rows[index]
+            return [Completion(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+        return Completion(**self._rows[int(index)])
+
+
+class Targets:
+    """The teacher's vectors of an artifact: float32, memory-mapped, row i belongs to completion i."""
+
+    def __init__(self, folder: Path | str, completions: Completions | None = None):
+        from safetensors import safe_open
+
+        self.folder = Path(folder)
+        self.manifest = read_manifest(folder)
+        made_from = self.manifest["upstream"].get("complete")
+        if completions is not None and made_from != completions.digest:
+            raise InputError(
+                f"{folder} holds targets of the completions {made_from}, but these are {completions.digest}; "
+                "run experiments/embed.py with the same overrides as this command"
+            )
+        self._parts = finished_parts(self.folder)
+        self._starts = [part.start for part in self._parts]
+        self._files = [safe_open(part.file, framework="pt").get_slice("targets") for part in self._parts]
+        self.dim = int(self._files[0].get_shape()[1]) if self._files else 0
+
+    def __len__(self) -> int:
+        return self._parts[-1].stop if self._parts else 0
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        import bisect
+
+        part = bisect.bisect_right(self._starts, index) - 1
+        return self._files[part][index - self._starts[part]].numpy()
+
+
+def read_scores(folder: Path | str) -> list[Score]:
+    """All score rows of an evaluate artifact."""
+    return [Score(**record) for record in _records(folder)]
+
+
+def read_readings(folder: Path | str) -> list[Reading]:
+    """All readings of an interpret artifact."""
+    return [Reading(**record) for record in _records(folder)]
+
+
+def read_curves(folder: Path | str) -> dict[str, list[tuple[int, float]]]:
+    """The logged curves of a train artifact: name -> (step, value) in order."""
+    import csv
+
+    curves: dict[str, list[tuple[int, float]]] = {}
+    file = Path(folder) / "metrics.csv"
+    if file.is_file():
+        with file.open(newline="") as stream:
+            for row in csv.DictReader(stream):
+                for name, value in row.items():
+                    if name not in ("step", "epoch") and value not in ("", None):
+                        curves.setdefault(name, []).append((int(row["step"]), float(value)))
+    return curves
+
+
+def _records(folder: Path | str) -> Iterator[dict[str, Any]]:
+    read_manifest(folder)
+    for part in finished_parts(Path(folder)):
+        with part.file.open(encoding="utf-8") as stream:
+            yield from map(json.loads, stream)

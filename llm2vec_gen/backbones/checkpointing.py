@@ -1,0 +1,33 @@
+"""Gradient checkpointing of the decoder layers for the length of one pass, without putting the model into train()."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from torch.utils.checkpoint import checkpoint
+
+
+@contextmanager
+def checkpointed(lm: Any, active: bool) -> Iterator[None]:
+    """Inside, each decoder layer keeps its input only and computes itself again in the backward pass.
+
+    The flags are set on the layers alone, not on their parts, so that dropout stays off as in eval().
+    """
+    if not active:
+        yield
+        return
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [module for module in lm.modules() if isinstance(module, GradientCheckpointingLayer)]
+    before = [(layer.training, layer.gradient_checkpointing) for layer in layers]
+    try:
+        for layer in layers:
+            layer.training, layer.gradient_checkpointing = True, True
+            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        yield
+    finally:
+        for layer, (training, checkpointing) in zip(layers, before, strict=True):
+            layer.training, layer.gradient_checkpointing = training, checkpointing

@@ -1,0 +1,45 @@
+"""What a model does to its logits after the output embedding, checked against the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm2vec_gen.types import InputError
+
+
+def adjustment(lm: Any) -> Callable[[Tensor], Tensor] | None:
+    """None for a plain head; else the soft capping or scaling that the config names.
+
+    InputError where neither gives the model's own logits: its head is of a kind that the losses cannot split off.
+    """
+    config = lm.config.get_text_config()
+    cap = getattr(config, "final_logit_softcapping", None)
+    divide, multiply = getattr(config, "logits_scaling", None), getattr(config, "logit_scale", None)
+    adjust: Callable[[Tensor], Tensor] | None = None
+    if cap:
+        adjust = lambda logits: torch.tanh(logits / cap) * cap  # noqa: E731
+    elif divide and divide != 1:
+        adjust = lambda logits: logits / divide  # noqa: E731
+    elif multiply and multiply != 1:
+        adjust = lambda logits: logits * multiply  # noqa: E731
+    _check(lm, adjust)
+    return adjust
+
+
+@torch.no_grad()
+def _check(lm: Any, adjust: Callable[[Tensor], Tensor] | None) -> None:
+    ids = torch.arange(1, 4, device=lm.get_input_embeddings().weight.device)[None] % lm.config.get_text_config().vocab_size
+    expected = lm(input_ids=ids, use_cache=False).logits.float()
+    states = lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    logits = lm.get_output_embeddings()(states)
+    logits = (logits if adjust is None else adjust(logits)).float()
+    scale = expected.abs().max().clamp_min(1e-6)
+    if not bool((logits - expected).abs().max() <= 0.02 * scale):
+        raise InputError(
+            f"the output head of {type(lm).__name__} is neither a plain linear layer nor one with soft capping or scaling; "
+            "such a backbone is not supported"
+        )

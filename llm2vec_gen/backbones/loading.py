@@ -1,0 +1,128 @@
+"""A backbone's files: where they are, what is wrong with them, and the language model and tokenizer read from them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llm2vec_gen.types import InputError
+
+PACKAGE = "package://"
+WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json")
+TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
+
+
+def resolve(path: str) -> str:
+    """A checked local folder, or a hub id as it stands. "package://name/sub" is a folder inside an installed package."""
+    if path.startswith(PACKAGE):
+        package, _, rest = path[len(PACKAGE) :].partition("/")
+        try:
+            folder = Path(str(resources.files(package))) / rest
+        except ModuleNotFoundError:
+            raise InputError(f"backbone {path!r}: no package {package!r} is installed") from None
+        return _checked(folder, path)
+    if Path(path).is_dir():
+        return _checked(Path(path), path)
+    if Path(path).is_file():
+        raise InputError(f"backbone {path!r} is a file; expected a model folder (config.json, weights, tokenizer) or a hub id")
+    if not HUB_ID.match(path):
+        raise InputError(f"backbone {path!r}: no such folder, and not a hub id (organisation/name); check backbone.path")
+    return path
+
+
+def _checked(folder: Path, given: str) -> str:
+    if not folder.is_dir():
+        raise InputError(f"backbone {given!r}: no such folder; check backbone.path")
+    if not (folder / "config.json").is_file():
+        raise InputError(f"backbone folder {given!r} has no config.json; expected a folder saved by save_pretrained")
+    if not any(next(folder.glob(pattern), None) for pattern in WEIGHTS):
+        raise InputError(f"backbone folder {given!r} has no weights; expected *.safetensors beside its config.json")
+    if not any((folder / name).is_file() for name in TOKENIZER[:3]):
+        raise InputError(f"backbone folder {given!r} has no tokenizer; expected tokenizer.json beside its config.json")
+    return str(folder)
+
+
+def load_tokenizer(folder: str, revision: str, trust_remote_code: bool) -> Any:
+    """The fast tokenizer of a resolved backbone path."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision, trust_remote_code=trust_remote_code)
+    except Exception as error:  # the tokenizers library raises bare exceptions for damaged files
+        raise InputError(f"the tokenizer of backbone {folder!r} cannot be loaded: {_first_line(error)}") from error
+    if len(tokenizer) == 0:
+        raise InputError(f"the tokenizer of backbone {folder!r} has no vocabulary")
+    return tokenizer
+
+
+def load_lm(folder: str, revision: str, dtype: Any, device: torch.device, quantization: str, trust_remote_code: bool) -> Any:
+    """The causal LM, frozen and in eval(), on `device`."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    from llm2vec_gen.backbones.quantization import quantization_config
+
+    config = quantization_config(quantization, device)
+    extra = {} if config is None else {"quantization_config": config, "device_map": {"": device}}
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        lm, report = AutoModelForCausalLM.from_pretrained(
+            folder, revision=revision, dtype=dtype, attn_implementation="sdpa", trust_remote_code=trust_remote_code,
+            output_loading_info=True, **extra,
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"backbone {folder!r} cannot be loaded: {_first_line(error)}; expected a folder or hub id of a causal language "
+            "model (without network a hub id must already be in the local cache)"
+        ) from error
+    missing = sorted(report.get("missing_keys") or ())
+    if missing:
+        raise InputError(
+            f"backbone {folder!r} lacks {len(missing)} of its weights, first {missing[0]!r}; the folder is incomplete"
+        )
+    lm = lm if config is not None else lm.to(device)
+    return lm.eval().requires_grad_(False)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def parse_dtype(dtype: str | torch.dtype | None) -> Any:
+    """ "auto", a torch dtype, or its name."""
+    if dtype is None or dtype == "auto" or isinstance(dtype, torch.dtype):
+        return dtype or "auto"
+    names = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64", "half": "float16"}
+    found = getattr(torch, names.get(dtype, dtype), None)
+    if not isinstance(found, torch.dtype):
+        raise InputError(f"dtype {dtype!r} is unknown; expected auto, float32, bfloat16, float16 or float64")
+    return found
+
+
+def fingerprint(lm: Any, tokenizer: Any) -> str:
+    """Which backbone this is: its shape, its vocabulary, 64 embedding rows and every norm and bias, as bf16.
+
+    The same for fp32 and bf16 copies of the same weights, and cheap at any size.
+    """
+    digest = hashlib.sha256()
+    config = lm.config.get_text_config()
+    names = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size",
+             "intermediate_size")  # fmt: skip
+    digest.update(repr([(name, getattr(config, name, None)) for name in names]).encode())
+    digest.update(repr(sorted(tokenizer.get_vocab().items())).encode())
+    rows = lm.get_input_embeddings().weight
+    sample = rows[torch.linspace(0, len(rows) - 1, 64).long().to(rows.device)]
+    vectors = [parameter for _, parameter in sorted(lm.named_parameters()) if parameter.dim() == 1]
+    for tensor in [sample, *vectors]:
+        if tensor.is_floating_point():
+            digest.update(tensor.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]

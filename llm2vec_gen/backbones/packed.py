@@ -1,0 +1,64 @@
+"""The passes of the frozen language model without any padding: rows lie end to end in one (1, T, D) sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm2vec_gen.backbones.attention import ATTENTION, Layout, PrefixDone, register
+from llm2vec_gen.backbones.checkpointing import checkpointed
+from llm2vec_gen.backbones.prefix import Prefix
+
+
+class PackedPasses:
+    """Linear layers see exactly the tokens there are; attention is per row. Exact, and free of leaks between rows."""
+
+    def __init__(self, lm: Any):
+        register()
+        lm.set_attn_implementation(ATTENTION)
+        self.lm = lm
+        self.layers = lm.config.get_text_config().num_hidden_layers
+
+    def run(self, vectors: Tensor, lengths: Sequence[int], prefix: Prefix | None = None,
+            checkpointing: bool = False) -> Tensor:  # fmt: skip
+        """Input vectors (T, D), rows of `lengths` end to end -> states after the final norm (T, D)."""
+        if len(vectors) == 0:
+            return vectors
+        layout = Layout(lengths, prefix, vectors)
+        with checkpointed(self.lm, checkpointing):
+            return self._forward(vectors, layout)
+
+    @torch.no_grad()
+    def record(self, vectors: Tensor, lengths: Sequence[int], prefix: Prefix | None = None) -> Prefix:
+        """The rows' own keys and values (those of `prefix` not included); the last layer's states are never computed."""
+        layout = Layout(lengths, prefix, vectors, record=True, stop_after=self.layers)
+        if len(vectors) == 0:
+            return self._empty(lengths)
+        with suppress(PrefixDone):
+            self._forward(vectors, layout)
+        assert layout.recorded is not None and len(layout.recorded.keys) == self.layers
+        return layout.recorded
+
+    def steps(self, prefix: Prefix, room: int) -> Any:
+        """A stepper over the prefix for at most `room` further tokens per row (see stepping.py)."""
+        from llm2vec_gen.backbones.stepping import PackedSteps
+
+        return PackedSteps(self.lm, prefix, room)
+
+    def _forward(self, vectors: Tensor, layout: Layout) -> Tensor:
+        # A 4-D mask is handed through as it is: nobody builds one over the whole pack, and the layout replaces it.
+        untouched = vectors.new_zeros((1, 1, 1, 1))
+        output = self.lm.base_model(
+            inputs_embeds=vectors[None], position_ids=layout.positions, attention_mask=untouched,
+            use_cache=False, layout=layout,
+        )  # fmt: skip
+        return output.last_hidden_state[0]
+
+    def _empty(self, lengths: Sequence[int]) -> Prefix:
+        """No tokens at all: the shapes of keys and values are read off one token's."""
+        one = self.record(self.lm.get_input_embeddings().weight[:1], [1])
+        return Prefix(list(lengths), [key[:0] for key in one.keys], [value[:0] for value in one.values])

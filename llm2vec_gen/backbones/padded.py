@@ -1,0 +1,83 @@
+"""The passes of the frozen language model in padded batches: for models whose attention cannot be packed.
+
+The new rows are padded on the right, their prefixes on the left, so that each row lies in one piece; positions are
+counted from the tokens themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from llm2vec_gen.backbones.batching import offsets
+from llm2vec_gen.backbones.checkpointing import checkpointed
+from llm2vec_gen.backbones.prefix import Prefix
+
+
+class PaddedPasses:
+    """The same results as PackedPasses, for any causal LM that takes a mask, positions and a cache."""
+
+    def __init__(self, lm: Any):
+        self.lm = lm
+
+    def run(self, vectors: Tensor, lengths: Sequence[int], prefix: Prefix | None = None,
+            checkpointing: bool = False) -> Tensor:  # fmt: skip
+        """Input vectors (T, D), rows of `lengths` end to end -> states after the final norm (T, D)."""
+        if len(vectors) == 0:
+            return vectors
+        with checkpointed(self.lm, checkpointing):
+            output, valid, _ = self._forward(vectors, lengths, prefix, use_cache=False)
+        return output.last_hidden_state[valid]
+
+    @torch.no_grad()
+    def record(self, vectors: Tensor, lengths: Sequence[int], prefix: Prefix | None = None) -> Prefix:
+        """The rows' own keys and values, those of `prefix` not included."""
+        if len(vectors) == 0:
+            one = self.record(self.lm.get_input_embeddings().weight[:1], [1])
+            return Prefix(list(lengths), [key[:0] for key in one.keys], [value[:0] for value in one.values])
+        _, valid, cache = self._forward(vectors, lengths, prefix, use_cache=True)
+        own = [(layer.keys, layer.values) for layer in cache.layers]
+        width = valid.shape[1]
+        keys, values = ([pair[part][:, :, -width:].transpose(1, 2)[valid] for pair in own] for part in (0, 1))
+        return Prefix(list(lengths), keys, values)
+
+    def steps(self, prefix: Prefix, room: int) -> Any:
+        """A stepper over the prefix for at most `room` further tokens per row (see stepping.py)."""
+        from llm2vec_gen.backbones.stepping import PaddedSteps
+
+        return PaddedSteps(self.lm, prefix, room)
+
+    def _forward(self, vectors: Tensor, lengths: Sequence[int], prefix: Prefix | None, use_cache: bool) -> Any:
+        from transformers import DynamicCache
+
+        device = vectors.device
+        padded = pad_sequence(list(vectors.split(list(lengths))), batch_first=True)
+        valid = torch.arange(padded.shape[1], device=device) < torch.tensor(list(lengths), device=device)[:, None]
+        mask, start = valid, torch.zeros(len(valid), 1, dtype=torch.long, device=device)
+        cache = DynamicCache() if use_cache else None
+        if prefix is not None and sum(prefix.lengths):
+            cache = DynamicCache()
+            earlier = left_padded(prefix, cache)
+            mask, start = torch.cat([earlier, valid], dim=1), earlier.sum(1, keepdim=True)
+        positions = (start + torch.arange(padded.shape[1], device=device)).expand(len(valid), -1)
+        output = self.lm.base_model(
+            inputs_embeds=padded, attention_mask=mask.long(), position_ids=positions, past_key_values=cache,
+            use_cache=cache is not None,
+        )  # fmt: skip
+        return output, valid, cache
+
+
+def left_padded(prefix: Prefix, cache: Any) -> Tensor:
+    """Lay the prefix into an empty cache, each row at its end; returns the mask (B, longest)."""
+    starts, width = offsets(prefix.lengths), max(prefix.lengths)
+    device = prefix.keys[0].device
+    mask = torch.arange(width, device=device) >= width - torch.tensor(prefix.lengths, device=device)[:, None]
+    source = torch.zeros(mask.shape, dtype=torch.long, device=device)
+    source[mask] = torch.arange(starts[-1], device=device)
+    for layer, (keys, values) in enumerate(zip(prefix.keys, prefix.values, strict=True)):
+        cache.update(keys[source].transpose(1, 2), values[source].transpose(1, 2), layer)
+    return mask

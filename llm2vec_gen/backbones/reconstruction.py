@@ -1,0 +1,64 @@
+"""The reconstruction pass: how well the frozen model retells completions from soft prompts, and the gradient of that.
+
+The pass is an autograd function that does its backward while it goes forward: each micro-batch runs, hands back the
+gradient of its soft prompts (B x K x D numbers) and frees its activations. Memory is that of one micro-batch, and the
+result is that of one big batch, whatever the bundles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm2vec_gen.backbones.batching import micro_batches
+
+
+def reconstruction_loss(backbone: Any, soft_prompts: Tensor, completions: Sequence[Tensor]) -> tuple[Tensor, int]:
+    """(sum of -log p over all completion tokens, number of tokens) of [soft prompts (B, K, D), completion].
+
+    The last soft prompt predicts the first completion token. The last token is only predicted, never read, so a row
+    costs K + T - 1 positions. Gradient flows to `soft_prompts` alone.
+    """
+    count = sum(len(completion) for completion in completions)
+    return _Reconstruction.apply(soft_prompts, backbone, list(completions), torch.is_grad_enabled()), count
+
+
+class _Reconstruction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, soft_prompts: Tensor, backbone: Any, completions: list[Tensor], grad_enabled: bool) -> Tensor:
+        prompts = soft_prompts.shape[1]
+        lengths = [prompts + max(len(completion) - 1, 0) for completion in completions]
+        wanted = grad_enabled and ctx.needs_input_grad[0]
+        gradient = torch.zeros_like(soft_prompts) if wanted else None
+        total = soft_prompts.new_zeros((), dtype=torch.promote_types(soft_prompts.dtype, torch.float32))
+        for rows in micro_batches(lengths, backbone.max_tokens_per_micro_batch, strict=True):
+            rows = [row for row in rows if len(completions[row])]
+            if not rows:
+                continue
+            index = torch.tensor(rows, device=soft_prompts.device)
+            with torch.set_grad_enabled(wanted):
+                leaf = soft_prompts.detach()[index].requires_grad_(wanted)
+                loss = _micro_batch(backbone, leaf, [completions[row].to(leaf.device) for row in rows])
+                if gradient is not None:
+                    gradient[index] = torch.autograd.grad(loss, leaf)[0]
+            total += loss.detach()
+        ctx.gradient = gradient
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> Any:
+        return outer[0].to(ctx.gradient.dtype) * ctx.gradient, None, None, None
+
+
+def _micro_batch(backbone: Any, soft_prompts: Tensor, completions: list[Tensor]) -> Tensor:
+    """One bundle, forward: rows are [p_1..p_K, r_1..r_T-1]; states from p_K on predict r_1..r_T."""
+    prompts = soft_prompts.shape[1]
+    lengths = [prompts + len(completion) - 1 for completion in completions]
+    inputs = [backbone.embed(completion[:-1]) for completion in completions]
+    pieces = [piece for row, tail in enumerate(inputs) for piece in (soft_prompts[row].to(tail.dtype), tail)]
+    states = backbone.passes.run(torch.cat(pieces), lengths, checkpointing=backbone.gradient_checkpointing)
+    predicting = torch.cat([torch.arange(n) >= prompts - 1 for n in lengths]).to(states.device)
+    return backbone.token_loss(states[predicting], torch.cat(completions))

@@ -1,0 +1,106 @@
+"""The variable-length attention kernel of CUDA devices, trusted only after it has agreed with sdpa once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Kernel = Callable[..., Tensor]
+
+
+@cache
+def varlen_attention(device: torch.device, dtype: torch.dtype) -> Kernel | None:
+    """The kernel, called as (queries, keys, values, own_ends, both_ends, longest_own, longest_both, scaling), or None.
+
+    None where this torch has no such kernel, the dtype is not a half precision, or no way of calling it agrees with
+    sdpa on a small causal sample with prefixes (forward and backward); sdpa then serves row by row.
+    """
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return None
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    reasons = []
+    for make in (_window_gqa, _window_repeat, _causal_flag):
+        kernel = make(varlen_attn)
+        try:
+            _check(kernel, device, dtype)
+        except Exception as error:
+            reasons.append(f"{make.__name__}: {type(error).__name__}: {error}")
+        else:
+            return kernel
+    warnings.warn(
+        "torch's variable-length attention does not agree with sdpa here; packed passes attend row by row instead ("
+        + "; ".join(reasons)[:400] + ")", stacklevel=2,
+    )  # fmt: skip
+    return None
+
+
+def _window_gqa(varlen_attn: Any) -> Kernel:
+    """torch 2.13: a window of (everything before, nothing after) is causal, aligned to the last query and key."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, both: Tensor, n: int, m: int, scale: float | None) -> Any:
+        grouped = q.shape[1] != k.shape[1]
+        return varlen_attn(q, k, v, ends, both, n, m, scale=scale, window_size=(-1, 0), enable_gqa=grouped)
+
+    return attend
+
+
+def _window_repeat(varlen_attn: Any) -> Kernel:
+    """As above for releases without grouped heads: keys and values are repeated."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, both: Tensor, n: int, m: int, scale: float | None) -> Any:
+        k, v = _repeated(q, k, v)
+        return varlen_attn(q, k, v, ends, both, n, m, scale=scale, window_size=(-1, 0))
+
+    return attend
+
+
+def _causal_flag(varlen_attn: Any) -> Kernel:
+    """The first releases: a causal flag and no scale, so that the scale goes into the queries."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, both: Tensor, n: int, m: int, scale: float | None) -> Any:
+        k, v = _repeated(q, k, v)
+        if scale is not None:
+            q = q * (scale * q.shape[-1] ** 0.5)
+        return varlen_attn(q, k, v, ends, both, n, m, is_causal=True)
+
+    return attend
+
+
+def _repeated(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    times = q.shape[1] // k.shape[1]
+    return (k, v) if times == 1 else (k.repeat_interleave(times, dim=1), v.repeat_interleave(times, dim=1))
+
+
+def _check(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> None:
+    """Raise unless outputs and gradients of two unlike rows with prefixes equal those of masked sdpa."""
+    own, both, heads, key_heads, size = [5, 3], [9, 12], 4, 2, 64
+    generator = torch.Generator().manual_seed(0)
+    shapes = (sum(own), heads, size), (sum(both), key_heads, size), (sum(both), key_heads, size)
+    tensors = [torch.randn(shape, generator=generator).to(device, dtype).requires_grad_() for shape in shapes]
+    weight = torch.randn(shapes[0], generator=generator).to(device, dtype)
+    ends = [torch.tensor([0, *torch.tensor(n).cumsum(0).tolist()], dtype=torch.int32, device=device) for n in (own, both)]
+    with torch.enable_grad():
+        output = kernel(*tensors, *ends, max(own), max(both), 0.1)
+        gradients = torch.autograd.grad((output * weight).sum(), tensors)
+        pieces, start, past = [], 0, 0
+        for n, m in zip(own, both, strict=True):
+            q, k, v = tensors[0][start : start + n], tensors[1][past : past + m], tensors[2][past : past + m]
+            start, past = start + n, past + m
+            scores = torch.einsum("qhd,khd->hqk", q.float(), k.float().repeat_interleave(2, dim=1)) * 0.1
+            hidden = torch.ones(n, m, dtype=torch.bool, device=device).triu(m - n + 1)
+            share = scores.masked_fill(hidden, float("-inf")).softmax(-1)
+            pieces.append(torch.einsum("hqk,khd->qhd", share, v.float().repeat_interleave(2, dim=1)))
+        expected = torch.cat(pieces)
+        expected_gradients = torch.autograd.grad((expected * weight.float()).sum(), tensors)
+    for got, wanted in zip((output, *gradients), (expected, *expected_gradients), strict=True):
+        error = (got.float() - wanted.float()).abs().max().item()
+        if not error < 0.05:
+            raise RuntimeError(f"differs from sdpa by {error:.3g}")

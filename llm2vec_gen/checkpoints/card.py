@@ -1,0 +1,97 @@
+"""The model card of a checkpoint: what it is made of, what it is for, and what its vectors give away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_FACTS = ("generator", "teacher", "data", "instruction", "losses", "training", "seed", "run")
+
+
+def model_card(settings: Mapping[str, Any]) -> str:
+    """README.md from the settings; facts that nobody recorded are left out, never guessed."""
+    backbone, facts = settings["backbone"], dict(settings.get("card") or {})
+    rows = [
+        ("Base model", f"`{backbone['path']}`"),
+        ("Base model revision", f"`{backbone.get('revision') or 'unknown'}`"),
+    ]
+    rows += [(name.capitalize(), _cell(facts[name])) for name in _FACTS if facts.get(name) not in (None, "", {}, [])]
+    rows += [
+        ("Thought tokens", str(settings["num_thought_tokens"])),
+        ("Compression tokens", str(settings["num_compression_tokens"])),
+        ("Embedding size", str(settings["embedding_dim"])),
+        ("Longest query, suffix included", f"{settings.get('max_length', 512)} tokens"),
+        ("Trainable parameters", f"{trainable_parameters(settings):,}"),
+    ]
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    return _CARD.format(front=_front_matter(backbone, facts), table=table, scores=_scores(facts.get("scores")))
+
+
+def trainable_parameters(settings: Mapping[str, Any]) -> int:
+    """Suffix rows and both projections, and LoRA where the card says how many it has."""
+    hidden, size = settings["backbone"]["hidden_size"], settings["embedding_dim"]
+    suffix = settings["num_thought_tokens"] + settings["num_compression_tokens"]
+    lora = (settings.get("lora") or {}).get("parameters", 0)
+    return suffix * hidden + hidden * (hidden + 1) + size * (hidden + 1) + lora
+
+
+def _front_matter(backbone: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    lines = ["library_name: llm2vec-gen", "pipeline_tag: feature-extraction"]
+    path = str(backbone["path"])
+    if path.count("/") == 1 and not path.startswith(("/", ".", "~")):
+        lines.append(f"base_model: {path}")
+    lines += [f"license: {facts['license']}"] if facts.get("license") else []
+    return "\n".join([*lines, "tags:", "- sentence-similarity", "- llm2vec-gen"])
+
+
+def _cell(value: Any) -> str:
+    """A value in a table cell, on one line."""
+    if isinstance(value, Mapping):
+        value = ", ".join(f"{name} = {inner}" for name, inner in value.items())
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _scores(scores: Any) -> str:
+    """Scores as a table: each a mapping with name, value and, where known, low and high (95% interval)."""
+    if not scores:
+        return "No scores were recorded when this checkpoint was saved."
+    lines = ["| Evaluation | Score | 95% interval |", "|---|---|---|"]
+    for score in scores:
+        interval = f"{score['low']:.3f} to {score['high']:.3f}" if score.get("low") is not None else "not computed"
+        lines.append(f"| {_cell(score['name'])} | {score['value']:.3f} | {interval} |")
+    return "\n".join(lines)
+
+
+_CARD = """---
+{front}
+---
+
+# Generative embeddings (LLM2Vec-Gen)
+
+A frozen language model reads a text and a few trained suffix vectors; the states of the last ones become an embedding
+of what the model would answer (arXiv 2603.10913). This folder holds only what was trained, not the language model.
+
+| | |
+|---|---|
+{table}
+
+## Use
+
+```python
+from llm2vec_gen import LLM2VecGen
+
+model = LLM2VecGen.from_pretrained("this folder or its hub id")
+vectors = model.encode(["What is the capital of France?"])
+```
+
+## Scores
+
+{scores}
+
+## Intended use, and what to know
+
+- For search, clustering, classification and comparison of texts, where the meaning of the answer matters.
+- The vectors before pooling (soft prompts) can be decoded into words by design: whoever holds them can read the gist
+  of the text. Store and share them with the same care as the text itself.
+- The language model's limits and its license apply to this checkpoint.
+"""

@@ -1,0 +1,79 @@
+"""Checkpoints on the Hugging Face hub: fetch one, push one. Tokens go to the client and nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from llm2vec_gen.types import InputError
+
+# What the formats read; optimizer states, pickled arguments and whole decoders stay where they are.
+PATTERNS = (
+    "*.json",
+    "*.jinja",
+    "README.md",
+    "merges.txt",
+    "run_config.yml",
+    "model.safetensors",
+    "head.safetensors",
+    "reconstruction_mlp",
+    "alignment_mlp",
+    "encoder/adapter_model.safetensors",
+    "llm2vec_gen/model.safetensors",
+)
+
+
+def fetch(repo_id: str, revision: str | None = None, local_files_only: bool = False, client: Any = None) -> Path:
+    """The folder of the downloaded files. HF_HUB_OFFLINE and the hub's own cache and token settings apply."""
+    client = client or _client()
+    try:
+        found = client.snapshot_download(
+            repo_id, revision=revision, allow_patterns=list(PATTERNS), local_files_only=local_files_only
+        )
+    except (OSError, ValueError) as error:  # every error of the hub's client is one of the two
+        raise InputError(
+            f"{repo_id!r} (revision {revision or 'main'}) could not be fetched: {type(error).__name__}. Expected a "
+            "local folder or a hub id that this machine may read; offline, only what was fetched before can be loaded"
+        ) from None
+    return Path(found)
+
+
+def push(
+    folder: str | Path,
+    repo_id: str,
+    revision: str | None = None,
+    private: bool = True,
+    message: str = "Upload checkpoint",
+    token: str | None = None,
+    client: Any = None,
+) -> str:
+    """Upload a checkpoint folder; the repository is made (private unless told otherwise) if it does not exist.
+
+    Returns the commit's address. Only the checkpoint's own files go up, never what else lies in the folder.
+    """
+    client = client or _client().HfApi()
+    patterns = [*PATTERNS, "generative_embedding.py"]
+    try:
+        client.create_repo(repo_id, private=private, exist_ok=True, token=token)
+        if revision is not None:
+            client.create_branch(repo_id, branch=revision, exist_ok=True, token=token)
+        commit = client.upload_folder(
+            repo_id=repo_id,
+            folder_path=str(folder),
+            revision=revision,
+            commit_message=message,
+            allow_patterns=patterns,
+            token=token,
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{repo_id!r} could not be pushed: {type(error).__name__}. Log in with `hf auth login` using a token that "
+            "may write there; offline mode must be off"
+        ) from None
+    return str(getattr(commit, "commit_url", commit))
+
+
+def _client() -> Any:
+    import huggingface_hub
+
+    return huggingface_hub

@@ -1,0 +1,134 @@
+"""Everything in one plain transformers folder plus one small head, for servers that know nothing of us.
+
+The suffix rows stand in the embedding matrix, the tokenizer appends the suffix by itself, LoRA is added to the weights,
+and head.safetensors holds both projections folded into one layer after the mean of the last K states:
+W_align (W_recon h + b_recon) + b_align. The language model's head is left out, so that this folder cannot decode; the
+original checkpoint stays in the subfolder llm2vec_gen/, from which the folder can be converted back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm2vec_gen.checkpoints import card, folder, native, tokenizer_files
+from llm2vec_gen.checkpoints.base import Checkpoint
+from llm2vec_gen.checkpoints.reference_writer import older_rope
+from llm2vec_gen.types import InputError
+
+HEAD, ORIGINAL = "head.safetensors", "llm2vec_gen"
+_EMBEDDING = "embed_tokens.weight"
+
+
+def missing(path: Path) -> list[str]:
+    """What the folder lacks to be of this format."""
+    return [name for name in (HEAD, f"{ORIGINAL}/{native.CONFIG}") if not folder.has(path, name)]
+
+
+def read(path: Path) -> Checkpoint:
+    """The checkpoint that was merged, not the merged weights."""
+    folder.inside(path, ORIGINAL)
+    return native.read(path / ORIGINAL)
+
+
+def write(path: Path, checkpoint: Checkpoint, weights: Mapping[str, Tensor] | None = None) -> None:
+    """`weights` are the language model's tensors by their transformers names (model.layers..., lm_head...)."""
+    settings = checkpoint.settings
+    config = settings["backbone"].get("config")
+    if weights is None or not isinstance(config, Mapping) or "tokenizer.json" not in checkpoint.files:
+        raise InputError(
+            "a merged folder holds the backbone's weights, config and tokenizer; load the checkpoint with "
+            "LLM2VecGen.from_pretrained and save it with format='merged'"
+        )
+    count = checkpoint.num_suffix_tokens
+    spellings = settings.get("suffix_tokens") or [f"<|llm2vec_gen_{i + 1}|>" for i in range(count)]
+    files, ids = tokenizer_files.with_appended_suffix(checkpoint.files, spellings, settings.get("max_length", 512))
+    merged = _merged_weights(checkpoint, weights, ids)
+    native_folder = path / ORIGINAL
+    native_folder.mkdir(exist_ok=True)
+    native.write(native_folder, checkpoint)
+    folder.write_tensors(path, "model.safetensors", merged)
+    files |= {
+        HEAD: folder.tensor_bytes(fold(checkpoint.tensors)),
+        "README.md": (card.model_card(settings) + _SERVING.format(kept=settings["num_compression_tokens"])).encode(),
+        "config.json": json.dumps(_config(config, merged), indent=2).encode(),
+    }
+    folder.write_files(path, files)
+
+
+def fold(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """weight (E, D) and bias (E,) of the one layer that equals both projections, computed in fp64."""
+    first, first_bias = (tensors[f"reconstruction_projection.{part}"].double() for part in ("weight", "bias"))
+    second, second_bias = (tensors[f"alignment_projection.{part}"].double() for part in ("weight", "bias"))
+    return {"weight": (second @ first).float(), "bias": (second @ first_bias + second_bias).float()}
+
+
+def _merged_weights(checkpoint: Checkpoint, weights: Mapping[str, Tensor], ids: list[int]) -> dict[str, Tensor]:
+    """The bare model's tensors (no head), with the suffix rows in spare rows of the embedding or in new ones."""
+    inner = {name.removeprefix("model."): value for name, value in weights.items() if name.startswith("model.")}
+    if _EMBEDDING not in inner:
+        raise InputError(f"the weights have no model.{_EMBEDDING}; this architecture cannot be merged")
+    result = {name: value.detach().to("cpu").contiguous() for name, value in inner.items()}
+    rows = result[_EMBEDDING]
+    spare = rows.new_zeros(max(0, ids[-1] + 1 - rows.shape[0]), rows.shape[1])
+    embedding = torch.cat([rows, spare])
+    embedding[ids] = checkpoint.tensors["suffix"].to(embedding.dtype)
+    result[_EMBEDDING] = embedding
+    for module, (down, up) in checkpoint.lora().items():
+        name, lora = f"{module}.weight", checkpoint.settings["lora"]
+        change = up.double() @ down.double() * (lora["alpha"] / lora["rank"])
+        if name not in result or result[name].shape != change.shape:
+            raise InputError(f"the LoRA of {module} ({tuple(change.shape)}) fits no weight of the backbone")
+        result[name] = (result[name].double() + change).to(result[name].dtype)
+    return result
+
+
+def _config(config: Mapping[str, Any], merged: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The backbone's config, as a model without head and with as many rows as there are now.
+
+    The rotary settings stand in it twice, as transformers 5 and as older software read them.
+    """
+    architecture = str((config.get("architectures") or ["Model"])[0]).removesuffix("ForCausalLM").removesuffix("Model")
+    dtype = str(merged[_EMBEDDING].dtype).removeprefix("torch.")
+    own = {"architectures": [f"{architecture}Model"], "vocab_size": merged[_EMBEDDING].shape[0], "dtype": dtype}
+    return {**config, **older_rope(dict(config)), **own}
+
+
+_SERVING = """
+## Without the package: this merged folder
+
+The folder is a plain transformers model whose tokenizer appends the suffix; `head.safetensors` holds one linear layer
+that stands for both projections. It encodes; it cannot decode.
+
+```python
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
+
+folder, kept = "this folder", {kept}
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModel.from_pretrained(folder).eval()
+head = load_file(folder + "/head.safetensors")
+
+
+@torch.no_grad()
+def embed(texts):
+    batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")  # pads on the left
+    states = model(**batch).last_hidden_state[:, -kept:].mean(dim=1)
+    return states.float() @ head["weight"].T + head["bias"]
+
+
+vectors = embed(["What is the capital of France?", "Name a river in Africa."])
+```
+
+Servers that can give one vector per token (vLLM with its `token_embed` pooling, text-embeddings-inference with
+`/embed_all`) can host it: take the mean of the last {kept} vectors of a text and apply the head in the client. Servers
+that only pool (mean of all tokens, first, last) cannot, as none has "the mean of the last {kept}"; nor can formats that
+drop the tokenizer's post-processor, such as GGUF (llama.cpp, Ollama), unless the client appends the suffix tokens.
+Only transformers itself was tried.
+"""

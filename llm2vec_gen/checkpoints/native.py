@@ -1,0 +1,101 @@
+"""Our own layout: model.safetensors, config.json, the tokenizer's files and a model card, in one folder.
+
+config.json carries the checksum of every other file that is read, and its own: one flipped byte anywhere is an error.
+The model card is for people, may be edited, and is not covered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from llm2vec_gen.checkpoints import card, folder
+from llm2vec_gen.checkpoints.base import TOKENIZER_FILES, Checkpoint
+from llm2vec_gen.types import InputError
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+FORMAT_NAME, FORMAT_VERSION = "llm2vec-gen", 1
+_DIGEST = re.compile(rb'(?<=\n  )"digest": "([0-9a-f]{64})"')  # the outermost level only
+_BLANK = b'"digest": "' + b"0" * 64 + b'"'
+_OWN_KEYS = ("format", "format_version", "digest", "weights_bytes", "files")
+
+
+def missing(path: Path) -> list[str]:
+    """What the folder lacks to be of this format."""
+    lacking = [name for name in (WEIGHTS, CONFIG) if not folder.has(path, name)]
+    if lacking or not folder.has(path, CONFIG):
+        return lacking
+    try:
+        own = FORMAT_NAME.encode() in folder.read_bytes(path, CONFIG)
+    except InputError:
+        return []  # reading it gives the better message
+    return [] if own else [f'"format": "{FORMAT_NAME}" in {CONFIG} (this one is of another software)']
+
+
+def read(path: Path) -> Checkpoint:
+    """Settings and tensors, checked byte by byte against the checksums in config.json."""
+    config = _read_config(path)
+    sums = config["files"]
+    contents = {name: folder.read_bytes(path, name) for name in sums if name != WEIGHTS}
+    for name, expected in sums.items():
+        actual = _sha256(contents[name]) if name != WEIGHTS else _weights_sha256(path, config.get("weights_bytes"))
+        if actual != expected:
+            raise InputError(
+                f"{path / name} is not the file that was saved: sha256 {actual[:16]}..., config.json says "
+                f"{str(expected)[:16]}...; fetch or write the checkpoint again"
+            )
+    settings = {name: value for name, value in config.items() if name not in _OWN_KEYS}
+    return Checkpoint(settings, folder.read_tensors(path, WEIGHTS), contents, path, "native")
+
+
+def write(path: Path, checkpoint: Checkpoint, extra_files: dict[str, bytes] | None = None) -> None:
+    """Weights first, config.json last: an interrupted write never leaves a config that fits other weights."""
+    weights = folder.tensor_bytes(checkpoint.tensors)
+    files = {WEIGHTS: weights, **{name: checkpoint.files[name] for name in TOKENIZER_FILES if name in checkpoint.files}}
+    config: dict[str, Any] = {"format": FORMAT_NAME, "format_version": FORMAT_VERSION, "digest": "0" * 64}
+    config |= {name: value for name, value in checkpoint.settings.items() if name not in _OWN_KEYS}
+    config["weights_bytes"] = len(weights)
+    config["files"] = {name: _sha256(content) for name, content in files.items()}
+    text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False).encode()
+    signed = _DIGEST.sub(b'"digest": "' + _sha256(text).encode() + b'"', text)
+    readme = card.model_card(checkpoint.settings).encode()
+    folder.write_files(path, {**files, CARD: readme, **(extra_files or {}), CONFIG: signed})
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """config.json, whole and unchanged."""
+    content = folder.read_bytes(path, CONFIG)
+    found = _DIGEST.findall(content)
+    blank = _DIGEST.sub(_BLANK, content)
+    if len(found) != 1 or _sha256(blank).encode() != found[0]:
+        raise InputError(
+            f"{path / CONFIG} was changed after it was saved (its digest does not fit). Restore the file; to use "
+            "another backbone pass backbone=... instead of editing it"
+        )
+    config = folder.parse_json(content, str(path / CONFIG))
+    if config.get("format") != FORMAT_NAME or config.get("format_version") != FORMAT_VERSION:
+        raise InputError(
+            f"{path / CONFIG} says format {config.get('format')!r} version {config.get('format_version')!r}; this "
+            f"version reads {FORMAT_NAME!r} version {FORMAT_VERSION}: update the package"
+        )
+    sums = config.get("files")
+    if not isinstance(sums, dict) or WEIGHTS not in sums or not set(sums) <= {WEIGHTS, *TOKENIZER_FILES}:
+        raise InputError(f"{path / CONFIG}: the list of files is {sums!r}; expected {WEIGHTS} and tokenizer files")
+    return config
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _weights_sha256(path: Path, size: Any) -> str:
+    """The checksum of the weights, read in pieces, and only where the file has the size that was saved."""
+    file = folder.inside(path, WEIGHTS)
+    if not file.is_file() or file.stat().st_size != size:
+        found = file.stat().st_size if file.is_file() else "no"
+        raise InputError(f"{file} has {found} bytes; {size} were saved. Fetch or write the checkpoint again")
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

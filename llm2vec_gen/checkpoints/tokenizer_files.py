@@ -1,0 +1,139 @@
+"""Tokenizer files as data: add the suffix as spelled tokens, or let the tokenizer append it by itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llm2vec_gen.checkpoints.folder import parse_json
+from llm2vec_gen.types import InputError
+
+_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+def with_suffix(
+    files: Mapping[str, bytes], spellings: Sequence[str], max_length: int
+) -> tuple[dict[str, bytes], list[int]]:
+    """The files with the suffix tokens added (unless they are there), left padding on, and the tokens' ids."""
+    tokenizer, config = _both(files)
+    ids = add_tokens(tokenizer, spellings)
+    _name_padding(tokenizer, config, max_length)
+    config["additional_special_tokens"] = list(spellings)
+    return _files(files, tokenizer, config), ids
+
+
+def with_appended_suffix(
+    files: Mapping[str, bytes], spellings: Sequence[str], max_length: int
+) -> tuple[dict[str, bytes], list[int]]:
+    """The files of a tokenizer that puts the suffix behind every text; long texts are cut before it, not in it."""
+    tokenizer, config = _both(files)
+    ids = add_tokens(tokenizer, spellings)
+    _name_padding(tokenizer, config, max_length)
+    tokenizer["post_processor"] = _appending(tokenizer.get("post_processor"), spellings, ids)
+    config["additional_special_tokens"] = list(spellings)
+    config["model_max_length"] = max_length
+    return _files(files, tokenizer, config), ids
+
+
+def size(tokenizer: Mapping[str, Any]) -> int:
+    """Number of tokens, added ones included; InputError where ids leave holes, as no new id would be safe then."""
+    ids = set(vocabulary(tokenizer).values())
+    if len(ids) != max(ids, default=-1) + 1:
+        raise InputError("the tokenizer's ids have holes, so that suffix tokens cannot be added behind them")
+    return len(ids)
+
+
+def vocabulary(tokenizer: Mapping[str, Any]) -> dict[str, int]:
+    """Spelling -> id of a parsed tokenizer.json, added tokens included."""
+    vocab = (tokenizer.get("model") or {}).get("vocab") or {}
+    known = dict(vocab) if isinstance(vocab, Mapping) else {entry[0]: index for index, entry in enumerate(vocab)}
+    return known | {token["content"]: token["id"] for token in tokenizer.get("added_tokens") or []}
+
+
+def add_tokens(tokenizer: dict[str, Any], spellings: Sequence[str]) -> list[int]:
+    """Append special tokens to a parsed tokenizer.json; those it has keep their ids."""
+    known = vocabulary(tokenizer)
+    present = [spelling for spelling in spellings if spelling in known]
+    if present and len(present) != len(spellings):
+        raise InputError(f"the tokenizer has some of the suffix tokens already: {present}; all or none were expected")
+    if not present:
+        first = size(tokenizer)
+        plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        known |= {spelling: first + i for i, spelling in enumerate(spellings)}
+        new = [{"id": known[spelling], "content": spelling, **plain} for spelling in spellings]
+        tokenizer["added_tokens"] = [*(tokenizer.get("added_tokens") or []), *new]
+    return [known[spelling] for spelling in spellings]
+
+
+def _appending(processor: Any, spellings: Sequence[str], ids: Sequence[int]) -> dict[str, Any]:
+    """A post-processor that does what the old one did and then appends the suffix.
+
+    Families differ: none or byte-level only (nothing is added), a template (Llama puts its beginning token first), or a
+    sequence of these. The suffix goes into the template; without one, a template of its own is added.
+    """
+    steps = list(processor["processors"]) if processor and processor.get("type") == "Sequence" else [processor]
+    steps = [step for step in steps if step]
+    templates = [step for step in steps if step.get("type") == "TemplateProcessing"]
+    unknown = [step.get("type") for step in steps if step.get("type") not in ("TemplateProcessing", "ByteLevel")]
+    if len(templates) > 1 or unknown:
+        raise InputError(f"the tokenizer's post-processor {unknown or 'with several templates'} cannot take a suffix")
+    template: dict[str, Any] = (
+        json.loads(json.dumps(templates[0])) if templates else {"type": "TemplateProcessing", "special_tokens": {}}
+    )
+    if not templates:
+        template |= {"single": [{"Sequence": {"id": "A", "type_id": 0}}]}
+    suffix = [{"SpecialToken": {"id": spelling, "type_id": 0}} for spelling in spellings]
+    template["single"] = [*template["single"], *suffix]
+    second = [{"Sequence": {"id": "B", "type_id": 0}}]
+    template["pair"] = [{"Sequence": {"id": "A", "type_id": 0}}, *second, *suffix]
+    for spelling, token_id in zip(spellings, ids, strict=True):
+        template["special_tokens"][spelling] = {"id": spelling, "ids": [token_id], "tokens": [spelling]}
+    rest = [step for step in steps if step.get("type") != "TemplateProcessing"]
+    return {"type": "Sequence", "processors": [*rest, template]} if rest else template
+
+
+def _both(files: Mapping[str, bytes]) -> tuple[dict[str, Any], dict[str, Any]]:
+    tokenizer = parse_json(files["tokenizer.json"], "tokenizer.json")
+    return tokenizer, parse_json(files.get("tokenizer_config.json", b"{}"), "tokenizer_config.json")
+
+
+def _name_padding(tokenizer: dict[str, Any], config: dict[str, Any], max_length: int) -> None:
+    """Left padding and right truncation in tokenizer.json; a missing pad token becomes the end token."""
+    pad = _content(config.get("pad_token")) or _content(config.get("eos_token"))
+    known = vocabulary(tokenizer)
+    if pad is None or pad not in known:
+        raise InputError(f"the tokenizer has no pad or end token (found {pad!r}); the layout needs one for padding")
+    config["pad_token"], config["padding_side"] = pad, "left"
+    tokenizer["padding"] = {
+        "strategy": "BatchLongest",
+        "direction": "Left",
+        "pad_to_multiple_of": None,
+        "pad_id": known[pad],
+        "pad_type_id": 0,
+        "pad_token": pad,
+    }
+    cut = {"direction": "Right", "max_length": max_length, "strategy": "LongestFirst", "stride": 0}
+    tokenizer["truncation"] = cut
+
+
+def _files(files: Mapping[str, bytes], tokenizer: Mapping[str, Any], config: dict[str, Any]) -> dict[str, bytes]:
+    """tokenizer.json, its config in the form that transformers 4 and 5 both read, and the special tokens."""
+    attributes = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
+    added = tokenizer.get("added_tokens") or []
+    config["added_tokens_decoder"] = {str(token["id"]): {name: token[name] for name in attributes} for token in added}
+    config["tokenizer_class"], config["extra_special_tokens"] = "PreTrainedTokenizerFast", {}
+    config["model_input_names"] = ["input_ids", "attention_mask"]
+    for key in ("backend", "is_local", "auto_map", "tokenizer_file", "name_or_path"):
+        config.pop(key, None)
+    named = {name: _content(config[name]) for name in _NAMED if _content(config.get(name))}
+    special = {"additional_special_tokens": config["additional_special_tokens"], **named}
+    kept = {name: content for name, content in files.items() if name == "chat_template.jinja"}
+    parts = {"tokenizer.json": tokenizer, "tokenizer_config.json": config, "special_tokens_map.json": special}
+    return kept | {name: json.dumps(part, indent=2, ensure_ascii=False).encode() for name, part in parts.items()}
+
+
+def _content(token: Any) -> str | None:
+    """The spelling of a token that is a string or a mapping with content."""
+    value = token.get("content") if isinstance(token, Mapping) else token
+    return value if isinstance(value, str) else None

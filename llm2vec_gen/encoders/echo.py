@@ -1,0 +1,59 @@
+"""Echo embeddings (arXiv 2402.15449): the text is said twice, and only the second time is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llm2vec_gen.encoders.pooled import PooledStates, Span
+from llm2vec_gen.types import InputError
+
+TEMPLATE = "Say the text once more.\nText: {text}\nOnce more: {text}"
+
+
+class Echo(PooledStates):
+    """e = 1/|S'| sum over t in S' of h_t, S' the second occurrence of the text in the row (section 3.2 of the paper;
+    pooling "last" takes the last position of S' instead). There every state has seen the whole text, which the causal
+    mask denies to the first occurrence.
+
+    template: what the row looks like, with {text} in it twice. use_instruction: put the instruction before the
+    template, joined by one blank. max_length: tokens of one occurrence; a longer text loses its end, both times.
+    """
+
+    def __init__(
+        self,
+        backbone: Any,
+        template: str = TEMPLATE,
+        pooling: str = "mean",
+        max_length: int = 512,
+        use_instruction: bool = False,
+    ):
+        super().__init__(backbone, max_length, use_instruction)
+        self.pieces = template.split("{text}")
+        if len(self.pieces) != 3:
+            raise InputError(f"the Echo template {template!r} has {{text}} {len(self.pieces) - 1} times; expected 2")
+        if pooling not in ("mean", "last"):
+            raise InputError(f"Echo pooling={pooling}; expected mean or last")
+        self.pooling = pooling
+
+    def rows(self, texts: Sequence[str], instruction: str | None) -> list[tuple[list[int], Span]]:
+        """The tokens of the filled template; the positions of its second text."""
+        return [self._row(text, instruction) for text in texts]
+
+    def _row(self, text: str, instruction: str | None) -> tuple[list[int], Span]:
+        text = self._cut(text.strip())
+        before, between, after = self.pieces
+        head = f"{instruction} {before}" if instruction else before
+        first = head + text + between
+        found = self.backbone.tokenizer(first + text + after, return_offsets_mapping=True, verbose=False)
+        begin, end = len(first), len(first) + len(text)
+        inside = [place for place, (left, right) in enumerate(found["offset_mapping"]) if right > begin and left < end]
+        ids = list(found["input_ids"])
+        inside = inside or [len(ids) - 1]  # an empty text is read where it would have stood
+        return ids, (inside[-1] if self.pooling == "last" else inside[0], inside[-1] + 1)
+
+    def _cut(self, text: str) -> str:
+        """As much of the text as its first `max_length` tokens say."""
+        found = self.backbone.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
+        ends = found["offset_mapping"]
+        return text if len(ends) <= self.max_length else text[: ends[self.max_length - 1][1]]

@@ -1,0 +1,48 @@
+"""The part that encoders over a causal backbone share: rows of tokens -> last states -> one vector per row."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from llm2vec_gen.encoders.base import Encoder, chunks
+
+CHUNK = 128  # texts whose states are held at a time
+
+Span = tuple[int, int]
+
+
+class PooledStates(Encoder):
+    """A frozen backbone read as it is, causal attention and all; a subclass says which rows and which positions.
+
+    Rows of like lengths go together; the backbone batches them within its own token budget.
+    """
+
+    def __init__(self, backbone: Any, max_length: int = 512, use_instruction: bool = False):
+        self.backbone, self.max_length, self.use_instruction = backbone, max_length, use_instruction
+        self.embedding_dim = int(backbone.hidden_size)
+
+    @abstractmethod
+    def rows(self, texts: Sequence[str], instruction: str | None) -> list[tuple[list[int], Span]]:
+        """Token ids of each text's row, and the positions [start, stop) whose states are averaged."""
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str], instruction: str | None = None) -> Tensor:
+        """The vectors of the texts."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        rows = self.rows(texts, (instruction or "").strip() if self.use_instruction else None)
+        vectors = torch.empty(len(rows), self.embedding_dim)
+        order = sorted(range(len(rows)), key=lambda index: -len(rows[index][0]))
+        with tqdm(total=len(rows), desc="encode", disable=None, leave=False) as bar:
+            for chunk in chunks(order, CHUNK):
+                states = self.backbone.states([torch.tensor(rows[index][0]) for index in chunk])
+                for index, row in zip(chunk, states, strict=True):
+                    start, stop = rows[index][1]
+                    vectors[index] = row[start:stop].float().mean(0).cpu()
+                bar.update(len(chunk))
+        return vectors

@@ -1,0 +1,1 @@
+"""Our model inside other people's software."""

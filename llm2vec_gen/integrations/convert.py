@@ -1,0 +1,55 @@
+"""One format of checkpoint into another: experiments/convert.py is this function with a command line."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+
+from llm2vec_gen import checkpoints
+from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
+from llm2vec_gen.types import InputError
+
+
+def convert(
+    source: str | Path, target: str | Path, to: str = "native", revision: str | None = None, backbone: str | None = None
+) -> Path:
+    """Read `source` (folder or hub id, any format), write `target` (a new folder) as `to`, read it back and compare.
+
+    Tensors are carried over bit by bit. Only the merged format needs the backbone itself (`backbone` replaces the
+    recorded path); projections written for a 16-bit backbone in the reference layout are rounded, with a warning.
+    """
+    if to not in checkpoints.FORMATS:
+        raise InputError(f"to={to!r} is no format; known: {', '.join(checkpoints.FORMATS)}")
+    folder = Path(target)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"to convert into, {folder} must be a new or empty folder; choose another or remove it")
+    checkpoint = checkpoints.read(source, revision)
+    if to == "merged":
+        LLM2VecGen.from_pretrained(source, device="cpu", backbone=backbone, revision=revision).save_pretrained(
+            folder, to
+        )
+    else:
+        place = checkpoint.settings["backbone"]
+        settings = checkpoint.settings | {"backbone": place | {"path": backbone or checkpoint.backbone_path()}}
+        checkpoints.write(folder, settings, checkpoint.tensors, checkpoint.files, format=to)
+    _compare(checkpoint, checkpoints.read(folder))
+    return folder
+
+
+def _compare(before: checkpoints.Checkpoint, after: checkpoints.Checkpoint) -> None:
+    """RuntimeError where a tensor was lost, a warning where one was rounded."""
+    if set(before.tensors) != set(after.tensors):
+        raise RuntimeError(f"tensors were lost in the conversion: {sorted(set(before.tensors) ^ set(after.tensors))}")
+    rounded = [
+        name
+        for name, tensor in before.tensors.items()
+        if not torch.equal(tensor.double(), after.tensors[name].double())
+    ]
+    if rounded:
+        warnings.warn(
+            f"{', '.join(rounded)} were rounded to {after.tensors[rounded[0]].dtype}, the backbone's dtype, as the "
+            f"{after.format} format has them",
+            stacklevel=3,
+        )

@@ -1,0 +1,87 @@
+"""Our model as a module of sentence-transformers: live, or from a folder saved with format="sentence_transformers".
+
+    model = to_sentence_transformer(LLM2VecGen.from_pretrained(...))
+    model = SentenceTransformer(folder, trust_remote_code=True)
+
+Since its version 6 that library asks for trust_remote_code=True for every class outside its own package; no remote code
+is involved, the class is this one, from the package that is installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import InputModule
+from torch import Tensor
+
+from llm2vec_gen.checkpoints.sentence_transformers import PROMPTS
+from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
+from llm2vec_gen.types import InputError
+
+
+def to_sentence_transformer(model: LLM2VecGen, prompts: Mapping[str, str] | None = None) -> SentenceTransformer:
+    """A live SentenceTransformer around the model; `prompts` by name (default: for query, document, categories)."""
+    return SentenceTransformer(
+        modules=[GenerativeEmbedding(model)],
+        prompts=dict(PROMPTS if prompts is None else prompts),
+        similarity_fn_name="cosine",
+        device=str(model.suffix.device),
+    )
+
+
+class GenerativeEmbedding(InputModule):
+    """Texts -> embeddings, in one module; prompt and text are joined as `LLM2VecGen.encode` joins its instruction."""
+
+    def __init__(self, model: LLM2VecGen) -> None:
+        super().__init__()
+        self.model = model
+
+    @property
+    def tokenizer(self) -> Any:  # type: ignore[override]
+        """The model's tokenizer."""
+        return self.model.tokenizer
+
+    @property
+    def max_seq_length(self) -> int:
+        """Longest query, the suffix included."""
+        return self.model.max_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        self.model.room_for_query(value)
+        self.model.max_length = value
+
+    def get_embedding_dimension(self) -> int:
+        """E."""
+        return self.model.embedding_dim
+
+    get_sentence_embedding_dimension = get_embedding_dimension
+
+    def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **_: Any) -> dict[str, Any]:
+        """The texts themselves: tokenising, sorting and batching are the model's own."""
+        wrong = next((type(text).__name__ for text in inputs if not isinstance(text, str)), None)
+        if wrong is not None:
+            raise InputError(f"encode was given a {wrong} among the texts; expected strings only")
+        return {"texts": list(inputs), "instruction": prompt}
+
+    def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Adds `sentence_embedding` (B, E)."""
+        vectors: Tensor = self.model.encode(features["texts"], instruction=features["instruction"])
+        return features | {"sentence_embedding": vectors.to(self.model.suffix.device)}
+
+    def save(self, output_path: str, *_: Any, **__: Any) -> None:
+        """The native files of the model, in the folder that sentence-transformers is writing."""
+        self.model.save_pretrained(output_path)
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls, model_name_or_path: str, revision: str | None = None, model_kwargs: dict[str, Any] | None = None, **_: Any
+    ) -> GenerativeEmbedding:
+        """From the folder or hub id; `model_kwargs` may name device, dtype and backbone."""
+        known = {name: value for name, value in (model_kwargs or {}).items() if name in ("device", "dtype", "backbone")}
+        if "torch_dtype" in (model_kwargs or {}):
+            known["dtype"] = (model_kwargs or {})["torch_dtype"]
+        return cls(LLM2VecGen.from_pretrained(Path(model_name_or_path), revision=revision, **known))

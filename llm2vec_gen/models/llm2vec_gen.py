@@ -1,0 +1,193 @@
+"""The generative embedder: trained suffix vectors and two projections over a frozen language model."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize as unit_length
+
+from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.checkpoints import hub
+from llm2vec_gen.models import initial, storage
+from llm2vec_gen.models.lora import QueryLora
+from llm2vec_gen.models.query_pass import QueryPass
+from llm2vec_gen.models.spelling import Spelling
+from llm2vec_gen.types import Batch, EncoderOutput, InputError
+
+
+class LLM2VecGen(nn.Module):
+    """Query -> K soft prompts -> embedding (equations 1 and 2 of arXiv 2603.10913).
+
+    The suffix, `num_thought_tokens` rows of scratch buffer and then `num_compression_tokens` rows, is appended to the
+    embedded query; the last states of the compression rows pass the reconstruction projection (soft prompts, K x D) and
+    the alignment projection (mean over K: the embedding, E). Trained are `suffix` and the two projections, in fp32; the
+    language model is frozen and stays in eval(). `full_gradient` sends gradients through the query positions too.
+    `lora` (rank, alpha, dropout, target_modules) adds low-rank terms to the query pass alone, which implies it.
+    """
+
+    def __init__(self, backbone: Backbone, embedding_dim: int, num_thought_tokens: int = 10,
+                 num_compression_tokens: int = 10, max_length: int = 512, projection_init: str = "default",
+                 full_gradient: bool = False, lora: Mapping[str, Any] | None = None):  # fmt: skip
+        super().__init__()
+        self.backbone = backbone
+        self.lm = backbone.lm
+        self.embedding_dim = int(embedding_dim)
+        self.num_thought_tokens, self.num_compression_tokens = int(num_thought_tokens), int(num_compression_tokens)
+        self.max_length, self.full_gradient = int(max_length), full_gradient
+        _check_sizes(self)
+        self.room_for_query(self.max_length)
+        hidden, device = backbone.hidden_size, backbone.device
+        self.suffix = nn.Parameter(initial.suffix(backbone, self.num_suffix_tokens))
+        self.reconstruction_projection = initial.projection(hidden, hidden, projection_init).to(device)
+        self.alignment_projection = initial.projection(hidden, self.embedding_dim, projection_init).to(device)
+        self.lora = QueryLora.fresh(self.lm, **lora).to(device) if lora else None
+        self.spelling = Spelling(backbone)
+        self.end_marker: str | None = None  # published checkpoints: the literal text that ends a decoded completion
+        self.card: dict[str, Any] = {}  # facts for the model card
+
+    # What it is
+
+    @property
+    def num_suffix_tokens(self) -> int:
+        """S = thought + compression tokens."""
+        return self.num_thought_tokens + self.num_compression_tokens
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer that texts go through."""
+        return self.spelling.tokenizer
+
+    def trainables(self) -> dict[str, nn.Parameter]:
+        """What is trained, by its name in this module."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def train(self, mode: bool = True) -> LLM2VecGen:
+        """As usual, but the frozen language model never leaves eval()."""
+        super().train(mode)
+        self.lm.eval()
+        return self
+
+    def room_for_query(self, max_length: int) -> int:
+        """How many query tokens fit beside the suffix; InputError where none does."""
+        room = max_length - self.num_suffix_tokens
+        if room < 1:
+            raise InputError(
+                f"max_length is {max_length}, but the suffix alone takes {self.num_suffix_tokens} tokens "
+                f"({self.num_thought_tokens} thought + {self.num_compression_tokens} compression); expected more. "
+                "Raise max_length or use fewer suffix tokens."
+            )
+        return room
+
+    # Training
+
+    def forward(self, batch: Batch) -> EncoderOutput:
+        """Soft prompts (B, K, D) and embedding (B, E) of the batch's queries (ids without suffix), with gradients."""
+        queries, suffix = self.spelling.split(batch.queries, self.suffix)
+        with self.adapted():
+            if self.full_gradient or self.lora is not None:
+                states = self.backbone.full_pass(queries, suffix)
+            else:
+                states = self.backbone.suffix_pass(self.backbone.record(queries), suffix)
+        soft_prompts = self.project(states[:, self.num_thought_tokens :])
+        return EncoderOutput(soft_prompts, self.align(soft_prompts))
+
+    def adapted(self) -> AbstractContextManager[None]:
+        """Within, the language model is the query pass's own (with LoRA, where there is one); outside it is plain."""
+        return nullcontext() if self.lora is None else self.lora.active(self.lm)
+
+    def project(self, states: Tensor) -> Tensor:
+        """Last states of the compression tokens (B, K, D) -> soft prompts (B, K, D), p_i = W_recon h_i + b."""
+        return self.reconstruction_projection(states.to(self.reconstruction_projection.weight.dtype))
+
+    def align(self, soft_prompts: Tensor) -> Tensor:
+        """Soft prompts (B, K, D) -> embedding (B, E): the mean of W_align p_i + b, taken before the linear map."""
+        return self.alignment_projection(soft_prompts.mean(dim=1))
+
+    def embed_states(self, states: Tensor) -> Tensor:
+        """Last states of the compression tokens (B, K, D) -> embedding (B, E).
+
+        Both projections are affine, so that the mean may come first: the same embedding for a K-th of the work.
+        """
+        return self.align(self.project(states.mean(dim=1, keepdim=True)))
+
+    def tokenize_queries(
+        self, texts: Sequence[str], max_length: int | None = None, strip: bool = False
+    ) -> list[Tensor]:
+        """Ids of the queries; `max_length` tokens include the suffix, so a long query keeps its first ones."""
+        length = max_length or self.max_length
+        self.room_for_query(length)
+        rows = [text.strip() for text in texts] if strip else list(texts)
+        return self.spelling.ids(rows, length, self.num_suffix_tokens)
+
+    def completion_ids(self, texts: Sequence[str], max_length: int = 512) -> list[Tensor]:
+        """Ids of each stripped completion and its end (the end token, or the literal marker), cut at `max_length`."""
+        if self.end_marker is None:
+            return self.backbone.completion_ids(texts, max_length)
+        return self.backbone.tokenize([text.strip() + self.end_marker for text in texts], max_length)
+
+    # Use
+
+    @torch.no_grad()
+    def encode(self, texts: str | Sequence[str], instruction: str | None = None, batch_size: int = 32,
+               max_length: int | None = None, normalize: bool = False, show_progress: bool = False) -> Tensor:  # fmt: skip
+        """Embeddings, float32 (N, E) on the CPU, in the order given; a single string gives (1, E).
+
+        With an instruction, instruction and text are stripped and joined by one space. At most `batch_size` rows and
+        the backbone's token budget run together; neither changes the result.
+        """
+        query_pass = QueryPass.of(self, texts, instruction, batch_size, max_length, show_progress)
+        embeddings = query_pass.collect(self.embed_states, (self.embedding_dim,))
+        return unit_length(embeddings, dim=1) if normalize else embeddings
+
+    @torch.no_grad()
+    def soft_prompts(self, texts: str | Sequence[str], instruction: str | None = None, batch_size: int = 32,
+                     max_length: int | None = None, show_progress: bool = False) -> Tensor:  # fmt: skip
+        """Soft prompts, float32 (N, K, D) on the CPU, in the order given: what decoding starts from."""
+        query_pass = QueryPass.of(self, texts, instruction, batch_size, max_length, show_progress)
+        shape = (self.num_compression_tokens, self.backbone.hidden_size)
+        return query_pass.collect(self.project, shape)
+
+    @torch.no_grad()
+    def decode(self, inputs: Tensor | str | Sequence[str], max_new_tokens: int = 512, instruction: str | None = None,
+               sampling: dict[str, Any] | None = None, seed: int | None = None) -> list[str]:  # fmt: skip
+        """The words that soft prompts (N, K, D) or texts stand for; greedy unless `sampling` says otherwise."""
+        prompts = inputs if isinstance(inputs, Tensor) else self.soft_prompts(inputs, instruction)
+        prompts = prompts[None] if prompts.dim() == 2 else prompts
+        if prompts.dim() != 3 or prompts.shape[2] != self.backbone.hidden_size:
+            raise InputError(
+                f"decode was given a tensor of shape {tuple(prompts.shape)}; expected soft prompts (N, K, "
+                f"{self.backbone.hidden_size}). A pooled embedding cannot be decoded: keep model.soft_prompts(texts)."
+            )
+        results = self.backbone.generate(list(prompts), max_new_tokens, sampling, seed)
+        texts = [self.tokenizer.decode(ids.tolist(), skip_special_tokens=True) for ids, _ in results]
+        return texts if self.end_marker is None else [text.split(self.end_marker)[0] for text in texts]
+
+    @classmethod
+    def from_pretrained(cls, path_or_hub_id: str | Path, device: str | torch.device | None = None,
+                        dtype: str | torch.dtype | None = None, backbone: str | Backbone | None = None,
+                        revision: str | None = None) -> LLM2VecGen:  # fmt: skip
+        """Load a folder or hub id of any known format. `backbone` replaces the recorded path (or is one, built)."""
+        return storage.load(cls, path_or_hub_id, device, dtype, backbone, revision)
+
+    def save_pretrained(self, folder: str | Path, format: str = "native") -> None:
+        """Write the trained tensors and how to find the backbone again; never its weights (except format merged)."""
+        storage.save(self, folder, format)
+
+    def push_to_hub(self, repo_id: str, format: str = "native", **arguments: Any) -> str:
+        """Save and upload, `arguments` (revision, private, message, token) as in checkpoints/hub.py -> the address."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, format)
+            return hub.push(folder, repo_id, **arguments)
+
+
+def _check_sizes(model: LLM2VecGen) -> None:
+    wanted = {"num_thought_tokens": 0, "num_compression_tokens": 1, "embedding_dim": 1}
+    for name, least in wanted.items():
+        if getattr(model, name) < least:
+            raise InputError(f"{name} is {getattr(model, name)}; expected at least {least}")

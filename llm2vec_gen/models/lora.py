@@ -1,0 +1,119 @@
+"""LoRA on the query pass: while it is active, the frozen backbone's linear layers add their low-rank term.
+
+Outside `active()` the same modules are the plain backbone again, which is what the reconstruction pass needs. The
+matrices stay in fp32 and so does the term, cast to the layer's dtype at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from llm2vec_gen.types import InputError
+
+ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class QueryLora(nn.Module):
+    """y = W x + (alpha / rank) B A x on the layers in `pairs`: module path -> (A (r, in), B (out, r)).
+
+    Paths are counted from the model without its head ("layers.0.self_attn.q_proj"), and the parameters are named after
+    them, so that `lora.<path>.A` is the same name here and in a checkpoint. InputError where a path or a shape does not
+    fit the language model. The language model itself is not held here: `active` is given it.
+    """
+
+    def __init__(self, lm: Any, pairs: Mapping[str, tuple[Tensor, Tensor]], alpha: float, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.alpha, self.dropout = float(alpha), float(dropout)
+        self.rank = int(next(iter(pairs.values()))[0].shape[0])
+        self.terms = {path: _Term(self, *pair) for path, pair in sorted(pairs.items())}
+        for path, term in self.terms.items():
+            _plant(self, path, term)
+        wrong = [path for path, term in self.terms.items() if not term.fits(lm.base_model, path)]
+        if wrong:
+            raise InputError(
+                f"the LoRA of {', '.join(wrong[:3])} ({len(wrong)} modules) fits no linear layer of the backbone "
+                f"{type(lm).__name__}; load the checkpoint over the backbone it was trained on"
+            )
+
+    @classmethod
+    def fresh(
+        cls, lm: Any, rank: int, alpha: float, dropout: float = 0.0, target_modules: Sequence[str] = ALL_LINEAR
+    ) -> QueryLora:
+        """New matrices on every layer named in the targets: A uniform, B zero, so that nothing changes yet."""
+        pairs = {}
+        for path, module in lm.base_model.named_modules():
+            if path.rpartition(".")[2] in target_modules and hasattr(module, "in_features"):
+                down = torch.empty(rank, module.in_features)
+                nn.init.kaiming_uniform_(down, a=5**0.5)
+                pairs[path] = down, torch.zeros(module.out_features, rank)
+        if not pairs or rank < 1:
+            raise InputError(
+                f"LoRA of rank {rank} on {list(target_modules)}: expected a positive rank and names of linear layers "
+                f"that {type(lm).__name__} has, such as {list(ALL_LINEAR)}"
+            )
+        return cls(lm, pairs, alpha, dropout).to(lm.device)
+
+    @contextmanager
+    def active(self, lm: Any) -> Iterator[None]:
+        """Within, every pass through `lm` is the adapted one."""
+        handles = [
+            lm.base_model.get_submodule(path).register_forward_hook(term.add) for path, term in self.terms.items()
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The matrices by their names in a checkpoint (checkpoints/base.py)."""
+        return {f"lora.{name}": parameter.detach().float().cpu() for name, parameter in self.named_parameters()}
+
+    def settings(self) -> dict[str, Any]:
+        """What a checkpoint says about them."""
+        return {
+            "rank": self.rank,
+            "alpha": self.alpha,
+            "dropout": self.dropout,
+            "target_modules": sorted({path.rpartition(".")[2] for path in self.terms}),
+            "parameters": sum(parameter.numel() for parameter in self.parameters()),
+        }
+
+
+class _Term(nn.Module):
+    """The two matrices of one layer."""
+
+    def __init__(self, owner: QueryLora, down: Tensor, up: Tensor) -> None:
+        super().__init__()
+        self.A, self.B = nn.Parameter(down.float().clone()), nn.Parameter(up.float().clone())
+        self.scale, self.dropout = owner.alpha / owner.rank, owner.dropout
+
+    def add(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """A forward hook: the layer's output and the low-rank term."""
+        states = functional.dropout(inputs[0].to(self.A.dtype), self.dropout, self.training)
+        return (output + functional.linear(functional.linear(states, self.A), self.B) * self.scale).to(output.dtype)
+
+    def fits(self, inner: nn.Module, path: str) -> bool:
+        """Whether a linear layer of these sizes stands at the path."""
+        try:
+            layer = inner.get_submodule(path)
+        except AttributeError:
+            return False
+        sizes = getattr(layer, "out_features", None), getattr(layer, "in_features", None)
+        return sizes == (self.B.shape[0], self.A.shape[1])
+
+
+def _plant(root: nn.Module, path: str, leaf: nn.Module) -> None:
+    """Register a module at a dotted path, making the modules in between."""
+    *stems, name = path.split(".")
+    for stem in stems:
+        if stem not in root._modules:
+            root.add_module(stem, nn.Module())
+        root = root.get_submodule(stem)
+    root.add_module(name, leaf)

@@ -1,0 +1,86 @@
+"""Texts through the query pass without gradients: sorted, packed, a shared beginning once, results in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm2vec_gen.backbones.batching import common_prefix, micro_batches
+from llm2vec_gen.backbones.prefix import Prefix
+from llm2vec_gen.types import InputError
+
+SHARED_FROM = 8  # a common beginning (an instruction) of this many tokens is computed once per call
+
+
+class QueryPass:
+    """The last K states of each text, handed to a projection bundle by bundle; only its result is kept."""
+
+    def __init__(self, model: Any, ids: list[Tensor], batch_size: int = 32, show_progress: bool = False):
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; expected at least 1")
+        self.model, self.backbone, self.ids = model, model.backbone, ids
+        self.batch_size, self.show_progress = batch_size, show_progress
+
+    @classmethod
+    def of(cls, model: Any, texts: str | Sequence[str], instruction: str | None, batch_size: int, max_length: int | None,
+           show_progress: bool) -> QueryPass:  # fmt: skip
+        """The pass of texts, each after the instruction; `max_length` counts the suffix too."""
+        ids = model.tokenize_queries(_joined(texts, instruction), max_length)
+        return cls(model, ids, batch_size, show_progress)
+
+    def collect(self, project: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Tensor:
+        """(N, *shape) float32 on the CPU: `project` of the compression states, rows in the order of the texts."""
+        result = torch.empty((len(self.ids), *shape), dtype=torch.float32)
+        if not self.ids:
+            return result
+        shared = self._shared()
+        skip = 0 if shared is None else shared.lengths[0]
+        more = self.model.num_suffix_tokens - skip
+        lengths = [len(row) + more for row in self._before_suffix()]
+        bundles = micro_batches(lengths, self.backbone.max_tokens_per_micro_batch)
+        with self._progress(len(self.ids)) as bar:
+            for bundle in (b[i : i + self.batch_size] for b in bundles for i in range(0, len(b), self.batch_size)):
+                states = self._states([self.ids[row] for row in bundle], shared, skip)
+                result[bundle] = project(states).float().cpu()
+                bar.update(len(bundle))
+        return result
+
+    def _states(self, ids: list[Tensor], shared: Prefix | None, skip: int) -> Tensor:
+        model = self.model
+        before, suffix = model.spelling.split(ids, model.suffix)
+        with model.adapted():
+            prefix = self.backbone.record([row[skip:] for row in before], shared)
+            states = self.backbone.suffix_pass(prefix, suffix)
+        return states[:, model.num_thought_tokens :]
+
+    def _shared(self) -> Prefix | None:
+        """Keys and values of the beginning that all texts have in common, where it is long enough to pay."""
+        model = self.model
+        common = common_prefix(self._before_suffix()) if len(self.ids) > 1 else 0
+        if common < SHARED_FROM:
+            return None
+        vectors, _ = model.spelling.split(self.ids[:1], model.suffix)
+        with model.adapted():
+            return self.backbone.record([vectors[0][:common]])
+
+    def _before_suffix(self) -> list[Tensor]:
+        model = self.model
+        return [model.spelling.before_suffix(row, model.num_suffix_tokens) for row in self.ids]
+
+    def _progress(self, total: int) -> Any:
+        from tqdm.auto import tqdm
+
+        return tqdm(total=total, desc="encode", unit="text", disable=not self.show_progress)
+
+
+def _joined(texts: str | Sequence[str], instruction: str | None) -> list[str]:
+    rows = [texts] if isinstance(texts, str) else list(texts)
+    wrong = next((type(row).__name__ for row in rows if not isinstance(row, str)), None)
+    if wrong is not None:
+        raise InputError(f"encode was given a {wrong} among the texts; expected strings only")
+    if instruction is None or not instruction.strip():
+        return rows
+    return [f"{instruction.strip()} {row.strip()}" for row in rows]

@@ -1,0 +1,147 @@
+"""A model <-> a checkpoint: what is recorded of the backbone, and what must agree before tensors are loaded."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llm2vec_gen import checkpoints
+from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.loading import load_tokenizer
+from llm2vec_gen.models import golden
+from llm2vec_gen.models.lora import QueryLora
+from llm2vec_gen.models.spelling import LiteralSpelling
+from llm2vec_gen.types import InputError
+
+
+def load(cls: Any, source: str | Path, device: Any, dtype: Any, backbone: str | Backbone | None,
+         revision: str | None) -> Any:  # fmt: skip
+    """Read a checkpoint, find and compare its backbone, build the model around it."""
+    checkpoint = checkpoints.read(source, revision)
+    settings = checkpoint.settings
+    recorded = settings["backbone"]
+    if not isinstance(backbone, Backbone):
+        dtype = dtype or recorded.get("dtype", "auto")
+        backbone = Backbone(**_whereabouts(checkpoint, backbone), device=device, dtype=dtype)
+    compare(recorded, backbone, str(source))
+    lora = settings.get("lora") or {}
+    model = cls(
+        backbone, settings["embedding_dim"], settings["num_thought_tokens"], settings["num_compression_tokens"],
+        settings.get("max_length", 512),
+    )  # fmt: skip
+    if settings.get("suffix_spelling") == "literal":
+        tokenizer = _tokenizer(checkpoint)
+        model.spelling = LiteralSpelling(backbone, tokenizer, settings["suffix_tokens"], settings["suffix_ids"])
+    if lora:
+        pairs = checkpoint.lora()
+        model.lora = QueryLora(backbone.lm, pairs, lora["alpha"], lora.get("dropout") or 0.0).to(backbone.device)
+    model.end_marker, model.card = settings.get("end_marker"), dict(settings.get("card") or {})
+    put(model, checkpoint.tensors)
+    golden.check(model.eval(), settings.get("golden") or [], recorded)
+    return model
+
+
+def _whereabouts(checkpoint: checkpoints.Checkpoint, path: str | None) -> dict[str, Any]:
+    """Constructor arguments of the recorded backbone; a path given by the caller replaces path and revision."""
+    recorded = checkpoint.settings["backbone"]
+    kept = ("end_token", "chat_template_arguments", "quantization")
+    arguments = {name: recorded[name] for name in kept if recorded.get(name) is not None}
+    if path is not None:
+        return {"path": str(path), **arguments}
+    return {"path": checkpoint.backbone_path(), "revision": recorded.get("revision") or "main", **arguments}
+
+
+def compare(recorded: dict[str, Any], backbone: Backbone, source: str) -> None:
+    """InputError, naming both values, unless this is the backbone the checkpoint was trained over."""
+    found: dict[str, Any] = {"hidden_size": backbone.hidden_size, "vocab_size": backbone.vocab_size}
+    if recorded.get("fingerprint"):
+        found["fingerprint"] = backbone.fingerprint
+    if recorded.get("num_tokens"):
+        found["num_tokens"] = len(backbone.tokenizer)
+    for name, value in found.items():
+        expected = recorded.get(name)
+        if expected is not None and expected != value:
+            raise InputError(
+                f"{source} was trained over a backbone with {name.replace('_', ' ')} {expected}, but {backbone.path!r} "
+                f"has {value}; give the backbone it was trained over ({recorded['path']}) as backbone=..."
+            )
+
+
+def put(model: Any, tensors: dict[str, Tensor]) -> None:
+    """Copy suffix and projections into the model; InputError where a shape does not match."""
+    with torch.no_grad():
+        for name, parameter in core(model).items():
+            if parameter.shape != tensors[name].shape:
+                shapes = tuple(tensors[name].shape), tuple(parameter.shape)
+                raise InputError(f"tensor {name!r} of the checkpoint is {shapes[0]}; this model expects {shapes[1]}")
+            parameter.copy_(tensors[name])
+
+
+def core(model: Any) -> dict[str, nn.Parameter]:
+    """Suffix and projections by their names in a checkpoint (LoRA matrices have names of their own)."""
+    return {name: value for name, value in model.trainables().items() if not name.startswith("lora.")}
+
+
+def _tokenizer(checkpoint: Any) -> Any:
+    """The checkpoint's own tokenizer, from its files."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in checkpoint.files.items():
+            (Path(folder) / name).write_bytes(content)
+        tokenizer = load_tokenizer(folder, "main", trust_remote_code=False)
+    # decoded text as the software of that time gave it, where the tokenizer asks for it (Llama 3)
+    tokenizer.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output = True
+    return tokenizer
+
+
+def save(model: Any, folder: str | Path, format: str) -> None:
+    """Write the checkpoint in a format of llm2vec_gen.checkpoints; merged folders get the backbone's weights too."""
+    backbone = model.backbone
+    tensors = {name: parameter.detach().float().cpu() for name, parameter in core(model).items()}
+    if model.lora is not None:
+        tensors |= model.lora.tensors()
+    extra = {"weights": backbone.lm.state_dict()} if format == "merged" else {}
+    described = settings(model) | {"golden": golden.record(model)}
+    checkpoints.write(folder, described, tensors, _tokenizer_files(model.tokenizer), format, **extra)
+
+
+def settings(model: Any) -> dict[str, Any]:
+    """What a checkpoint says beside its tensors (see checkpoints/base.py)."""
+    backbone, literal = model.backbone, isinstance(model.spelling, LiteralSpelling)
+    described: dict[str, Any] = {
+        "backbone": {
+            "path": backbone.path, "revision": backbone.revision, "fingerprint": backbone.fingerprint,
+            "hidden_size": backbone.hidden_size, "vocab_size": backbone.vocab_size,
+            "dtype": str(backbone.dtype).removeprefix("torch."), "quantization": backbone.quantization,
+            "end_token": backbone.tokenizer.convert_ids_to_tokens(backbone.end_id),
+            "chat_template_arguments": backbone.chat_template_arguments,
+            "num_tokens": len(backbone.tokenizer), "config": _config(backbone.lm),
+        },
+        "num_thought_tokens": model.num_thought_tokens, "num_compression_tokens": model.num_compression_tokens,
+        "embedding_dim": model.embedding_dim, "max_length": model.max_length,
+        "suffix_spelling": "literal" if literal else "own", "end_marker": model.end_marker,
+    }  # fmt: skip
+    if literal:
+        described["suffix_ids"] = model.spelling.token_ids.tolist()
+        described["suffix_tokens"] = model.spelling.spellings
+    if model.lora is not None:
+        described["lora"] = model.lora.settings()
+    if model.card:
+        described["card"] = model.card
+    return described
+
+
+def _config(lm: Any) -> dict[str, Any]:
+    """The language model's whole config as plain values, without where it was read from."""
+    config = json.loads(lm.config.to_json_string(use_diff=False))
+    return {name: value for name, value in config.items() if not name.startswith("_")}
+
+
+def _tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()}

@@ -1,0 +1,163 @@
+"""What lessons read: the texts of a completions artifact, of a query source or of a triplet data set, as rows on disk.
+
+Rows are written once into a memory-mapped file, so that a corpus of any size is shuffled without being held.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm2vec_gen.data.base import HashSet, QuerySource
+from llm2vec_gen.types import InputError
+
+ROWS_AT_A_TIME = 1000
+LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of a source, before it is split into what lessons read."""
+
+    id: str
+    query: str
+    completion: str | None = None
+    negative: str | None = None
+
+
+class Triplets:
+    """Queries, completions and hard negatives of a hub data set, or of one local file (jsonl, csv, parquet), streamed.
+
+    negative_column null: pairs. Rows that lack one of the texts are left out, and counted in `report`.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        name: str | None = None,
+        split: str = "train",
+        query_column: str = "query",
+        completion_column: str = "completion",
+        negative_column: str | None = "negative",
+        revision: str = "main",
+        limit: int | None = None,
+    ):
+        self.path, self.name, self.split, self.revision, self.limit = path, name, split, revision, limit
+        self.columns = [one for one in (query_column, completion_column, negative_column) if one]
+        self._rows = self._open()
+        first: dict[str, Any] = next(iter(self._rows), {})
+        missing = [column for column in self.columns if column not in first]
+        if missing:
+            there = ", ".join(first) or "none"
+            raise InputError(f"teaching.corpus.path={path} has no column {', '.join(missing)}; its columns: {there}")
+        self.report = {"read": 0, "incomplete": 0}
+
+    def examples(self) -> Iterator[Example]:
+        """The rows in which every text is there."""
+        self.report = dict.fromkeys(self.report, 0)
+        for index, record in enumerate(itertools.islice(self._rows, self.limit)):
+            self.report["read"] += 1
+            texts = [record[column] for column in self.columns]
+            if all(isinstance(text, str) and text.strip() for text in texts):
+                yield Example(str(index), *texts)
+            else:
+                self.report["incomplete"] += 1
+
+    def _open(self) -> Any:
+        import datasets
+
+        file = Path(self.path).expanduser()
+        options: dict[str, Any] = {"path": self.path, "name": self.name, "revision": self.revision}
+        if file.is_file():
+            if file.suffix.lower() not in LOADERS:
+                raise InputError(f"teaching.corpus.path={self.path}: expected a file ending in {', '.join(LOADERS)}")
+            options = {"path": LOADERS[file.suffix.lower()], "data_files": {self.split: str(file)}}
+        try:
+            return datasets.load_dataset(**options, split=self.split, streaming=True)
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"teaching.corpus.path={self.path} cannot be read: {reason:.300}") from error
+
+
+class CorpusRows(Sequence[tuple[str, ...]]):
+    """Rows of texts on disk: row i is `texts` of what `ids[i]` names, all rows of equal length."""
+
+    def __init__(self, file: Path):
+        import pyarrow as pa
+
+        with pa.memory_map(str(file)) as source:
+            table = pa.ipc.open_file(source).read_all()
+        self._ids, *self._columns = table.columns
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, index: Any) -> Any:
+        if index >= len(self):
+            raise IndexError(index)
+        return tuple(column[int(index)].as_py() for column in self._columns)
+
+    def id(self, index: int) -> str:
+        """The id of a row."""
+        return self._ids[int(index)].as_py()
+
+
+def write_rows(file: Path, source: Any, reads: str, fields: Sequence[str]) -> CorpusRows:
+    """The rows of a source for lessons that read "texts" or "pairs", written beside the file and renamed.
+
+    Blank texts, and texts (or pairs) that stood in an earlier row, are left out.
+    """
+    import pyarrow as pa
+
+    rows = _texts(source, fields) if reads == "texts" else _pairs(source)
+    first = next(rows, None)
+    if first is None:
+        raise InputError(f"the corpus has no {reads} to learn from; give teaching.corpus a source that has")
+    names = ["id", *(f"text{place}" for place in range(len(first) - 1))]
+    schema = pa.schema([(name, pa.large_string()) for name in names])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".tmp-{os.getpid()}-{file.name}")
+    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        rows = itertools.chain([first], rows)
+        while chunk := list(itertools.islice(rows, ROWS_AT_A_TIME)):
+            columns = [pa.array(column, pa.large_string()) for column in zip(*chunk, strict=True)]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+    temporary.replace(file)
+    return CorpusRows(file)
+
+
+def examples(source: Any) -> Iterator[Example]:
+    """The rows of a completions artifact, a query source, or anything with `examples()`."""
+    if hasattr(source, "examples"):
+        yield from source.examples()
+    elif isinstance(source, QuerySource):
+        for query in source.queries():
+            yield Example(query.id, query.text, query.answer)
+    else:
+        for start in range(0, len(source), ROWS_AT_A_TIME):
+            for row in source[start : start + ROWS_AT_A_TIME]:
+                yield Example(row.id, row.query, row.completion)
+
+
+def _texts(source: Any, fields: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """(id, text) of every different text in the named fields."""
+    seen = HashSet()
+    for example in examples(source):
+        for field in fields:
+            text = (getattr(example, field) or "").strip()
+            if text and seen.add(text):
+                yield f"{example.id}:{field}", text
+
+
+def _pairs(source: Any) -> Iterator[tuple[str, ...]]:
+    """(id, query, completion) or (id, query, completion, negative); each different one once."""
+    seen = HashSet()
+    for example in examples(source):
+        given = (example.query, example.completion or "", example.negative)
+        texts = [text.strip() for text in given if text is not None]
+        if all(texts) and seen.add("\0".join(texts)):
+            yield example.id, *texts

@@ -1,0 +1,93 @@
+"""Completions and targets on disk -> batches of token ids, and what was cut on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import lightning
+import numpy as np
+import torch
+
+from llm2vec_gen.training import ranks
+from llm2vec_gen.training.loader import BatchLoader, Counts, Shuffle
+from llm2vec_gen.training.settings import TrainingSettings
+from llm2vec_gen.types import Batch, Completion, InputError
+
+
+class Rows(Protocol):
+    """Random access to rows on disk: completions, or target vectors of the same rows."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
+
+
+class CompletionData(lightning.LightningDataModule):
+    """Batches of `batch_size` queries with their completions and targets, tokenised as they are needed.
+
+    completions[i] -> Completion, targets[i] -> float32 (E,), both random access; neither is read as a whole. Queries
+    are stripped and share their `max_length` with the suffix; completions end with the family's end token.
+    """
+
+    def __init__(self, model: Any, completions: Rows, targets: Rows, settings: TrainingSettings, seed: int):
+        super().__init__()
+        if len(completions) != len(targets):
+            raise InputError(
+                f"{len(targets)} targets for {len(completions)} completions: they are of another completion set; "
+                "run experiments/embed.py with the same overrides"
+            )
+        self._model, self._completions, self._targets = model, completions, targets
+        self.settings, self.seed = settings, seed
+        self._loader: BatchLoader | None = None
+        Shuffle(len(completions), settings.batch_size, seed)  # complains before anything is loaded
+
+    def train_dataloader(self) -> BatchLoader:
+        """One loader for the whole run: Lightning sees a single epoch, in which each step is one batch."""
+        settings = self.settings
+        order = Shuffle(len(self._completions), settings.batch_size, self.seed, ranks.own(), ranks.count())
+        self._loader = BatchLoader(
+            lambda step: self._batch(order.rows(step)), settings.max_steps, settings.prefetch_batches
+        )
+        return self._loader
+
+    def teardown(self, stage: str) -> None:
+        """Stop the thread that makes batches, also after an error."""
+        if self._loader is not None:
+            self._loader.close()
+
+    def counts(self) -> dict[str, int]:
+        """What was trained on so far, over all ranks: samples, tokens, how many queries and completions were cut."""
+        own = {} if self._loader is None else dict(self._loader.counts)
+        parts = ranks.gather(own)
+        return {name: sum(part[name] for part in parts) for name in own}
+
+    def _batch(self, rows: np.ndarray) -> tuple[Batch, Counts]:
+        completions: list[Completion] = [self._completions[int(row)] for row in rows]
+        queries, queries_cut = self._queries([completion.query for completion in completions])
+        answers, answers_cut = self._answers([completion.completion for completion in completions])
+        targets = np.stack([np.asarray(self._targets[int(row)], dtype=np.float32) for row in rows])
+        batch = Batch([completion.id for completion in completions], queries, answers, torch.from_numpy(targets))
+        counts = {
+            "samples": len(rows),
+            "query_tokens": sum(map(len, queries)),
+            "completion_tokens": sum(map(len, answers)),
+            "queries_cut": queries_cut,
+            "completions_cut": answers_cut,
+        }
+        return batch, counts
+
+    def _queries(self, texts: Sequence[str]) -> tuple[list[torch.Tensor], int]:
+        """Token ids cut to the budget, and how many were: one token more is asked for, to see who had it."""
+        length = self._model.max_length
+        longer = self._model.tokenize_queries(texts, max_length=length + 1, strip=True)
+        suffix = self._model.num_thought_tokens + self._model.num_compression_tokens
+        return _cut(longer, length - suffix)
+
+    def _answers(self, texts: Sequence[str]) -> tuple[list[torch.Tensor], int]:
+        length = self.settings.max_completion_tokens
+        return _cut(self._model.backbone.completion_ids(texts, max_length=length + 1), length)
+
+
+def _cut(rows: list[torch.Tensor], length: int) -> tuple[list[torch.Tensor], int]:
+    return [row[:length] for row in rows], sum(len(row) > length for row in rows)

@@ -1,0 +1,197 @@
+"""Train: model, losses, completions and targets -> a trained model, with a loss curve and a state to continue from."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import pickle
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+
+from llm2vec_gen.training.callbacks import MetricLog, ResumeCheckpoint, Stopped
+from llm2vec_gen.training.datamodule import CompletionData, Rows
+from llm2vec_gen.training.metrics_file import MetricsFile
+from llm2vec_gen.training.module import TrainingModule
+from llm2vec_gen.training.settings import SAME_RESULT, TrainerSettings, TrainingSettings, check_losses, weight_of
+from llm2vec_gen.types import InputError
+
+RESUME = "resume"  # the folder, inside the run's, that holds the state to continue from
+
+
+def fit(
+    model: Any,
+    losses: Mapping[str, Any],
+    completions: Rows,
+    targets: Rows,
+    settings: TrainingSettings,
+    trainer_settings: TrainerSettings,
+    folder: Path | str,
+    seed: int,
+    loggers: Sequence[Any] = (),
+    callbacks: Sequence[lightning.Callback] = (),
+) -> dict[str, float | int]:
+    """Train `model` in place up to `max_steps`, continuing from `folder/resume/last.ckpt` where that exists.
+
+    Writes `folder/metrics.csv` whatever the loggers. Returns counts and the last row of metrics. The caller saves the
+    model, and may remove `folder/resume` after that.
+
+    Raises InputError (settings, data or saved state that do not fit together, too little memory), FloatingPointError
+    (a loss that is not finite; names the ids) and Stopped (SIGINT or SIGTERM; the state is saved).
+    """
+    check_losses(losses)
+    data = CompletionData(model, completions, targets, settings, seed)
+    module = TrainingModule(model, losses, settings)
+    identity = _identity(model, losses, completions, settings, seed)
+    log = MetricLog(settings.log_every_n_steps)
+    reached = run(module, data, identity, settings, trainer_settings, Path(folder), loggers, [log, *callbacks])
+    return {**data.counts(), **reached}
+
+
+def run(
+    module: Any,
+    data: lightning.LightningDataModule,
+    identity: dict[str, Any],
+    settings: TrainingSettings,
+    trainer_settings: TrainerSettings,
+    folder: Path,
+    loggers: Sequence[Any],
+    callbacks: Sequence[lightning.Callback],
+) -> dict[str, float | int]:
+    """One resumable run of any module that has a `model` with a backbone; raises what `fit` raises.
+
+    Returns the steps reached and the last row of `folder/metrics.csv`. `callbacks` must log the rows; saving is added.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    resume = ResumeCheckpoint(folder / RESUME, settings.checkpoint_every_n_steps, settings.log_every_n_steps, identity)
+    start = _start(resume.path, identity)
+    curve = MetricsFile(folder / "metrics.csv")
+    _configure(module.model, settings)
+    with _quiet(), _told(module.model, settings, resume.path):
+        trainer = lightning.Trainer(
+            **_devices(trainer_settings),
+            max_steps=settings.max_steps,
+            max_epochs=-1,
+            log_every_n_steps=min(settings.log_every_n_steps, settings.max_steps),
+            logger=[curve, *loggers],
+            callbacks=[*callbacks, resume],
+            default_root_dir=folder,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+        _check_device(module.model, trainer)
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
+        finally:
+            data.teardown("fit")  # Lightning does not call it after an error
+    return {"steps": trainer.global_step, **_last(curve)}
+
+
+def _configure(model: Any, settings: TrainingSettings) -> None:
+    if settings.max_tokens_per_micro_batch is not None:
+        model.backbone.max_tokens_per_micro_batch = settings.max_tokens_per_micro_batch
+    model.backbone.gradient_checkpointing = settings.gradient_checkpointing
+
+
+def _devices(settings: TrainerSettings) -> dict[str, Any]:
+    keys = ("accelerator", "devices", "num_nodes", "strategy")
+    return {key: getattr(settings, key) for key in keys}
+
+
+def _check_device(model: Any, trainer: lightning.Trainer) -> None:
+    given, expected = torch.device(model.backbone.device).type, trainer.strategy.root_device.type
+    if given != expected:
+        raise InputError(
+            f"the backbone is on {given}, but trainer.accelerator trains on {expected}; "
+            f"choose trainer={'cpu' if given == 'cpu' else 'gpu'} or move the backbone with trainer.device={expected}"
+        )
+
+
+def _last(curve: MetricsFile) -> dict[str, float | int]:
+    rows = curve.rows()
+    return {name.removeprefix("train/"): value for name, value in rows[-1].items() if name != "step"} if rows else {}
+
+
+# ---- the state to continue from
+
+
+def _identity(
+    model: Any, losses: Mapping[str, Any], completions: Rows, settings: TrainingSettings, seed: int
+) -> dict[str, Any]:
+    """What makes two runs the same one; plain values, saved beside the weights."""
+    what = {key: value for key, value in asdict(settings).items() if key not in SAME_RESULT}
+    return {
+        **{f"training.{key}": value for key, value in what.items()},
+        **{f"loss.{name}.weight": weight_of(loss) for name, loss in losses.items()},
+        "seed": seed,
+        "number of completions": len(completions),
+        "first completion": completions[0].id,
+        "last completion": completions[len(completions) - 1].id,
+        "backbone": str(getattr(model.backbone, "fingerprint", "")),
+    }
+
+
+def _start(path: Path, identity: dict[str, Any]) -> Path | None:
+    """Where to continue from; raises InputError if the saved state is damaged or of another run."""
+    if not path.exists():
+        return None
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["identity"]
+    except (RuntimeError, KeyError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise InputError(f"{path} cannot be read ({error}); remove it to start this run anew") from error
+    if saved != identity:
+        keys = [key for key in {**saved, **identity} if saved.get(key) != identity.get(key)]
+        changes = ", ".join(f"{key} {saved.get(key)} -> {identity.get(key)}" for key in keys)
+        raise InputError(
+            f"{path} was saved with another config ({changes}); use the same settings to continue it, another folder "
+            f"for a new run, or remove {path.parent} to start anew"
+        )
+    return path
+
+
+# ---- what the user hears
+
+
+@contextlib.contextmanager
+def _told(model: Any, settings: TrainingSettings, path: Path) -> Iterator[None]:
+    """Says what to do after a stop by a signal or for lack of memory."""
+    try:
+        yield
+    except Stopped as stop:
+        print(
+            f"stopped by signal {stop.signum} after step {stop.step} of {settings.max_steps}; saved in {path}: "
+            "the same command continues from there",
+            file=sys.stderr,
+        )
+        raise
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"out of memory with micro-batches of {model.backbone.max_tokens_per_micro_batch} tokens ({error}); lower "
+            "training.max_tokens_per_micro_batch or set training.gradient_checkpointing=true, and run the same command "
+            f"again: what is saved in {path} is kept"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning's banners and tips are not about this run; its warnings and errors stay."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        for about in (".*in eval mode at the start", ".*GPU available but not used", ".*treespec, LeafSpec"):
+            warnings.filterwarnings("ignore", message=about)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,125 @@
+"""A lesson as a Lightning module, and its corpus as a data module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+
+from llm2vec_gen.training import ranks
+from llm2vec_gen.training.callbacks import MetricLog
+from llm2vec_gen.training.corpus import CorpusRows
+from llm2vec_gen.training.lessons.base import Lesson, LessonBatch
+from llm2vec_gen.training.loader import BatchLoader, Counts, Shuffle
+from llm2vec_gen.training.metrics import IntervalMeans
+from llm2vec_gen.training.metrics_file import MetricsFile
+from llm2vec_gen.training.module import TrainingModule
+from llm2vec_gen.types import InputError
+
+
+class LessonModule(TrainingModule):
+    """Trains an encoder's adapter on a lesson's loss; optimiser, schedule, checkpoints and guards are TrainingModule's.
+
+    All randomness of a step is a function of (seed, step, rank), so a resumed run repeats it exactly.
+    """
+
+    def __init__(self, encoder: Any, lesson: Lesson, name: str, seed: int):
+        super().__init__(encoder, {name: lesson}, lesson.training)
+        self.lesson, self.name, self.seed = lesson, name, seed
+        self.means = IntervalMeans(("loss", *lesson.observed, "gradient_norm"))
+
+    def training_step(self, batch: LessonBatch, batch_idx: int) -> Tensor:  # type: ignore[override]
+        """The lesson's loss over the effective batch."""
+        torch.manual_seed(seed_of(self.seed, self.global_step, ranks.own()))
+        loss, observed = self.lesson.loss(self.model, batch)
+        self._step = {"loss": loss.detach(), self.name: loss.detach(), **observed}
+        self._tokens += sum(len(row) for column in batch.columns for row in column)
+        return loss
+
+    def readings(self) -> dict[str, float]:
+        """The interval since the last call; an adapter has no suffix."""
+        self.latest = {name: value for name, value in super().readings().items() if name != "train/suffix_norm"}
+        return self.latest
+
+
+class LessonData(lightning.LightningDataModule):
+    """Batches of `batch_size` rows of the corpus, tokenised as they are needed and cut at the lesson's `max_length`."""
+
+    def __init__(self, lesson: Lesson, corpus: CorpusRows, backbone: Any, seed: int):
+        super().__init__()
+        self.lesson, self.corpus, self.backbone, self.seed = lesson, corpus, backbone, seed
+        self._loader: BatchLoader | None = None
+
+    def train_dataloader(self) -> BatchLoader:
+        """One loader for the whole lesson."""
+        training = self.lesson.training
+        order = Shuffle(len(self.corpus), training.batch_size, self.seed, ranks.own(), ranks.count())
+        self._loader = BatchLoader(
+            lambda step: self._batch(step, order.rows(step)), training.max_steps, training.prefetch_batches
+        )
+        return self._loader
+
+    def teardown(self, stage: str) -> None:
+        """Stop the thread that makes batches, also after an error."""
+        if self._loader is not None:
+            self._loader.close()
+
+    def counts(self) -> dict[str, int]:
+        """Rows and tokens that were trained on so far, over all ranks, and how many texts were cut."""
+        own = {} if self._loader is None else dict(self._loader.counts)
+        parts = ranks.gather(own)
+        return {name: sum(part[name] for part in parts) for name in own}
+
+    def _batch(self, step: int, rows: np.ndarray) -> tuple[Any, Counts]:
+        """The `LessonBatch` of a step, and its counts."""
+        counts = {"samples": len(rows), "tokens": 0, "texts_cut": 0}
+
+        def tokenize(texts: Sequence[str]) -> list[Tensor]:
+            ids = self.backbone.tokenize(list(texts), self.lesson.max_length + 1)
+            counts["texts_cut"] += sum(len(row) > self.lesson.max_length for row in ids)
+            cut = [row[: self.lesson.max_length] if len(row) else torch.tensor([self.backbone.end_id]) for row in ids]
+            counts["tokens"] += sum(map(len, cut))
+            return cut
+
+        batch = self.lesson.batch(
+            [self.corpus.id(row) for row in rows],
+            [self.corpus[row] for row in rows],
+            tokenize,
+            lambda place: np.random.default_rng([self.seed, step, int(rows[place])]),
+        )
+        return batch, counts
+
+
+class LessonLog(MetricLog):
+    """As MetricLog; to loggers that know one run, steps go on from where the lesson before stopped."""
+
+    def __init__(self, every_n_steps: int, steps_before: int):
+        super().__init__(every_n_steps)
+        self.steps_before = steps_before
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        pl_module.remember(batch)
+        step = trainer.global_step
+        if step % self.every_n_steps == 0 or step == trainer.max_steps:
+            readings = pl_module.readings()
+            for logger in trainer.loggers:
+                logger.log_metrics(readings, step if isinstance(logger, MetricsFile) else self.steps_before + step)
+
+
+def check_size(name: str, lesson: Lesson, corpus: CorpusRows) -> None:
+    """InputError where the corpus does not fill one batch."""
+    size = lesson.training.batch_size
+    if len(corpus) < size:
+        raise InputError(
+            f"the corpus has {len(corpus)} {lesson.reads}, fewer than one batch of "
+            f"teaching.lessons.{name}.training.batch_size={size}; give a larger corpus or lower the batch size"
+        )
+
+
+def seed_of(*numbers: int) -> int:
+    """A seed for torch that differs wherever one of the numbers does."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

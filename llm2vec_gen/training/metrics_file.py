@@ -1,0 +1,65 @@
+"""metrics.csv: the loss curve of a run, one row per logging interval, exact across stops and restarts."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+
+class MetricsFile(Logger):
+    """Appends rows to a csv file as they come. Lightning's own CSV logger deletes the file of the run it continues."""
+
+    def __init__(self, path: Path | str):
+        super().__init__()
+        self.path = Path(path)
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The manifest has them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """One row; the first one decides the columns."""
+        row = {"step": step, **metrics}
+        fresh = not self.path.exists()
+        with self.path.open("a", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, list(row), lineterminator="\n")
+            if fresh:
+                writer.writeheader()
+            writer.writerow(row)
+
+    @rank_zero_only
+    def keep_until(self, step: int) -> None:
+        """Drop the rows after `step` (all, with step 0) and a row torn by a kill: a resumed run writes them again."""
+        if not self.path.exists():
+            return
+        header, *lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
+        kept = [line for line in lines if line.endswith("\n") and int(line.split(",")[0]) <= step]
+        if not kept:
+            self.path.unlink()
+            return
+        temporary = self.path.with_name(f"{self.path.name}.tmp")
+        temporary.write_text("".join([header, *kept]), encoding="utf-8", newline="")
+        temporary.replace(self.path)
+
+    def rows(self) -> list[dict[str, float]]:
+        """Every row, in order."""
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="", encoding="utf-8") as stream:
+            return [
+                {name: int(value) if name == "step" else float(value) for name, value in row.items()}
+                for row in csv.DictReader(stream)
+            ]

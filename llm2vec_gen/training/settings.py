@@ -1,0 +1,145 @@
+"""How long, how fast and in what steps a run trains (`conf/training`), and on which machine part (`conf/trainer`)."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llm2vec_gen.types import InputError
+
+SAME_RESULT = frozenset(
+    {"max_tokens_per_micro_batch", "gradient_checkpointing", "log_every_n_steps", "checkpoint_every_n_steps"}
+    | {"prefetch_batches", "max_steps"}
+)
+"""Settings that a resumed run may change: they decide how a step is computed or how far it goes, not what it gives."""
+
+COUNTS = {  # whole numbers and the least each may be
+    "max_steps": 1,
+    "schedule_steps": 1,
+    "warmup_steps": 0,
+    "batch_size": 1,
+    "max_completion_tokens": 1,
+    "max_tokens_per_micro_batch": 1,
+    "log_every_n_steps": 1,
+    "checkpoint_every_n_steps": 1,
+    "prefetch_batches": 0,
+}
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Training settings of the paper (METHOD of arXiv 2603.10913); `schedule_steps` is where the rate would reach 0.
+
+    Raises InputError where values contradict each other.
+    """
+
+    max_steps: int = 5000
+    schedule_steps: int = 20000
+    warmup_steps: int = 100
+    batch_size: int = 32
+    learning_rate: float = 3e-4
+    weight_decay: float = 0.0
+    gradient_clip: float = 1.0
+    max_completion_tokens: int = 512
+    max_tokens_per_micro_batch: int | None = None  # None: as the backbone has it
+    gradient_checkpointing: bool = False
+    log_every_n_steps: int = 10
+    checkpoint_every_n_steps: int = 500
+    prefetch_batches: int = 4
+
+    def __post_init__(self) -> None:
+        for key in COUNTS:
+            value, least = getattr(self, key), COUNTS[key]
+            if value is None and key == "max_tokens_per_micro_batch":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InputError(f"training.{key}={value}: expected a whole number of {least} or more")
+        for key in ("learning_rate", "weight_decay", "gradient_clip"):
+            value = getattr(self, key)
+            positive = key != "weight_decay"
+            if not isinstance(value, int | float) or not math.isfinite(value) or value < 0 or (positive and value == 0):
+                raise InputError(f"training.{key}={value}: expected a finite number {'over 0' if positive else '>= 0'}")
+        if self.schedule_steps < self.max_steps:
+            raise InputError(
+                f"training.schedule_steps={self.schedule_steps} ends before training.max_steps={self.max_steps}: the "
+                "learning rate would be 0 for the rest; raise training.schedule_steps or lower training.max_steps"
+            )
+        if self.warmup_steps >= self.schedule_steps:
+            raise InputError(
+                f"training.warmup_steps={self.warmup_steps} must be less than training.schedule_steps="
+                f"{self.schedule_steps}; lower the one or raise the other"
+            )
+
+    def rate(self, step: int) -> float:
+        """Learning rate of the update number `step`, counted from 0: linear warm-up, then linear to 0."""
+        return self.learning_rate * self.rate_factor(step)
+
+    def rate_factor(self, step: int) -> float:
+        """Share of the peak rate: step / warm-up before its end, then what is left of the schedule."""
+        if step < self.warmup_steps:
+            return step / self.warmup_steps
+        return max(0.0, (self.schedule_steps - step) / (self.schedule_steps - self.warmup_steps))
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """On which devices a run trains. `device` is where nouns outside training (encoders, generators) compute."""
+
+    accelerator: str = "cpu"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("devices", "num_nodes"):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"trainer.{key}={value}: expected a whole number of 1 or more")
+        started = int(os.environ.get("WORLD_SIZE", "1"))
+        if self.ranks != started:
+            raise InputError(
+                f"trainer.devices={self.devices} x trainer.num_nodes={self.num_nodes} asks for {self.ranks} "
+                f"processes, but {started} are running; set trainer.devices and trainer.num_nodes to what was started"
+            )
+
+        self._check_devices()
+
+    def _check_devices(self) -> None:
+        if self.accelerator not in ("gpu", "cuda"):
+            return
+        import torch
+
+        found = torch.cuda.device_count()
+        if self.devices > found:
+            raise InputError(
+                f"trainer.accelerator={self.accelerator} with trainer.devices={self.devices} needs as many GPUs, but this "
+                f"machine shows {found}; choose trainer=cpu or fewer devices"
+            )
+
+    @property
+    def ranks(self) -> int:
+        return self.devices * self.num_nodes
+
+
+def check_losses(losses: Mapping[str, Any] | None) -> None:
+    """Raises InputError unless a loss with a weight over 0 is left; takes built losses or their config nodes."""
+    advice = "keep loss.alignment or loss.reconstruction with a weight over 0"
+    if not losses:
+        raise InputError(f"no loss is left to train with (given: none); {advice}")
+    weights = {name: weight_of(loss) for name, loss in losses.items()}
+    for name, weight in weights.items():
+        if not math.isfinite(weight) or weight < 0:
+            raise InputError(f"loss.{name}.weight={weight}: expected a finite number of 0 or more")
+    if not any(weights.values()):
+        given = ", ".join(f"loss.{name}.weight=0" for name in weights)
+        raise InputError(f"no loss is left to train with (given: {given}); {advice}")
+
+
+def weight_of(loss: Any) -> float:
+    """A loss's weight, 1 where it names none."""
+    value = loss.get("weight", 1.0) if isinstance(loss, Mapping) else getattr(loss, "weight", 1.0)
+    return float(value)

@@ -1,0 +1,108 @@
+"""The same vectors inside sentence-transformers, live and from a folder, and inside mteb."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from llm2vec_gen import LLM2VecGen
+from llm2vec_gen.checkpoints.sentence_transformers import PROMPTS
+from llm2vec_gen.types import InputError
+from tests.checkpoints.samples import FAMILIES
+
+sentence_transformers = pytest.importorskip("sentence_transformers")
+TEXTS = ["Where does the cat sit?", "", " the dog ate ", "the cat sat " * 40]
+BACKBONE = str(FAMILIES / "qwen2_5" / "backbone")
+
+
+@pytest.fixture(scope="module")
+def model() -> LLM2VecGen:
+    return LLM2VecGen.from_pretrained(FAMILIES / "qwen2_5" / "checkpoint", device="cpu", backbone=BACKBONE)
+
+
+@pytest.fixture(scope="module")
+def live(model: LLM2VecGen):
+    from llm2vec_gen.integrations.sentence_transformers import to_sentence_transformer
+
+    return to_sentence_transformer(model)
+
+
+def check(st, model: LLM2VecGen) -> None:
+    assert np.abs(st.encode(TEXTS) - model.encode(TEXTS).numpy()).max() < 1e-5
+    for prompt, vectors in (
+        ("query", st.encode_query(TEXTS)),
+        ("document", st.encode_document(TEXTS)),
+        ("STS", st.encode(TEXTS, prompt_name="STS")),
+    ):
+        assert np.abs(vectors - model.encode(TEXTS, instruction=PROMPTS[prompt]).numpy()).max() < 1e-5
+    normal = st.encode(TEXTS, normalize_embeddings=True)
+    assert np.allclose(np.linalg.norm(normal, axis=1), 1, atol=1e-5)
+    expected = torch.nn.functional.cosine_similarity(model.encode(TEXTS[:1]), model.encode(TEXTS[1:2]))
+    assert torch.allclose(st.similarity(normal[:1], normal[1:2])[0], expected, atol=1e-5)
+    assert st.encode("one text").shape == (24,)
+    assert (st.get_embedding_dimension(), st.max_seq_length) == (24, 512)
+
+
+def test_live(live, model: LLM2VecGen) -> None:
+    check(live, model)
+
+
+def test_a_folder_and_its_copy(model: LLM2VecGen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    model.save_pretrained(tmp_path / "st", format="sentence_transformers")
+    options = {"trust_remote_code": True, "device": "cpu", "model_kwargs": {"backbone": BACKBONE}}
+    first = sentence_transformers.SentenceTransformer(str(tmp_path / "st"), **options)
+    check(first, model)
+    first.save_pretrained(str(tmp_path / "copy"))
+    check(sentence_transformers.SentenceTransformer(str(tmp_path / "copy"), **options), model)
+    again = LLM2VecGen.from_pretrained(tmp_path / "copy", device="cpu", backbone=BACKBONE)
+    assert torch.equal(again.encode(TEXTS), model.encode(TEXTS))
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        sentence_transformers.SentenceTransformer(str(tmp_path / "st"), device="cpu")
+
+
+def test_without_our_package_it_says_what_to_install(model: LLM2VecGen, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path / "st", format="sentence_transformers")
+    code = (
+        "import sys; sys.modules['llm2vec_gen'] = None\n"
+        "from sentence_transformers import SentenceTransformer\n"
+        "SentenceTransformer('st', trust_remote_code=True, device='cpu')"
+    )
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode != 0
+    assert "pip install llm2vec-gen-lightning" in run.stderr.splitlines()[-1]
+
+
+def test_wrong_input(live) -> None:
+    with pytest.raises(InputError, match="int among the texts"):
+        live[0].preprocess(["a", 3])
+
+
+def test_prompts_are_the_default_instructions() -> None:
+    table = yaml.safe_load((Path(__file__).parents[2] / "conf" / "instruction" / "generative.yaml").read_text())
+    categories = table["categories"] | {"document": table["documents"]}
+    for name, prompt in PROMPTS.items():
+        words = "".join("_" + letter.lower() if letter.isupper() else letter for letter in name).lstrip("_")
+        category = {"query": "retrieval", "s_t_s": "sts"}.get(words, words)
+        category = "document" if category.endswith("-document") else category.removesuffix("-query")
+        assert prompt.strip() == categories[category]
+
+
+def test_inside_mteb(live, model: LLM2VecGen) -> None:
+    mteb = pytest.importorskip("mteb")
+    from datasets import Dataset
+    from torch.utils.data import DataLoader
+
+    wrapped = mteb.SentenceTransformerEncoderWrapper(live)
+    task = mteb.get_task("STS17").metadata
+    batches = DataLoader(Dataset.from_dict({"text": TEXTS}), batch_size=2)
+    vectors = wrapped.encode(batches, task_metadata=task, hf_split="test", hf_subset="en-en")
+    assert np.abs(vectors - model.encode(TEXTS, instruction=PROMPTS["STS"]).numpy()).max() < 1e-5

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from llm2vec_gen.training.datamodule import CompletionData
+from llm2vec_gen.training.settings import TrainingSettings
+from llm2vec_gen.types import InputError
+from tests.training.stubs import SUFFIX, StubModel, StubRows, StubTargets
+
+
+def data(rows: int = 20, max_length: int = 32, **changes: int) -> CompletionData:
+    settings = TrainingSettings(max_steps=6, batch_size=4, **changes)
+    return CompletionData(StubModel(max_length=max_length), StubRows(rows), StubTargets(rows), settings, seed=1)
+
+
+def test_a_batch_holds_the_rows_it_names() -> None:
+    for batch in data().train_dataloader():
+        assert len(batch.ids) == 4
+        for identity, query, completion, target in zip(
+            batch.ids, batch.queries, batch.completions, batch.targets, strict=True
+        ):
+            row = int(identity.removeprefix("id"))
+            assert bytes(query.tolist()).decode() == StubRows(20)[row].query.strip()
+            assert bytes(completion.tolist()).decode() == StubRows(20)[row].completion.strip() + "\0"
+            assert torch.equal(target, torch.from_numpy(StubTargets(20)[row]))
+            assert target.dtype == torch.float32
+
+
+def test_what_is_cut_is_counted() -> None:
+    source = data(max_length=11 + SUFFIX, max_completion_tokens=12)
+    rows = [StubRows(20)[int(name.removeprefix("id"))] for batch in source.train_dataloader() for name in batch.ids]
+    queries = [len(row.query.strip().encode()) for row in rows]
+    completions = [len(row.completion.strip().encode()) + 1 for row in rows]
+    assert source.counts() == {
+        "samples": 24,
+        "query_tokens": sum(min(length, 11) for length in queries),
+        "completion_tokens": sum(min(length, 12) for length in completions),
+        "queries_cut": sum(length > 11 for length in queries),
+        "completions_cut": sum(length > 12 for length in completions),
+    }
+    assert 0 < source.counts()["queries_cut"] < 24
+    assert 0 < source.counts()["completions_cut"] < 24
+
+
+def test_reading_ahead_changes_nothing() -> None:
+    runs = [[batch.ids for batch in data(prefetch_batches=ahead).train_dataloader()] for ahead in (0, 1, 8)]
+    assert runs[0] == runs[1] == runs[2]
+
+
+def test_targets_of_another_completion_set_are_refused() -> None:
+    with pytest.raises(InputError, match="21 targets for 20 completions"):
+        CompletionData(StubModel(), StubRows(20), StubTargets(21), TrainingSettings(batch_size=4), seed=1)
+
+
+def test_too_few_rows_for_a_batch_are_refused() -> None:
+    with pytest.raises(InputError, match="3 completions do not fill one batch"):
+        data(rows=3)
