@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint bench fuzz clean
+.PHONY: help setup demo test check lint bench fuzz parity clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 10
@@ -34,5 +34,17 @@ check: lint test  ## lint, types, import layers, tests
 bench: setup  ## speed and memory beside the plain way, as tables
 	$(BIN)/python benchmarks/step.py
 
+fuzz: setup  ## 500 damaged checkpoint folders: each read or refused clearly
+	$(BIN)/python -m tests.checkpoints.fuzz 500
+
+parity: .parity/.installed  ## the reference package, in an environment of its own, loads what we write
+	LLM2VEC_GEN_REFERENCE_PYTHON=.parity/bin/python $(BIN)/python -m pytest -q tests/checkpoints -k package
+
+.parity/.installed: | setup
+	$(PYTHON) -m venv .parity
+	.parity/bin/pip install -q torch==2.13.0 transformers==4.57.6 peft==0.21.2 datasets accelerate pyyaml psutil
+	.parity/bin/pip install -q --no-deps llm2vec-gen==0.1.3
+	touch $@
+
 clean:  ## remove outputs and the virtual environment
-	rm -rf outputs multirun $(VENV) build *.egg-info
+	rm -rf outputs multirun $(VENV) .parity build *.egg-info

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from llm2vec_gen.version import __version__
 
 if TYPE_CHECKING:
+    from llm2vec_gen.integrations.reference_api import LLM2VecGenModel
     from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 
-__all__ = ["LLM2VecGen", "__version__"]
+__all__ = ["LLM2VecGen", "LLM2VecGenModel", "__version__"]
+
+HOMES = {
+    "LLM2VecGen": "llm2vec_gen.models.llm2vec_gen",
+    "LLM2VecGenModel": "llm2vec_gen.integrations.reference_api",  # code written for the reference package
+}
 
 
 def __getattr__(name: str) -> Any:
-    """`LLM2VecGen` is loaded at its first use: a bare import needs neither torch nor transformers."""
-    if name == "LLM2VecGen":
-        from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
-
-        return LLM2VecGen
+    """The classes are loaded at their first use: a bare import needs neither torch nor transformers."""
+    if name in HOMES:
+        return getattr(import_module(HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

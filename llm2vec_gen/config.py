@@ -97,6 +97,13 @@ class Plan:
             raise InputError(f"encoder={name} is unknown; this config has {', '.join(self.encoders())}")
         return f"baseline.{name}"
 
+    def card(self) -> dict[str, Any]:
+        """What a checkpoint's model card says about its making."""
+        losses = {name: loss.get("weight", 1) for name, loss in self.settings["loss"].items()}
+        training = {key: value for key, value in self.settings["training"].items() if not key.startswith("_")}
+        names = {noun: str(self._choices.get(noun)) for noun in ("generator", "teacher", "data", "instruction")}
+        return names | {"losses": losses, "training": training, "seed": self.settings["seed"]}
+
     def seed_everything(self) -> None:
         """Seed torch, numpy and random with `seed`, the training's seed (a generator has its own)."""
         import random

@@ -80,6 +80,7 @@ def train(plan: Plan) -> Path:
             loggers, callbacks = plan.build_all("logger").values(), plan.build_all("callbacks").values()
             counts = fit(model, losses, completions, targets, training, trainer,
                          artifact.folder, plan.settings["seed"], list(loggers), list(callbacks))  # fmt: skip
+            model.card = plan.card() | {"run": artifact.folder.name}
             model.save_pretrained(artifact.folder)
             artifact.adopt("model.safetensors")
             artifact.finish(plan.settings, **counts)

@@ -18,6 +18,7 @@ from llm2vec_gen.backbones.prefix import Prefix
 from llm2vec_gen.backbones.varlen import varlen_attention
 
 ATTENTION = "llm2vec_gen_packed"
+STRIP = 64  # queries of one CPU call: its kernel does not skip the keys after them
 MIXED_AREA = 128 * 128  # rows of unlike lengths share one masked call up to this many scores
 
 
@@ -47,11 +48,12 @@ def register() -> None:
 class Block:
     """One attention call: `rows` samples of equal shape, or one mixed strip of unlike samples under a mask."""
 
-    __slots__ = ("mask", "own", "own_start", "past", "past_start", "rows")
+    __slots__ = ("mask", "own", "own_start", "past", "past_start", "rows", "strip")
 
-    def __init__(self, own_start: int, past_start: int, rows: int, own: int, past: int, mask: Tensor | None):
+    def __init__(self, own_start: int, past_start: int, rows: int, own: int, past: int, mask: Tensor | None,
+                 strip: int | None = None):  # fmt: skip
         self.own_start, self.past_start, self.rows = own_start, past_start, rows
-        self.own, self.past, self.mask = own, past, mask
+        self.own, self.past, self.mask, self.strip = own, past, mask, strip
 
 
 class Layout:
@@ -117,12 +119,27 @@ class Layout:
                     before = earlier[layer][past].unflatten(0, (block.rows, block.past))
                     split[place] = torch.cat([before, split[place]], dim=1)
             query, key, value = (tensor.transpose(1, 2) for tensor in split)
-            output = scaled_dot_product_attention(
-                query, key, value, attn_mask=block.mask, is_causal=block.mask is None and block.own > 1,
-                scale=scaling, enable_gqa=grouped,
-            )  # fmt: skip
+            output = _in_strips(query, key, value, block, scale=scaling, enable_gqa=grouped)
             outputs.append(output.transpose(1, 2).flatten(0, 1))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def _in_strips(query: Tensor, key: Tensor, value: Tensor, block: Block, **settings: Any) -> Tensor:
+    """Causal attention of a block, (rows, heads, own, size); each strip of queries looks at the keys up to its end."""
+    if block.strip is None:
+        causal = block.mask is None and block.own > 1
+        return scaled_dot_product_attention(query, key, value, attn_mask=block.mask, is_causal=causal, **settings)
+    parts = []
+    assert block.mask is not None
+    for start in range(0, block.own, block.strip):
+        own = slice(start, min(start + block.strip, block.own))
+        seen = block.past + own.stop
+        parts.append(
+            scaled_dot_product_attention(
+                query[:, :, own], key[:, :, :seen], value[:, :, :seen], attn_mask=block.mask[own, :seen], **settings
+            )
+        )
+    return torch.cat(parts, dim=2)
 
 
 def blocks(own: Sequence[int], past: Sequence[int], like: Tensor) -> list[Block]:
@@ -156,8 +173,9 @@ def _block(group: list[int], own: Sequence[int], past: Sequence[int], own_starts
     first = group[0]
     starts = own_starts[first], past_starts[first]
     if _uniform(group, own, past):
-        mask = _mask([own[first]], [past[first]], like) if past[first] and own[first] > 1 else None
-        return Block(*starts, len(group), own[first], past[first], mask)
+        strip = STRIP if like.device.type == "cpu" and own[first] > 2 * STRIP else None
+        mask = _mask([own[first]], [past[first]], like) if (past[first] and own[first] > 1) or strip else None
+        return Block(*starts, len(group), own[first], past[first], mask, strip)
     widths, heights = [own[row] for row in group], [past[row] for row in group]
     return Block(*starts, 1, sum(widths), sum(heights), _mask(widths, heights, like))
 

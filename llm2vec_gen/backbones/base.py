@@ -14,6 +14,7 @@ from torch import Tensor
 
 from llm2vec_gen.backbones import generation, loading, reconstruction
 from llm2vec_gen.backbones.batching import inverse, micro_batches
+from llm2vec_gen.backbones.frozen_linear import freeze_linears
 from llm2vec_gen.backbones.head import adjustment
 from llm2vec_gen.backbones.passes import choose_passes
 from llm2vec_gen.backbones.prefix import Prefix
@@ -69,6 +70,7 @@ class Backbone:
         self.end_id, self.stop_ids = self._ends(end_token)
         self._fingerprint: str | None = None
         self.max_tokens_per_micro_batch = max_tokens_per_micro_batch
+        freeze_linears(self.lm)
         self.passes = choose_passes(self.lm)
         self.adjust_logits = adjustment(self.lm)
 

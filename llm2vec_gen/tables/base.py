@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from llm2vec_gen.types import Score
+from llm2vec_gen.types import Reading, Score
 
 HOLE = "–"
 """How a missing cell is written, in every format."""
@@ -21,6 +21,7 @@ class Cell:
     signed      the figure is itself a difference: printed with its sign
     interval    a confidence interval of the figure
     relative    the difference as a share of what it is a difference to
+    label       words instead of a figure
     """
 
     value: float | None = None
@@ -30,9 +31,12 @@ class Cell:
     signed: bool = False
     interval: tuple[float, float] | None = None
     relative: float | None = None
+    label: str | None = None
 
     def text(self, scale: float = 1.0, decimals: int = 1) -> str:
         """As printed: the hole sign, the figure, the figure with its spread over runs, and what stands beside it."""
+        if self.label is not None:
+            return self.label
         sign = "+" if self.signed else ""
         ours = HOLE if self.value is None else f"{scale * self.value:{sign}.{decimals}f}"
         if self.value is not None and self.runs > 1 and not self.signed:
@@ -90,6 +94,10 @@ class Table(ABC):
     def wanted(self) -> list[str]:
         """The rows this table has by name, as "experiment:encoder": whose scores are gathered for it."""
         return []
+
+    def with_readings(self, readings: Sequence[Reading]) -> Table:
+        """The same table, told what embeddings say; most tables have no use for it."""
+        return self
 
     @abstractmethod
     def grids(self, scores: Iterable[Score]) -> list[Grid]:

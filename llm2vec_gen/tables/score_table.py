@@ -11,7 +11,7 @@ from typing import Any
 from llm2vec_gen.tables.base import Cell, Grid, Table, columns_of, mean
 from llm2vec_gen.tables.published import published as published_figures
 from llm2vec_gen.tables.statistics import paired_interval, per_query, relative_change
-from llm2vec_gen.types import InputError, Score
+from llm2vec_gen.types import InputError, Reading, Score
 
 RunScores = dict[str, dict[str, float | None]]  # seed -> task -> score
 
@@ -234,6 +234,10 @@ class TableSet(Table):
     def wanted(self) -> list[str]:
         """The rows of every member."""
         return list(dict.fromkeys(name for table in self.tables.values() for name in table.wanted()))
+
+    def with_readings(self, readings: Sequence[Reading]) -> TableSet:
+        """Every member told."""
+        return TableSet({name: table.with_readings(readings) for name, table in self.tables.items()})
 
     def grids(self, scores: Iterable[Score]) -> list[Grid]:
         """The grids of every member."""

@@ -86,7 +86,7 @@ class CompletionData(lightning.LightningDataModule):
 
     def _answers(self, texts: Sequence[str]) -> tuple[list[torch.Tensor], int]:
         length = self.settings.max_completion_tokens
-        return _cut(self._model.backbone.completion_ids(texts, max_length=length + 1), length)
+        return _cut(self._model.completion_ids(texts, max_length=length + 1), length)
 
 
 def _cut(rows: list[torch.Tensor], length: int) -> tuple[list[torch.Tensor], int]:

@@ -14,19 +14,15 @@ VOCABULARY, WIDTH, SUFFIX = 128, 8, 3
 
 
 class StubBackbone:
-    """Bytes are tokens, 0 ends a completion."""
+    """The attributes that training reads."""
 
     device = "cpu"
     fingerprint = "stub"
     max_tokens_per_micro_batch = 1024
 
-    def completion_ids(self, texts: list[str], max_length: int = 512) -> list[torch.Tensor]:
-        rows = [[*text.strip().encode(), 0] for text in texts]
-        return [torch.tensor(row[:max_length]) for row in rows]
-
 
 class StubModel(nn.Module):
-    """The embedding is a projection of the query's mean (frozen) embedding plus the suffix."""
+    """The embedding projects the query's mean (frozen) embedding plus the suffix. Bytes are tokens, 0 ends a text."""
 
     num_thought_tokens, num_compression_tokens = 1, SUFFIX - 1
 
@@ -45,6 +41,10 @@ class StubModel(nn.Module):
     def tokenize_queries(self, texts: list[str], max_length: int | None = None, strip: bool = False) -> list:
         budget = (max_length or self.max_length) - SUFFIX
         return [torch.tensor(list((text.strip() if strip else text).encode())[:budget]) for text in texts]
+
+    def completion_ids(self, texts: list[str], max_length: int = 512) -> list[torch.Tensor]:
+        rows = [[*text.strip().encode(), 0] for text in texts]
+        return [torch.tensor(row[:max_length]) for row in rows]
 
     def forward(self, batch: Batch) -> EncoderOutput:
         means = torch.stack([self.frozen(query).mean(dim=0) for query in batch.queries])

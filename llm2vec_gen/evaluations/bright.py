@@ -1,0 +1,100 @@
+"""BRIGHT as its own script measures it: 12 domains, excluded documents taken out of each ranking, nDCG@10."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llm2vec_gen.evaluations.base import Evaluation, closest, data_revision, encoder_name, instruction_for
+from llm2vec_gen.evaluations.ranking import Vectors, ndcg, rank, recall
+from llm2vec_gen.evaluations.records import records
+from llm2vec_gen.types import Encoder, InputError, Instruction, Score
+
+DOMAINS = (
+    "biology",
+    "earth_science",
+    "economics",
+    "psychology",
+    "robotics",
+    "stackoverflow",
+    "sustainable_living",
+    "pony",
+    "leetcode",
+    "aops",
+    "theoremqa_theorems",
+    "theoremqa_questions",
+)
+NOTHING = "N/A"  # what stands in excluded_ids where nothing is excluded
+
+
+class Bright(Evaluation):
+    """Questions whose answers need reasoning, against each domain's documents, by cosine.
+
+    path     hub id or local copy: configurations `examples` (query, id, excluded_ids, gold_ids) and `documents` (id,
+             content), a split or file per domain
+    domains  those that are run; None takes all 12
+
+    The subset of every row is "official": documents in a question's `excluded_ids` (which the question was made from)
+    are taken out of its ranking. mteb's own version (evaluation=bright_mteb) keeps them; its rows carry mteb's subset
+    names, and a table that holds both is an error.
+    """
+
+    name = "bright"
+
+    def __init__(
+        self,
+        instruction: Instruction,
+        path: str = "xlangai/BRIGHT",
+        revision: str | None = None,
+        domains: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(instruction)
+        self.path, self.revision = path, revision
+        self.domains = list(domains or DOMAINS)
+        for domain in self.domains:
+            if domain not in DOMAINS:
+                raise InputError(f"BRIGHT has no domain {domain!r}; expected one of {closest(domain, DOMAINS)}")
+
+    def tasks(self) -> list[str]:
+        """bright_<domain>, in BRIGHT's order."""
+        return [f"bright_{domain}" for domain in self.domains]
+
+    def evaluate(self, encoder: Encoder, task: str) -> list[Score]:
+        """nDCG@10 (main) and recall@10 with what each question scored."""
+        self.check_task(task)
+        examples, corpus = self._load(task.removeprefix("bright_"))
+        queries = {str(row["id"]): str(row["query"]) for row in examples}
+        relevant = {str(row["id"]): {str(id_): 1 for id_ in row["gold_ids"]} for row in examples}
+        excluded = {str(row["id"]): [str(id_) for id_ in row["excluded_ids"] if id_ != NOTHING] for row in examples}
+        instruction, memory = instruction_for(encoder, self.instruction), Vectors()
+        documents = memory.of(encoder, corpus, instruction.document(task, "reasoning"))
+        asked = memory.of(encoder, queries, instruction.query(task, "reasoning"))
+        rankings = rank(asked, documents, 100, excluded=excluded)
+        revision = data_revision([queries, corpus, relevant, excluded])
+        metrics = {"ndcg_at_10": ndcg, "recall_at_10": recall}
+        return [
+            self._row(encoder, task, metric, {id_: of(rankings[id_], relevant[id_]) for id_ in queries}, revision)
+            for metric, of in metrics.items()
+        ]
+
+    def _load(self, domain: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
+        where: Any = {"key": "evaluation.bright.path", "path": self.path, "split": domain, "revision": self.revision}
+        examples = records(name="examples", columns=("query", "id", "excluded_ids", "gold_ids"), **where)
+        documents = records(name="documents", columns=("id", "content"), **where)
+        return examples, {str(row["id"]): str(row["content"]) for row in documents}
+
+    def _row(self, encoder: Encoder, task: str, metric: str, values: dict[str, float], revision: str) -> Score:
+        return Score(
+            encoder=encoder_name(encoder),
+            evaluation=self.name,
+            task=task,
+            category="reasoning",
+            subset="official",
+            split="standard",
+            metric=metric,
+            value=sum(values.values()) / len(values),
+            main=metric == "ndcg_at_10",
+            n=len(values),
+            data_revision=revision,
+            per_query=values,
+        )

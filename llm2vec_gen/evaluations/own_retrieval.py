@@ -1,0 +1,115 @@
+"""Your own search task: queries, a corpus and relevance judgements in the layout of BEIR."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from llm2vec_gen.evaluations.base import Evaluation, data_revision, encoder_name, instruction_for
+from llm2vec_gen.evaluations.ranking import Vectors, hit, ndcg, rank, recall
+from llm2vec_gen.evaluations.records import records
+from llm2vec_gen.types import Encoder, InputError, Instruction, Score
+
+Relevant = dict[str, dict[str, int]]
+
+
+class OwnRetrieval(Evaluation):
+    """path: a folder with queries.jsonl (_id, text), corpus.jsonl (_id, text, perhaps title) and qrels/<split>.tsv
+    (query-id, corpus-id, score), as BEIR's data sets come.
+
+    task         what rows and instructions call it
+    category     whose instruction is used, where the task has none of its own
+    similarity   "cosine" or "dot"
+
+    A title stands before its text, joined by one blank. Queries without a relevant document in the split are left out,
+    as trec_eval does. nDCG@10 is the main score; the table "where do I lose" is table=own_retrieval.
+    """
+
+    name = "own_retrieval"
+
+    def __init__(
+        self,
+        instruction: Instruction,
+        path: str,
+        split: str = "test",
+        task: str = "own_retrieval",
+        category: str = "retrieval",
+        similarity: str = "cosine",
+    ) -> None:
+        super().__init__(instruction)
+        self.path, self.split, self.task, self.category, self.similarity = path, split, task, category, similarity
+
+    def tasks(self) -> list[str]:
+        """The one task."""
+        return [self.task]
+
+    def evaluate(self, encoder: Encoder, task: str) -> list[Score]:
+        """nDCG@10 (main), recall@10 and accuracy at 1, with what each query scored."""
+        self.check_task(task)
+        queries, corpus, relevant = self._data
+        instruction, memory = instruction_for(encoder, self.instruction), Vectors()
+        documents = memory.of(encoder, corpus, instruction.document(task, self.category))
+        asked = memory.of(encoder, queries, instruction.query(task, self.category))
+        rankings = rank(asked, documents, 100, self.similarity)
+        revision = data_revision([queries, corpus, relevant])
+        values = {
+            "ndcg_at_10": {id_: ndcg(rankings[id_], relevant[id_]) for id_ in queries},
+            "recall_at_10": {id_: recall(rankings[id_], relevant[id_]) for id_ in queries},
+            "hit_rate_at_1": {id_: hit(rankings[id_], relevant[id_], 1) for id_ in queries},
+        }
+        return [
+            Score(
+                encoder=encoder_name(encoder),
+                evaluation=self.name,
+                task=task,
+                category=self.category,
+                subset="default",
+                split=self.split,
+                metric=metric,
+                value=sum(scores.values()) / len(scores),
+                main=metric == "ndcg_at_10",
+                n=len(scores),
+                data_revision=revision,
+                per_query=scores,
+            )
+            for metric, scores in values.items()
+        ]
+
+    @cached_property
+    def _data(self) -> tuple[dict[str, str], dict[str, str], Relevant]:
+        """Queries, corpus and judgements, checked against each other."""
+        folder = Path(self.path).expanduser()
+        files = {name: folder / name for name in ("queries.jsonl", "corpus.jsonl", f"qrels/{self.split}.tsv")}
+        for name, file in files.items():
+            if not file.is_file():
+                raise InputError(
+                    f"evaluation.own_retrieval.path={self.path} has no {name}; expected the layout of BEIR: "
+                    f"{', '.join(files)}"
+                )
+        columns = (("_id", "text"), ("_id", "text"), ("query-id", "corpus-id", "score"))
+        asked, documents, judged = (
+            records("evaluation.own_retrieval.path", str(file), wanted)
+            for file, wanted in zip(files.values(), columns, strict=True)
+        )
+        corpus = {str(row["_id"]): f"{row.get('title') or ''} {row['text']}".strip() for row in documents}
+        texts = {str(row["_id"]): str(row["text"]) for row in asked}
+        relevant = self._judgements(judged, texts, corpus)
+        return {id_: text for id_, text in texts.items() if id_ in relevant}, corpus, relevant
+
+    def _judgements(self, rows: list[dict[str, str]], queries: dict[str, str], corpus: dict[str, str]) -> Relevant:
+        relevant: Relevant = {}
+        for number, row in enumerate(rows, 2):
+            query, document = str(row["query-id"]), str(row["corpus-id"])
+            where = f"{self.path}/qrels/{self.split}.tsv:{number}"
+            if query not in queries or document not in corpus:
+                what = f"query {query!r}" if query not in queries else f"document {document!r}"
+                raise InputError(f"{where} names the {what}, which is not in the data; remove the line or add it")
+            try:
+                grade = int(row["score"])
+            except ValueError:
+                raise InputError(f"{where}: score {row['score']!r} is no whole number") from None
+            if grade > 0:
+                relevant.setdefault(query, {})[document] = grade
+        if not relevant:
+            raise InputError(f"{self.path}/qrels/{self.split}.tsv names no relevant document (a score over 0)")
+        return relevant

@@ -1,0 +1,92 @@
+"""Rows of a data set as plain dictionaries, from a local copy or from the hub, with the columns checked."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from llm2vec_gen.types import InputError
+
+ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+
+Record = dict[str, Any]
+
+
+def records(
+    key: str,
+    path: str,
+    columns: Sequence[str],
+    name: str | None = None,
+    split: str | None = None,
+    revision: str | None = None,
+) -> list[Record]:
+    """The rows of a split (None: of all) of a configuration (None: the only one), checked to have `columns`.
+
+    A local copy is a file, or a folder: of a configuration's own folder in it (or the folder itself) the files named
+    after the split (or all) count, in the order of their names. InputError names `key`, what is missing and how to
+    provide it.
+    """
+    local = Path(path).expanduser()
+    rows = _local(key, local, name, split) if local.exists() else _hub(key, path, name, split, revision)
+    if not rows:
+        raise InputError(f"{key}={path} ({name or 'all'}, {split or 'all'}) has no rows; expected at least one")
+    for number, row in enumerate(rows, 1):
+        missing = [column for column in columns if row.get(column) is None]
+        if missing:
+            raise InputError(
+                f"{key}={path} ({name or 'all'}, {split or 'all'}): row {number} lacks {', '.join(missing)}; it has "
+                f"{', '.join(row)}, expected the columns {', '.join(columns)}"
+            )
+    return rows
+
+
+def _local(key: str, path: Path, name: str | None, split: str | None) -> list[Record]:
+    if path.is_file():
+        return list(_read(path))
+    folder = path / name if name and (path / name).is_dir() else path
+    files = sorted(file for file in folder.rglob("*") if file.suffix in ENDINGS)
+    if split:
+        files = [file for file in files if file.stem == split or file.stem.startswith(f"{split}-")]
+    if not files:
+        wanted = f"{split}.jsonl (or .csv, .tsv, .parquet)" if split else "a .jsonl, .csv, .tsv or .parquet file"
+        raise InputError(f"{key}={path}: there is no {wanted} in {folder}")
+    return [row for file in files for row in _read(file)]
+
+
+def _read(file: Path) -> Iterator[Record]:
+    if file.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        yield from pq.read_table(file).to_pylist()
+        return
+    with file.open(encoding="utf-8", newline="") as stream:
+        if file.suffix in (".csv", ".tsv"):
+            yield from csv.DictReader(stream, delimiter="\t" if file.suffix == ".tsv" else ",")
+            return
+        lines = json.load(stream) if file.suffix == ".json" else (line for line in stream if line.strip())
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line) if isinstance(line, str) else line
+            except json.JSONDecodeError as error:
+                raise InputError(f"{file}:{number} is no JSON object: {error}") from None
+            if not isinstance(row, dict):
+                raise InputError(f"{file}:{number} is no JSON object: {str(line)[:60]!r}")
+            yield row
+
+
+def _hub(key: str, path: str, name: str | None, split: str | None, revision: str | None) -> list[Record]:
+    import datasets
+
+    try:
+        found = datasets.load_dataset(path, name, split=split, revision=revision)
+    except (OSError, ValueError, ConnectionError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{key}={path} ({name or 'all'}, {split or 'all'}) cannot be read: {reason:.200}; connect to the hub, or "
+            f"download it elsewhere with `hf download --repo-type dataset {path}` and set {key} to that folder"
+        ) from error
+    parts = found.values() if isinstance(found, dict) else [found]
+    return [dict(row) for part in parts for row in part]

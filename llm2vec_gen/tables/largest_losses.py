@@ -1,0 +1,100 @@
+"""Where do I lose: the queries on which a row falls furthest behind another, and what its embeddings say there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from llm2vec_gen.tables.base import Cell, Grid, Table
+from llm2vec_gen.tables.score_table import check_one_source
+from llm2vec_gen.tables.statistics import per_query
+from llm2vec_gen.types import InputError, Reading, Score
+
+LONGEST = 80  # characters of a text in a cell
+
+
+class LargestLosses(Table):
+    """One row per query, the largest loss first; queries on which nothing is lost are left out.
+
+    row, baseline  encoder names; the loss is the baseline's main score minus the row's
+    evaluation     whose scores
+    queries        a folder with queries.jsonl (_id, text), or such a file, for the texts; None shows ids alone
+    limit          how many queries
+    """
+
+    def __init__(
+        self,
+        row: str,
+        baseline: str,
+        evaluation: str,
+        queries: str | None = None,
+        limit: int = 20,
+        title: str = "Where do I lose",
+        readings: Sequence[Reading] = (),
+    ) -> None:
+        self.row, self.baseline, self.evaluation = row, baseline, evaluation
+        self.queries, self.limit, self.title = queries, limit, title
+        self.readings = list(readings)
+
+    def with_readings(self, readings: Sequence[Reading]) -> LargestLosses:
+        """The same table, told what the row's embeddings decode to."""
+        return LargestLosses(
+            self.row, self.baseline, self.evaluation, self.queries, self.limit, self.title, list(readings)
+        )
+
+    def wanted(self) -> list[str]:
+        """Both rows, where they name an experiment."""
+        return [name for name in (self.row, self.baseline) if ":" in name]
+
+    def grids(self, scores: Iterable[Score]) -> list[Grid]:
+        """One grid: loss, both scores, what the embedding decodes to."""
+        kept = [score for score in scores if score.main and score.evaluation == self.evaluation]
+        check_one_source(kept)
+        ours, theirs = per_query(kept, self.row), per_query(kept, self.baseline)
+        found = [
+            (theirs[task][query] - value, query, value, theirs[task][query])
+            for task, values in ours.items()
+            for query, value in values.items()
+            if query in theirs.get(task, {}) and theirs[task][query] > value
+        ]
+        found.sort(key=lambda item: (-item[0], item[1]))
+        texts, decoded = self._texts(), self._decoded()
+        names = [query.partition("/")[2] for _, query, _, _ in found[: self.limit]]
+        cells = [
+            [Cell(loss), Cell(own), Cell(other), Cell(label=short(decoded.get(name)))]
+            for name, (loss, _, own, other) in zip(names, found, strict=False)
+        ]
+        compared = sum(query in theirs.get(task, {}) for task, values in ours.items() for query in values)
+        return [
+            Grid(
+                self.title,
+                rows=[f"{name}: {short(texts[name])}" if name in texts else name for name in names],
+                columns=["loss", self.row, self.baseline, "decodes to"],
+                cells=cells,
+                note=f"{self.baseline} is ahead on {len(found)} of {compared} queries.",
+                corner="query",
+                bold=False,
+            )
+        ]
+
+    def _texts(self) -> dict[str, str]:
+        if self.queries is None:
+            return {}
+        path = Path(self.queries).expanduser()
+        file = path / "queries.jsonl" if path.is_dir() else path
+        if not file.is_file():
+            raise InputError(f"table queries={self.queries}: there is no {file}; expected BEIR's queries.jsonl")
+        rows = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+        return {str(row["_id"]): str(row["text"]) for row in rows}
+
+    def _decoded(self) -> dict[str, str]:
+        return {reading.id: reading.text for reading in self.readings if reading.interpreter == "decoding"}
+
+
+def short(text: str | None) -> str | None:
+    """One line of at most LONGEST characters."""
+    if text is None:
+        return None
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from llm2vec_gen.evaluations.instructions import NoInstruction
+from llm2vec_gen.evaluations.own_retrieval import OwnRetrieval
+from llm2vec_gen.types import Evaluation, InputError
+
+QUERIES = [{"_id": "q1", "text": "ab"}, {"_id": "q2", "text": "cc"}, {"_id": "q3", "text": "never judged"}]
+CORPUS = [
+    {"_id": "d1", "title": "a", "text": "b"},
+    {"_id": "d2", "title": "", "text": "bb"},
+    {"_id": "d3", "text": "ccc"},
+]
+QRELS = "query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t0\nq2\td2\t1\n"
+
+
+class Letters:
+    """How often a, b and c occur."""
+
+    embedding_dim = 3
+
+    def encode(self, texts, instruction=None):
+        return torch.tensor([[float(text.count(letter)) for letter in "abc"] for text in texts]) + 1e-3
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "queries.jsonl").write_text("\n".join(map(json.dumps, QUERIES)))
+    (tmp_path / "corpus.jsonl").write_text("\n".join(map(json.dumps, CORPUS)))
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text(QRELS)
+    return tmp_path
+
+
+def test_scores_by_hand(folder):
+    bench = OwnRetrieval(NoInstruction(), str(folder), task="mine")
+    assert isinstance(bench, Evaluation) and bench.tasks() == ["mine"]
+    main, recall, first = bench.evaluate(Letters(), "mine")
+    assert main.main and main.metric == "ndcg_at_10" and main.per_query["q1"] == 1.0
+    assert 0 < main.per_query["q2"] < 1 and "q3" not in main.per_query
+    assert recall.value == 1.0 and first.per_query == {"q1": 1.0, "q2": 0.0} and first.n == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("q9\td1\t1", "query 'q9'"), ("q1\td9\t1", "document 'd9'"), ("q1\td1\tmuch", "no whole number")],
+)
+def test_judgements_that_do_not_fit(folder, line, message):
+    (folder / "qrels" / "test.tsv").write_text(QRELS + line + "\n")
+    with pytest.raises(InputError, match=rf"test.tsv:5.*{message}"):
+        OwnRetrieval(NoInstruction(), str(folder)).evaluate(Letters(), "own_retrieval")
+
+
+def test_missing_files_and_columns(folder):
+    with pytest.raises(InputError, match=r"has no qrels/dev.tsv; expected the layout of BEIR"):
+        OwnRetrieval(NoInstruction(), str(folder), split="dev").evaluate(Letters(), "own_retrieval")
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t0\n")
+    with pytest.raises(InputError, match="names no relevant document"):
+        OwnRetrieval(NoInstruction(), str(folder)).evaluate(Letters(), "own_retrieval")
+    (folder / "corpus.jsonl").write_text(json.dumps({"id": "d1", "text": "b"}))
+    with pytest.raises(InputError, match="lacks _id; it has id, text"):
+        OwnRetrieval(NoInstruction(), str(folder)).evaluate(Letters(), "own_retrieval")

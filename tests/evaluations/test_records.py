@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from llm2vec_gen.evaluations.records import records
+from llm2vec_gen.types import InputError
+
+ROWS = [{"id": "1", "text": "one, two"}, {"id": "2", "text": "three"}]
+
+
+def write(file, rows=ROWS):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    elif file.suffix == ".json":
+        file.write_text(json.dumps(rows))
+    elif file.suffix == ".jsonl":
+        file.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
+    else:
+        sign = "\t" if file.suffix == ".tsv" else ","
+        quote = '"{}"' if sign == "," else "{}"
+        lines = [sign.join(rows[0]), *(sign.join(quote.format(value) for value in row.values()) for row in rows)]
+        file.write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "tsv", "parquet"])
+def test_every_format(tmp_path, ending):
+    write(tmp_path / f"data.{ending}")
+    assert records("k", str(tmp_path), ["id", "text"]) == ROWS
+    assert records("k", str(tmp_path / f"data.{ending}"), ["id"]) == ROWS
+
+
+def test_configurations_and_splits(tmp_path):
+    write(tmp_path / "examples" / "biology-00000-of-00002.jsonl", ROWS[:1])
+    write(tmp_path / "examples" / "biology-00001-of-00002.jsonl", ROWS[1:])
+    write(tmp_path / "examples" / "biology_two.jsonl")
+    write(tmp_path / "documents" / "biology.jsonl", ROWS[1:])
+    assert records("k", str(tmp_path), ["id"], "examples", "biology") == ROWS
+    assert records("k", str(tmp_path), ["id"], "documents", "biology") == ROWS[1:]
+
+
+def test_what_is_wrong_is_named(tmp_path):
+    write(tmp_path / "data.jsonl", [ROWS[0], {"id": "2"}])
+    with pytest.raises(InputError, match="row 2 lacks text; it has id, expected the columns id, text"):
+        records("evaluation.x.path", str(tmp_path), ["id", "text"])
+    with pytest.raises(InputError, match=r"there is no other.jsonl"):
+        records("k", str(tmp_path), ["id"], split="other")
+    (tmp_path / "data.jsonl").write_text("\n")
+    with pytest.raises(InputError, match="has no rows"):
+        records("k", str(tmp_path), ["id"])
+    (tmp_path / "data.jsonl").write_text("[1]\n")
+    with pytest.raises(InputError, match="no JSON object"):
+        records("k", str(tmp_path), ["id"])
+
+
+def test_offline_says_how_to_provide_it():
+    with pytest.raises(InputError, match="evaluation.x.path=owner/name .* cannot be read.*hf download"):
+        records("evaluation.x.path", "owner/name", ["id"])

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from llm2vec_gen.tables.largest_losses import LargestLosses, short
+from llm2vec_gen.tables.score_table import TableSet
+from llm2vec_gen.types import InputError, Reading, Score
+
+
+def score(encoder, values, metric="ndcg", main=True):
+    return Score(encoder, "own", "t", "retrieval", "default", "test", metric, 0.0, main, per_query=values)
+
+
+ROWS = [
+    score("x", {"a": 0.5, "b": 0.1, "c": 1.0, "d": 0.0}),
+    score("y", {"a": 0.6, "b": 0.9, "c": 0.2, "e": 1.0}),
+    score("y", {"a": 0.0, "b": 0.0}, "other", main=False),
+]
+READINGS = [Reading("b", "the query", "decoding", "it says\nthis"), Reading("b", "the query", "logit_lens", "no")]
+
+
+def test_queries_with_the_largest_loss_come_first(tmp_path):
+    (tmp_path / "queries.jsonl").write_text(json.dumps({"_id": "b", "text": "what is b?"}) + "\n")
+    table = TableSet({"losses": LargestLosses("x", "y", "own", str(tmp_path))}).with_readings(READINGS)
+    (grid,) = table.grids(ROWS)
+    assert grid.rows == ["b: what is b?", "a"]
+    assert grid.texts() == [["80.0", "10.0", "90.0", "it says this"], ["10.0", "50.0", "60.0", "–"]]
+    assert grid.note == "y is ahead on 2 of 3 queries."
+
+
+def test_the_limit_and_nothing_to_lose():
+    assert LargestLosses("x", "y", "own", limit=1).grids(ROWS)[0].rows == ["b"]
+    assert LargestLosses("x", "y", "another").grids(ROWS)[0].rows == []
+    assert "| query" in LargestLosses("x", "y", "own").files([])["md"]
+    assert LargestLosses("e:x", "y", "own").wanted() == ["e:x"]
+    assert short("a" * 100) == "a" * 79 + "…" and short(None) is None
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(InputError, match=r"there is no .*queries.jsonl"):
+        LargestLosses("x", "y", "own", str(tmp_path)).grids(ROWS)
