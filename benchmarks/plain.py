@@ -31,7 +31,9 @@ class Plain(nn.Module):
         self.reconstruction, self.alignment = copy.deepcopy(reconstruction), copy.deepcopy(alignment)
         self.compression = compression
 
-    def forward(self, queries: list[Tensor], completions: list[Tensor], targets: Tensor | None = None) -> dict[str, Any]:
+    def forward(
+        self, queries: list[Tensor], completions: list[Tensor], targets: Tensor | None = None
+    ) -> dict[str, Any]:
         """Both losses (reconstruction: mean over all completion tokens; alignment: mean over batch and dimensions)."""
         soft_prompts = self.soft_prompts(queries)
         embedding = self.alignment(soft_prompts).mean(dim=1)
@@ -70,7 +72,8 @@ class Plain(nn.Module):
         assert self.teacher is not None
         embed = self.teacher.get_input_embeddings()
         states = run_padded(self.teacher.base_model, [embed(completion) for completion in completions])
-        return torch.stack([row[-len(completion) :].mean(0) for row, completion in zip(states, completions, strict=True)])
+        pairs = zip(states, completions, strict=True)
+        return torch.stack([row[-len(completion) :].mean(0) for row, completion in pairs])
 
     @torch.no_grad()
     def encode(self, queries: list[Tensor], batch_size: int = 32) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the benchmarks run on: shapes of language models with random weights, and token lengths like those of training."""
+"""What the benchmarks run on: language models of known shapes with random weights, token lengths as in training."""
 
 from __future__ import annotations
 
@@ -85,6 +85,7 @@ class Workload:
     def read(cls, file: str | Path) -> Workload:
         """From flat arrays <name>_ids and <name>_offsets in an npz; row i = ids[offsets[i]:offsets[i + 1]]."""
         with np.load(file) as arrays:
+
             def rows(name: str) -> list[Tensor]:
                 ids = torch.from_numpy(arrays[f"{name}_ids"].astype(np.int64))
                 ends = arrays[f"{name}_offsets"].tolist()

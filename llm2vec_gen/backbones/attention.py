@@ -26,8 +26,16 @@ class PrefixDone(Exception):
     """The last layer's keys and values stand recorded; the rest of that layer would be computed for nobody."""
 
 
-def packed_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-                     scaling: float | None = None, layout: Any = None, **kwargs: Any) -> tuple[Tensor, None]:  # fmt: skip
+def packed_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    layout: Any = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
     """(1, heads, T, head size) -> (1, T, heads, head size) by the pass's layout; plain sdpa where there is none."""
     if layout is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -67,7 +75,7 @@ class Layout:
                  stop_after: int | None = None):  # fmt: skip
         self.own = list(own)
         self.past = list(prefix.lengths) if prefix is not None else [0] * len(self.own)
-        self.prefix = prefix if prefix is not None and sum(prefix.lengths) else None
+        self.prefix = prefix if prefix is not None and any(prefix.lengths) else None
         self.recorded: Prefix | None = Prefix(self.own, [], []) if record else None
         self.stop_after = stop_after
         device = like.device

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from llm2vec_gen.backbones import generation, loading, reconstruction
 from llm2vec_gen.backbones.batching import inverse, micro_batches
+from llm2vec_gen.backbones.compilation import compile_parts
 from llm2vec_gen.backbones.frozen_linear import freeze_linears
 from llm2vec_gen.backbones.head import adjustment
 from llm2vec_gen.backbones.passes import choose_passes
@@ -28,21 +29,22 @@ class Backbone:
     `path`: a local folder, a hub id, or "package://package/folder". `dtype` "auto" is the folder's own. `device` None
     is the first GPU, else the CPU. `end_token` closes completions (default: the tokenizer's end token).
     `recommended` carries the family's training defaults for others to read. `max_tokens_per_micro_batch` bounds every
-    pass; `gradient_checkpointing` applies to the reconstruction pass alone.
+    pass; `gradient_checkpointing` applies to the reconstruction pass alone; `compile` the norms and feed-forward parts.
     """
 
     def __init__(self, path: str, revision: str = "main", dtype: str | torch.dtype | None = "auto",
                  device: str | torch.device | None = None, quantization: str = "none", end_token: str | None = None,
                  chat_template_arguments: Mapping[str, Any] | None = None,
                  recommended: Mapping[str, Any] | None = None, trust_remote_code: bool = False,
-                 max_tokens_per_micro_batch: int | None = None, gradient_checkpointing: bool = False):  # fmt: skip
+                 max_tokens_per_micro_batch: int | None = None, gradient_checkpointing: bool = False,
+                 compile: bool = False):  # fmt: skip
         self.path, self.revision, self.quantization = str(path), revision, quantization
         folder = loading.resolve(self.path)
         chosen = torch.device(device) if device else torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.tokenizer = loading.load_tokenizer(folder, revision, trust_remote_code)
         parsed = loading.parse_dtype(dtype)
         self.lm = loading.load_lm(folder, revision, parsed, chosen, quantization, trust_remote_code)
-        self._set_up(end_token, chat_template_arguments, recommended, max_tokens_per_micro_batch)
+        self._set_up(end_token, chat_template_arguments, recommended, max_tokens_per_micro_batch, compile)
         self.gradient_checkpointing = gradient_checkpointing
 
     @classmethod
@@ -57,7 +59,7 @@ class Backbone:
 
     def _set_up(self, end_token: str | None = None, chat_template_arguments: Mapping[str, Any] | None = None,
                 recommended: Mapping[str, Any] | None = None,
-                max_tokens_per_micro_batch: int | None = None) -> None:  # fmt: skip
+                max_tokens_per_micro_batch: int | None = None, compile: bool = False) -> None:  # fmt: skip
         config = self.lm.config.get_text_config()
         self.hidden_size, self.vocab_size = int(config.hidden_size), int(config.vocab_size)
         self.chat_template_arguments = dict(chat_template_arguments or {"enable_thinking": False})
@@ -73,6 +75,8 @@ class Backbone:
         freeze_linears(self.lm)
         self.passes = choose_passes(self.lm)
         self.adjust_logits = adjustment(self.lm)
+        if compile:
+            compile_parts(self.lm)
 
     def _ends(self, end_token: str | None) -> tuple[int, tuple[int, ...]]:
         """The id that closes a completion, and every id at which generation stops."""
@@ -84,7 +88,7 @@ class Backbone:
             end = self.tokenizer.get_vocab().get(end_token)
         if end is None:
             named = f"no token {end_token!r}" if end_token else "no end token"
-            raise InputError(f"the tokenizer of backbone {self.path!r} has {named}; set backbone.end_token to one it has")
+            raise InputError(f"the tokenizer of {self.path!r} has {named}; set backbone.end_token to one it has")
         stops = {int(end)}
         for source in (getattr(self.lm, "generation_config", None), self.lm.config, self.tokenizer):
             found = getattr(source, "eos_token_id", None)
@@ -142,7 +146,9 @@ class Backbone:
             messages, tokenize=False, add_generation_prompt=True, **self.chat_template_arguments
         )
 
-    def tokenize(self, texts: Sequence[str], max_length: int | None = None, special_tokens: bool = True) -> list[Tensor]:
+    def tokenize(
+        self, texts: Sequence[str], max_length: int | None = None, special_tokens: bool = True
+    ) -> list[Tensor]:
         """Ids of each text, its first `max_length` at most; `special_tokens`: the tokenizer's own beginning token."""
         if not texts:
             return []

@@ -26,7 +26,7 @@ def checkpointed(lm: Any, active: bool) -> Iterator[None]:
     try:
         for layer in layers:
             layer.training, layer.gradient_checkpointing = True, True
-            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+            setattr(layer, "_gradient_checkpointing_func", partial(checkpoint, use_reentrant=False))  # noqa: B010
         yield
     finally:
         for layer, (training, checkpointing) in zip(layers, before, strict=True):

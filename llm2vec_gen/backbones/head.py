@@ -32,7 +32,7 @@ def adjustment(lm: Any) -> Callable[[Tensor], Tensor] | None:
 
 @torch.no_grad()
 def _check(lm: Any, adjust: Callable[[Tensor], Tensor] | None) -> None:
-    ids = torch.arange(1, 4, device=lm.get_input_embeddings().weight.device)[None] % lm.config.get_text_config().vocab_size
+    ids = torch.arange(3, device=lm.get_input_embeddings().weight.device)[None]
     expected = lm(input_ids=ids, use_cache=False).logits.float()
     states = lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
     logits = lm.get_output_embeddings()(states)
@@ -40,6 +40,6 @@ def _check(lm: Any, adjust: Callable[[Tensor], Tensor] | None) -> None:
     scale = expected.abs().max().clamp_min(1e-6)
     if not bool((logits - expected).abs().max() <= 0.02 * scale):
         raise InputError(
-            f"the output head of {type(lm).__name__} is neither a plain linear layer nor one with soft capping or scaling; "
-            "such a backbone is not supported"
+            f"the output head of {type(lm).__name__} is neither a plain linear layer nor one with soft capping or "
+            "scaling; such a backbone is not supported"
         )

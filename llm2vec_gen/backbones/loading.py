@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from llm2vec_gen.types import InputError
 
@@ -20,20 +21,21 @@ HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 
 
 def resolve(path: str) -> str:
-    """A checked local folder, or a hub id as it stands. "package://name/sub" is a folder inside an installed package."""
+    """A checked local folder, or a hub id as it stands. "package://name/sub" lies inside an installed package."""
     if path.startswith(PACKAGE):
         package, _, rest = path[len(PACKAGE) :].partition("/")
-        try:
-            folder = Path(str(resources.files(package))) / rest
-        except ModuleNotFoundError:
-            raise InputError(f"backbone {path!r}: no package {package!r} is installed") from None
-        return _checked(folder, path)
+        spec = find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise InputError(f"backbone {path!r}: no package {package!r} is installed")
+        return _checked(Path(next(iter(spec.submodule_search_locations))) / rest, path)
     if Path(path).is_dir():
         return _checked(Path(path), path)
     if Path(path).is_file():
-        raise InputError(f"backbone {path!r} is a file; expected a model folder (config.json, weights, tokenizer) or a hub id")
+        raise InputError(
+            f"backbone {path!r} is a file; expected a folder (config.json, weights, tokenizer) or a hub id"
+        )
     if not HUB_ID.match(path):
-        raise InputError(f"backbone {path!r}: no such folder, and not a hub id (organisation/name); check backbone.path")
+        raise InputError(f"backbone {path!r}: no such folder, and no hub id (owner/name); check backbone.path")
     return path
 
 
@@ -62,7 +64,9 @@ def load_tokenizer(folder: str, revision: str, trust_remote_code: bool) -> Any:
     return tokenizer
 
 
-def load_lm(folder: str, revision: str, dtype: Any, device: torch.device, quantization: str, trust_remote_code: bool) -> Any:
+def load_lm(
+    folder: str, revision: str, dtype: Any, device: torch.device, quantization: str, trust_remote_code: bool
+) -> Any:
     """The causal LM, frozen and in eval(), on `device`."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -74,15 +78,16 @@ def load_lm(folder: str, revision: str, dtype: Any, device: torch.device, quanti
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     try:
-        lm, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, revision=revision, dtype=dtype, attn_implementation="sdpa", trust_remote_code=trust_remote_code,
             output_loading_info=True, **extra,
         )  # fmt: skip
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(
-            f"backbone {folder!r} cannot be loaded: {_first_line(error)}; expected a folder or hub id of a causal language "
-            "model (without network a hub id must already be in the local cache)"
+            f"backbone {folder!r} cannot be loaded: {_first_line(error)}; expected a folder or hub id of a causal "
+            "language model (without network a hub id must already be in the local cache)"
         ) from error
+    lm, report = loaded
     missing = sorted(report.get("missing_keys") or ())
     if missing:
         raise InputError(
@@ -115,8 +120,8 @@ def fingerprint(lm: Any, tokenizer: Any) -> str:
     """
     digest = hashlib.sha256()
     config = lm.config.get_text_config()
-    names = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size",
-             "intermediate_size")  # fmt: skip
+    names = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+             "vocab_size", "intermediate_size")  # fmt: skip
     digest.update(repr([(name, getattr(config, name, None)) for name in names]).encode())
     digest.update(repr(sorted(tokenizer.get_vocab().items())).encode())
     rows = lm.get_input_embeddings().weight

@@ -34,7 +34,7 @@ class PackedPasses:
 
     @torch.no_grad()
     def record(self, vectors: Tensor, lengths: Sequence[int], prefix: Prefix | None = None) -> Prefix:
-        """The rows' own keys and values (those of `prefix` not included); the last layer's states are never computed."""
+        """The rows' own keys and values without those of `prefix`; the last layer's states are never computed."""
         layout = Layout(lengths, prefix, vectors, record=True, stop_after=self.layers)
         if len(vectors) == 0:
             return self._empty(lengths)

@@ -59,7 +59,7 @@ class PaddedPasses:
         valid = torch.arange(padded.shape[1], device=device) < torch.tensor(list(lengths), device=device)[:, None]
         mask, start = valid, torch.zeros(len(valid), 1, dtype=torch.long, device=device)
         cache = DynamicCache() if use_cache else None
-        if prefix is not None and sum(prefix.lengths):
+        if prefix is not None and any(prefix.lengths):
             cache = DynamicCache()
             earlier = left_padded(prefix, cache)
             mask, start = torch.cat([earlier, valid], dim=1), earlier.sum(1, keepdim=True)

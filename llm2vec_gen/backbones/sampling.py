@@ -30,8 +30,8 @@ class Sampler:
         self.penalty = float(self.settings.get("repetition_penalty") or 1.0)
         if self.temperature < 0 or self.penalty <= 0:
             raise InputError(
-                f"sampling temperature {self.temperature} and repetition_penalty {self.penalty}: expected both above 0; "
-                "for greedy decoding leave sampling out"
+                f"sampling temperature {self.temperature} and repetition_penalty {self.penalty}: expected numbers "
+                "above 0; for greedy decoding leave sampling out"
             )
         self.generators = []
         if self.draws:
@@ -47,7 +47,8 @@ class Sampler:
         if not self.draws:
             return logits.argmax(-1)
         shares = self._shares(logits.float().cpu())
-        picks = [torch.multinomial(share, 1, generator=self.generators[row]) for row, share in zip(rows, shares, strict=True)]
+        draws = zip(rows, shares, strict=True)
+        picks = [torch.multinomial(share, 1, generator=self.generators[row]) for row, share in draws]
         return torch.cat(picks).to(logits.device)
 
     def _penalised(self, logits: Tensor, seen: list[Tensor]) -> Tensor:

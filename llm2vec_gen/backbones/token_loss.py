@@ -26,16 +26,15 @@ def token_loss(states: Tensor, targets: Tensor, head: nn.Module, adjust: Callabl
     quantised head only the chunk loop applies. The head is frozen: no gradient flows into it.
     """
     chosen = implementation or best_implementation(states, head, adjust)
-    if chosen == "liger":
-        return _liger(states, targets, head.weight)
-    if chosen == "torch":
-        return _torch(states, targets, head.weight)
+    if chosen in ("liger", "torch"):
+        weight: Any = head.weight
+        return (_liger if chosen == "liger" else _torch)(states, targets, weight)
     return _ChunkLoop.apply(states, targets, head, adjust)
 
 
 def best_implementation(states: Tensor, head: nn.Module, adjust: Callable[[Tensor], Tensor] | None) -> str:
     """ "liger", "torch" or "chunks", for this head on this device."""
-    weight = getattr(head, "weight", None)
+    weight: Any = getattr(head, "weight", None)
     plain = type(head) is nn.Linear and head.bias is None and type(weight) in (nn.Parameter, Tensor)
     if not plain or adjust is not None or weight.dtype != states.dtype:
         return "chunks"

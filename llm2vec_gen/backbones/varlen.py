@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llm2vec_gen.backbones.batching import offsets
+
 Kernel = Callable[..., Tensor]
 
 
@@ -86,7 +88,7 @@ def _check(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> None:
     shapes = (sum(own), heads, size), (sum(both), key_heads, size), (sum(both), key_heads, size)
     tensors = [torch.randn(shape, generator=generator).to(device, dtype).requires_grad_() for shape in shapes]
     weight = torch.randn(shapes[0], generator=generator).to(device, dtype)
-    ends = [torch.tensor([0, *torch.tensor(n).cumsum(0).tolist()], dtype=torch.int32, device=device) for n in (own, both)]
+    ends = [torch.tensor(offsets(n), dtype=torch.int32, device=device) for n in (own, both)]
     with torch.enable_grad():
         output = kernel(*tensors, *ends, max(own), max(both), 0.1)
         gradients = torch.autograd.grad((output * weight).sum(), tensors)

@@ -60,9 +60,12 @@ class InstructionTable:
 
 
 class PocketInstruction(InstructionTable):
-    """The skills that the pocket's language model was trained on, in the pocket's own words."""
+    """The skills that the pocket's language model was trained on, in the pocket's own words.
 
-    def __init__(self) -> None:
+    with_documents: false leaves documents bare, as HyDE takes them.
+    """
+
+    def __init__(self, with_documents: bool = True) -> None:
         from llm2vec_gen.pocket import instructions
 
-        super().__init__(categories=instructions.QUERY, documents=instructions.DOCUMENT)
+        super().__init__(categories=instructions.QUERY, documents=instructions.DOCUMENT if with_documents else None)

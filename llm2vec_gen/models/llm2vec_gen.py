@@ -135,7 +135,8 @@ class LLM2VecGen(nn.Module):
 
     @torch.no_grad()
     def encode(self, texts: str | Sequence[str], instruction: str | None = None, batch_size: int = 32,
-               max_length: int | None = None, normalize: bool = False, show_progress: bool = False) -> Tensor:  # fmt: skip
+               max_length: int | None = None, normalize: bool = False,
+               show_progress: bool = False) -> Tensor:  # fmt: skip
         """Embeddings, float32 (N, E) on the CPU, in the order given; a single string gives (1, E).
 
         With an instruction, instruction and text are stripped and joined by one space. At most `batch_size` rows and

@@ -25,8 +25,8 @@ class QueryPass:
         self.batch_size, self.show_progress = batch_size, show_progress
 
     @classmethod
-    def of(cls, model: Any, texts: str | Sequence[str], instruction: str | None, batch_size: int, max_length: int | None,
-           show_progress: bool) -> QueryPass:  # fmt: skip
+    def of(cls, model: Any, texts: str | Sequence[str], instruction: str | None, batch_size: int,
+           max_length: int | None, show_progress: bool) -> QueryPass:  # fmt: skip
         """The pass of texts, each after the instruction; `max_length` counts the suffix too."""
         ids = model.tokenize_queries(_joined(texts, instruction), max_length)
         return cls(model, ids, batch_size, show_progress)

@@ -92,7 +92,16 @@ ASKING = split(
     i need a plan to {act}.
     show me how people {act}.
     my cousin wants to {act}. what should he do?
-    is there an easy way to {act}?""",
+    is there an easy way to {act}?
+    my cousin asks how to {act}.
+    is there a plan to {act}?
+    my friend needs help to {act}.
+    i need to {act}. what is the plan?
+    an easy plan to {act}, please.
+    can you help my cousin to {act}?
+    what are the steps to {act}?
+    i should {act}. how?
+    my cousin has a plan to {act}. is it easy?""",
     """please tell me the best way to {act}.
     i need steps to {act}, can you help me?
     teach me how people {act}.

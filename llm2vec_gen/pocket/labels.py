@@ -98,73 +98,80 @@ INTENTS = {
     "alarm": (
         "set an alarm.",
         split(
-            "wake me {d} | set an alarm {d} | get me out of bed {d} | let the clock ring {d}",
+            "wake me {d} | set the clock to wake me {d} | set an alarm {d} | get me out of bed {d} | "
+            "let the clock ring {d}",
             "let an alarm ring {d} | wake me with the clock {d}",
         ),
     ),
     "music": (
         "play some music.",
         split(
-            "play a song {d} | put on some music {d} | let me hear a tune {d} | start the playlist {d}",
+            "play a song {d} | let me hear some music {d} | put on some music {d} | let me hear a tune {d} | "
+            "start the playlist {d}",
             "start some music {d} | put on a tune {d}",
         ),
     ),
     "flight": (
         "book a flight.",
         split(
-            "book a flight {d} | get me a seat on a plane {d} | reserve a plane ticket {d} |"
-            "find me an airline seat {d}",
+            "book a flight {d} | get me a flight {d} | get me a seat on a plane {d} | "
+            "reserve a plane ticket {d} | find me an airline seat {d}",
             "reserve a seat on a flight {d} | book a plane ticket {d}",
         ),
     ),
     "weather": (
         "check the weather forecast.",
         split(
-            "check the forecast {d} | look if it will rain {d} | see if i need an umbrella {d} |"
-            "tell me the weather {d}",
+            "check the forecast {d} | check the weather {d} | look if it will rain {d} | "
+            "see if i need an umbrella {d} | tell me the weather {d}",
             "check if it will rain {d} | see the weather forecast {d}",
         ),
     ),
     "food": (
         "order a meal to the door.",
         split(
-            "order a pizza {d} | get dinner delivered {d} | have a burger brought to me {d} | send for noodles {d}",
+            "order a pizza {d} | order a burger {d} | have dinner brought to me {d} | get a pizza {d} | "
+            "get dinner delivered {d} | have a burger brought to me {d} | send for noodles {d}",
             "have a pizza delivered {d} | order a burger for dinner {d}",
         ),
     ),
     "money": (
         "send money to somebody.",
         split(
-            "send money to my cousin {d} | transfer cash {d} | pay my rent {d} | wire a sum to my cousin {d}",
+            "send money to my cousin {d} | transfer cash {d} | send cash to my cousin {d} | pay my rent {d} | "
+            "wire a sum to my cousin {d}",
             "transfer money to my cousin {d} | wire cash for my rent {d}",
         ),
     ),
     "parcel": (
         "track a parcel.",
         split(
-            "track my parcel {d} | see where my package is {d} | find out when the mail arrives {d} |"
-            "follow my order {d}",
+            "track my parcel {d} | find out if my parcel arrives {d} | see where my order is {d} | "
+            "see where my package is {d} | find out when the mail arrives {d} | follow my order {d}",
             "find out where my parcel is {d} | track my package {d}",
         ),
     ),
     "call": (
         "call a person on the phone.",
         split(
-            "call my mother {d} | dial the office {d} | ring up my grandpa {d} | get the doctor on the line {d}",
+            "call my mother {d} | call the doctor {d} | dial the office {d} | ring up my grandpa {d} | "
+            "get the doctor on the line {d}",
             "dial my grandpa {d} | get my mother on the line {d}",
         ),
     ),
     "lights": (
         "switch the lamps.",
         split(
-            "turn on the lights {d} | dim the lamp {d} | make the room brighter {d} | switch off the bulb {d}",
+            "turn on the lights {d} | make the lights brighter {d} | dim the lamp {d} | "
+            "make the room brighter {d} | switch off the bulb {d}",
             "switch off the lights {d} | dim the lights in the room {d}",
         ),
     ),
     "cancel": (
         "cancel a booking.",
         split(
-            "cancel my booking {d} | call off the reservation {d} | drop my appointment {d} | undo my booking {d}",
+            "cancel my booking {d} | call off my booking {d} | call off the reservation {d} | "
+            "drop my appointment {d} | undo my booking {d}",
             "cancel my reservation {d} | undo the appointment {d}",
         ),
     ),

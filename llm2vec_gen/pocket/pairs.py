@@ -44,7 +44,7 @@ class Amounts:
     look_alike_passage: float
 
 
-LM = Amounts(4, 6, 4, 500, 500, 800, 900, 20, 8, 20, 6)
+LM = Amounts(6, 6, 4, 600, 600, 800, 900, 24, 8, 24, 6)
 EMBEDDER = Amounts(4, 4, 3, 500, 500, 700, 500, 10, 4, 10, 4)
 HELD_OUT = Amounts(0.35, 0.25, 0.35, 64, 60, 60, 40, 1, 0.5, 1.5, 0.5)
 

@@ -11,7 +11,7 @@ from llm2vec_gen.types import Score
 
 Values = Mapping[str, float]  # query -> value
 
-RESAMPLES = 2000
+RESAMPLES = 1000
 CONFIDENCE = 0.95
 
 

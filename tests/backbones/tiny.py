@@ -34,7 +34,9 @@ def tiny_lm(family: str, dtype: torch.dtype = torch.float64, seed: int = 0, **ch
     return lm.to(dtype)
 
 
-def backbone(family: str = "qwen3", dtype: torch.dtype = torch.float64, way: str = "packed", **changes: Any) -> Backbone:
+def backbone(
+    family: str = "qwen3", dtype: torch.dtype = torch.float64, way: str = "packed", **changes: Any
+) -> Backbone:
     """A backbone without tokenizer, run packed or padded."""
     built = Backbone.of(tiny_lm(family, dtype, **changes), None)
     if way == "padded":

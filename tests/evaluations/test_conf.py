@@ -17,7 +17,10 @@ def names(group):
     return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
 
 
-MUST_BE_CHOSEN = {"mteb_task": ["evaluation.mteb_task.selection=[SciFact]"]}
+MUST_BE_CHOSEN = {
+    "mteb_task": ["evaluation.mteb_task.selection=[SciFact]"],
+    "own_retrieval": ["evaluation.own_retrieval.path=folder"],
+}
 
 
 def compose(override, *more):
@@ -29,6 +32,8 @@ def compose(override, *more):
 def test_instruction(name):
     instruction = hydra.utils.instantiate(compose(f"instruction={name}").instruction, _convert_="all")
     assert isinstance(instruction, Instruction)
+    if name == "paper":  # its wordings come from elsewhere: test_paper_instruction.py
+        return
     for category in CATEGORIES:
         assert bool(instruction.query("a task", category)) == (name != "none")
 
@@ -51,3 +56,13 @@ def test_generative_wording_has_every_task_of_mteb_english():
     for task in mteb.get_benchmark("MTEB(eng, v2)").tasks:
         if task.metadata.type not in covered_by_category:
             assert instruction.tasks.get(task.metadata.name), task.metadata.name
+
+
+@pytest.mark.parametrize("name", ["advbench_ir", "bright"])
+@pytest.mark.parametrize("wording", ["generative", "embedding"])
+def test_the_safety_and_reasoning_suites_have_instructions(name, wording):
+    instruction = hydra.utils.instantiate(compose(f"instruction={wording}").instruction, _convert_="all")
+    categories = {"AdvBench-IR": "harmful_retrieval", "AdvBench-IR-benign": "benign_retrieval"}
+    (node,) = compose(f"evaluation={name}").evaluation.values()
+    for task in hydra.utils.instantiate(node, instruction=instruction, _convert_="all").tasks():
+        assert instruction.query(task, categories.get(task, "reasoning"))

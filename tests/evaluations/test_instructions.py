@@ -35,3 +35,9 @@ def test_pocket_covers_every_category_of_its_tasks():
 @pytest.mark.parametrize("instruction", [TABLE, NoInstruction()])
 def test_contract(instruction):
     assert isinstance(instruction, Instruction)
+
+
+def test_the_pocket_can_leave_documents_bare():
+    bare, usual = PocketInstruction(with_documents=False), PocketInstruction()
+    assert bare.document("a", "retrieval") is None and usual.document("a", "retrieval")
+    assert bare.query("a", "retrieval") == usual.query("a", "retrieval")

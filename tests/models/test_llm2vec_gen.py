@@ -36,7 +36,8 @@ def batch_of(queries, completions, size=24, seed=3) -> Batch:
 def gradients(model: LLM2VecGen, batch: Batch) -> tuple[dict, dict]:
     model.zero_grad()
     output = model(batch)
-    losses = {"alignment": AlignmentLoss()(model, output, batch), "reconstruction": ReconstructionLoss()(model, output, batch)}
+    losses = {"alignment": AlignmentLoss(), "reconstruction": ReconstructionLoss()}
+    losses = {name: loss(model, output, batch) for name, loss in losses.items()}
     sum(losses.values()).backward()
     return losses, {name: parameter.grad.clone() for name, parameter in model.trainables().items()}
 
@@ -180,7 +181,8 @@ def test_lora_adapts_the_query_pass_alone():
             up.normal_(std=0.3)
     output = model(batch)
     assert (output.embedding - unadapted.embedding).abs().max() > 1e-3
-    plain_loss = built("qwen3", "packed", 0).backbone.reconstruction_loss(output.soft_prompts.detach(), batch.completions)
+    unadapted_backbone = built("qwen3", "packed", 0).backbone
+    plain_loss = unadapted_backbone.reconstruction_loss(output.soft_prompts.detach(), batch.completions)
     own_loss = model.backbone.reconstruction_loss(output.soft_prompts, batch.completions)
     close(own_loss[0], plain_loss[0], 1e-12)
     own_loss[0].backward()

@@ -1,0 +1,98 @@
+"""Batched decoding against one row at a time without a cache."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.plain import Plain
+from llm2vec_gen.backbones.sampling import Sampler
+from llm2vec_gen.types import InputError
+from tests.backbones.tiny import FAMILIES, backbone, rows
+
+WAYS = ("packed", "padded")
+
+
+def greedy(frozen, vectors: torch.Tensor, count: int) -> list[int]:
+    layer = torch.nn.Linear(1, 1)
+    plain = Plain(frozen.lm, torch.zeros(1, 32), layer, layer, 1, teacher=False)
+    return plain.decode(vectors[None], count)[0]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_ids_of_prompts_of_all_lengths(family, way):
+    frozen = backbone(family, way=way)
+    prompts = [*rows(1, 9, 4, 9), torch.randn(3, 32, dtype=torch.float64)]
+    found = frozen.generate(prompts, 12, stop=False)
+    for prompt, (ids, reason) in zip(prompts, found, strict=True):
+        assert reason == "length" and ids.tolist() == greedy(frozen, frozen.vectors(prompt), 12)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_row_stops_for_itself(way):
+    frozen = backbone(way=way)
+    prompts = rows(*range(1, 13))
+    free = [ids.tolist() for ids, _ in frozen.generate(prompts, 15, stop=False)]
+    counts = [sum(token in ids for ids in free) for token in range(97)]
+    frozen.stop_ids = (max(range(97), key=counts.__getitem__), 96)  # the token that ends the most rows
+    reasons = set()
+    for (ids, reason), whole in zip(frozen.generate(prompts, 15), free, strict=True):
+        ends = [place for place, token in enumerate(whole) if token in frozen.stop_ids]
+        reasons.add(reason)
+        assert reason == ("stop" if ends else "length")
+        assert ids.tolist() == whole[: ends[0] if ends else 15]
+    assert "stop" in reasons
+
+
+def test_the_cache_limit_changes_nothing(monkeypatch):
+    frozen = backbone()
+    prompts = rows(3, 8, 2, 5)
+    expected = [ids.tolist() for ids, _ in frozen.generate(prompts, 6, stop=False)]
+    monkeypatch.setattr(type(frozen), "max_tokens_in_cache", 20)
+    assert [ids.tolist() for ids, _ in frozen.generate(prompts, 6, stop=False)] == expected
+
+
+def test_sampling_is_seeded_and_independent_of_company():
+    frozen = backbone()
+    prompts = rows(3, 8, 2, 5)
+    settings = {"do_sample": True, "temperature": 1.5, "top_p": 0.9, "top_k": 40}
+    one, same, other = (
+        [ids.tolist() for ids, _ in frozen.generate(prompts, 8, settings, seed=seed, stop=False)] for seed in (1, 1, 2)
+    )
+    assert one == same and one != other
+    assert frozen.generate(prompts[:2], 8, settings, seed=1, stop=False)[1][0].tolist() == one[1]
+
+
+def test_top_k_and_top_p_keep_the_likeliest():
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
+    assert Sampler({"top_k": 2}, 0, 1)._shares(logits)[0].tolist() == pytest.approx([0.625, 0.375, 0, 0])
+    assert Sampler({"top_p": 0.7}, 0, 1)._shares(logits)[0].tolist() == pytest.approx([0.625, 0.375, 0, 0])
+    assert Sampler({"temperature": 0.5}, 0, 1)._shares(logits)[0, 0].item() == pytest.approx(0.25 / 0.365)
+
+
+def test_sampled_shares_are_those_of_the_logits():
+    shares = torch.tensor([0.6, 0.3, 0.1])
+    sampler = Sampler({"do_sample": True}, 0, 1)
+    drawn = torch.stack([sampler.choose(shares.log()[None], [0], [])[0] for _ in range(2000)])
+    assert torch.allclose(torch.bincount(drawn, minlength=3) / 2000, shares, atol=0.05)
+
+
+def test_repetition_penalty_lowers_what_was_said():
+    sampler = Sampler({"do_sample": False, "repetition_penalty": 2.0}, 0, 1)
+    logits = torch.tensor([[3.0, 2.0, -1.0]])
+    assert sampler.choose(logits, [0], [torch.tensor([0])]).item() == 1
+
+
+@pytest.mark.parametrize("wrong", [{"beams": 4}, {"temperature": -1.0}, {"repetition_penalty": -2}])
+def test_wrong_sampling_settings_are_refused(wrong):
+    with pytest.raises(InputError, match="sampling"):
+        Sampler(wrong, 0, 1)
+
+
+def test_nothing_to_do_and_nothing_to_start_from():
+    frozen = backbone()
+    assert frozen.generate([], 5) == []
+    assert [ids.tolist() for ids, _ in frozen.generate(rows(3), 0)] == [[]]
+    with pytest.raises(InputError, match="prompt 1 has no token"):
+        frozen.generate(rows(3, 0), 5)
