@@ -1,6 +1,6 @@
 """Queries -> completions by the language model (or whoever `generator=` names).
 
-    python experiments/complete.py [overrides]        e.g. data=query_log data.path=queries.jsonl
+python experiments/complete.py [overrides]        e.g. data=query_log data.path=queries.jsonl
 """
 
 from llm2vec_gen import pipeline

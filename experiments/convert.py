@@ -1,6 +1,6 @@
 """A checkpoint from one format into another, bit by bit, read back and compared.
 
-python experiments/convert.py from=<folder or hub id> to=<new folder> format=native|reference|merged|sentence_transformers
+python experiments/convert.py from=<folder or hub id> to=<new folder> format=<one of checkpoints.FORMATS>
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Completions -> targets by the teacher.
 
-    python experiments/embed.py [overrides]        e.g. teacher=mean_pool
+python experiments/embed.py [overrides]        e.g. teacher=mean_pool
 """
 
 from llm2vec_gen import pipeline

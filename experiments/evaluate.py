@@ -1,6 +1,6 @@
 """An encoder -> scores; `encoder=` picks the trained model, the teacher or a baseline.
 
-    python experiments/evaluate.py [overrides]        e.g. encoder=teacher
+python experiments/evaluate.py [overrides]        e.g. encoder=teacher
 """
 
 from llm2vec_gen import pipeline

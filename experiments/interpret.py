@@ -1,6 +1,6 @@
 """A checkpoint and a few queries -> what the embeddings say in words.
 
-    python experiments/interpret.py [overrides]        e.g. interpreter=[decoding]
+python experiments/interpret.py [overrides]        e.g. interpreter=[decoding]
 """
 
 from llm2vec_gen import pipeline

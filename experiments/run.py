@@ -1,6 +1,6 @@
 """All verbs in order, skipping what exists; the last line printed is the folder of the tables.
 
-    python experiments/run.py [overrides]        e.g. experiment=pocket
+python experiments/run.py [overrides]        e.g. experiment=pocket
 """
 
 from llm2vec_gen import pipeline

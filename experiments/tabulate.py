@@ -1,6 +1,6 @@
 """Scores, readings and curves -> tables and a report; loads no model.
 
-    python experiments/tabulate.py [overrides]        e.g. experiment=pocket
+python experiments/tabulate.py [overrides]        e.g. experiment=pocket
 """
 
 from llm2vec_gen import pipeline

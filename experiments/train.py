@@ -1,6 +1,6 @@
 """Completions and targets -> checkpoint.
 
-    python experiments/train.py [overrides]        e.g. loss.alignment.weight=0.5
+python experiments/train.py [overrides]        e.g. loss.alignment.weight=0.5
 """
 
 from llm2vec_gen import pipeline

@@ -6,6 +6,7 @@ else, so pipeline.py reads without knowing Hydra.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -19,17 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from llm2vec_gen.artifacts import Artifact, fingerprint
+from llm2vec_gen.artifacts import Artifact, fingerprint, read_scores
+from llm2vec_gen.tables import score_files
 from llm2vec_gen.training.settings import check_losses
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import MODEL, InputError, Score
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-MODEL = "llm2vec_gen"  # the name of the trained encoder among the encoders that are evaluated
 
 READS = {  # what enters the chain at each verb; its digest covers this and the digest of the verb before it
     "complete": ["data", "generator"],
@@ -38,14 +40,16 @@ READS = {  # what enters the chain at each verb; its digest covers this and the 
     "evaluate": ["evaluation", "instruction"],
     "interpret": ["interpreter", "interpret"],
     "tabulate": ["table"],
+    "teach": ["backbone", "teaching", "seed"],
 }
-BEFORE = {"embed": ["complete"], "train": ["complete", "embed"], "evaluate": ["train"], "interpret": ["train"]}
+BEFORE = {"embed": ["complete"], "train": ["complete", "embed"], "evaluate": ["train"], "interpret": ["train"],
+          "teach": ["complete"]}  # fmt: skip
 
 # Where and how fast, never what: these keys are in no digest, wherever they stand.
 WHERE = frozenset({
     "device", "num_workers", "prefetch_batches", "max_tokens_per_micro_batch", "gradient_checkpointing",
     "log_every_n_steps", "checkpoint_every_n_steps", "recommended", "compile", "max_tokens_per_batch", "concurrency",
-    "timeout", "retries", "api_key_variable", "max_texts_per_batch", "part_size",
+    "timeout", "retries", "api_key_variable", "max_texts_per_batch", "part_size", "cache",
 })  # fmt: skip
 
 
@@ -76,7 +80,9 @@ class Plan:
         return {key: self.build(f"{group}.{key}", **dependencies) for key in self.settings.get(group) or {}}
 
     def encoders(self) -> list[str]:
-        """Who is evaluated: the trained model, the teacher and the baselines of this config."""
+        """Who is evaluated: the trained model, the teacher and the baselines; one alone where `encoder` names it."""
+        if self.settings["encoder"] != MODEL:
+            return [self.settings["encoder"]]
         return [MODEL, "teacher", *(self.settings.get("baseline") or {})]
 
     def build_encoder(self, name: str = MODEL) -> Any:
@@ -135,6 +141,24 @@ class Plan:
             )
         return artifact.folder
 
+    def gather(self, rows: list[str], seeds: list[int]) -> list[Score]:
+        """The scores of table rows ("experiment:encoder") from their experiments' artifacts, at this plan's scale."""
+        found, scale = [], self._choices.get("scale")
+        named = [row.partition(":") for row in rows]
+        for experiment in dict.fromkeys(name for name, _, _ in named):
+            if not (CONF / "experiment" / f"{experiment}.yaml").is_file():
+                continue  # a row that nothing here measures: a hole
+            shrunk = [f"scale={scale}"] if scale else []
+            plan = compose(f"experiment={experiment}", f"paths.outputs={self.outputs}", *shrunk)
+            for encoder in [who for name, _, who in named if name == experiment and who in plan.encoders()]:
+                artifacts = {}
+                for plan.settings["seed"] in seeds:
+                    artifact = plan.artifact("evaluate", encoder)
+                    artifacts[artifact.digest] = artifact  # a baseline has no seed: one artifact for all
+                for artifact in [artifact for artifact in artifacts.values() if artifact.whole]:
+                    found += score_files.gathered(read_scores(artifact.folder), f"{experiment}:{encoder}")
+        return found
+
     def publish(self, artifact: Artifact) -> Path:
         """The artifact's folder; where the config has a `name`, its files also stand in <outputs>/<name>."""
         if self.settings["name"]:
@@ -156,6 +180,7 @@ class Plan:
             "evaluate": who,
             "interpret": student,
             "tabulate": pick("table"),
+            "teach": f"{pick('backbone')}-{pick('teaching')}-seed{self.settings['seed']}",
         }
         return re.sub(r"[^\w.+-]+", "_", str(names[verb]))
 
@@ -194,7 +219,8 @@ class Plan:
 
 def compose(*overrides: str) -> Plan:
     """The plan of a command line without a command line, for notebooks and tests: compose("experiment=pocket")."""
-    with hydra.initialize_config_dir(str(CONF), version_base=None):
+    running = GlobalHydra.instance().is_initialized()  # inside a script
+    with contextlib.nullcontext() if running else hydra.initialize_config_dir(str(CONF), version_base=None):
         config = hydra.compose("config", list(overrides), return_hydra_config=True)
     choices = dict(config.hydra.runtime.choices)
     with open_dict(config):

@@ -7,15 +7,17 @@ by their contracts in types.py; which ones they are, a config says.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm2vec_gen import artifacts
+from llm2vec_gen.types import MODEL
 
 if TYPE_CHECKING:
     from llm2vec_gen.config import Plan
@@ -25,13 +27,14 @@ log = logging.getLogger(__name__)
 
 
 def run(plan: Plan) -> Path:
-    """All verbs in order; what exists is skipped."""
-    complete(plan)
-    embed(plan)
-    train(plan)
+    """All verbs in order; what exists is skipped. A config of one baseline needs only its scores."""
+    trains = MODEL in plan.encoders()
+    for verb in (complete, embed, train) if trains else ():
+        verb(plan)
     for encoder in plan.encoders():
         evaluate(plan, encoder)
-    interpret(plan)
+    if trains:
+        interpret(plan)
     return tabulate(plan)
 
 
@@ -89,6 +92,25 @@ def train(plan: Plan) -> Path:
     return artifact.folder
 
 
+def teach(plan: Plan) -> Path:
+    """Completions -> a teacher: the backbone as a text encoder, two adapters that `teacher=llm2vec` loads."""
+    completions = None
+    if plan.settings["teaching"]["corpus"] is None:
+        completions = artifacts.Completions(plan.require("complete"))
+    artifact = plan.artifact("teach")
+    with artifact.making() as unfinished:
+        if unfinished:
+            teaching, trainer = plan.build("teaching"), plan.build("trainer")
+            loggers, callbacks = plan.build_all("logger").values(), plan.build_all("callbacks").values()
+            counts = teaching.teach(plan.build("backbone"), completions, trainer,
+                                    artifact.folder, plan.settings["seed"], list(loggers), list(callbacks))  # fmt: skip
+            for name in teaching.files():
+                artifact.adopt(name)
+            artifact.finish(plan.settings, **counts)
+            log.info("teach: %s", _counts(artifact))
+    return artifact.folder
+
+
 def evaluate(plan: Plan, encoder_name: str | None = None) -> Path:
     """Encoder -> scores, task by task: the trained model (default), the teacher or a baseline of the config."""
     name = encoder_name or plan.settings["encoder"]
@@ -97,7 +119,7 @@ def evaluate(plan: Plan, encoder_name: str | None = None) -> Path:
         if unfinished:
             encoder, instruction = plan.build_encoder(name), plan.build("instruction")
             origin = {"encoder": name, "run": artifact.folder.name, "commit": artifacts.commit()}
-            if name == plan.settings["encoder"]:
+            if name == MODEL:  # a baseline has no seed
                 origin["seed"] = plan.settings["seed"]
             for evaluation in plan.build_all("evaluation", instruction=instruction).values():
                 for task in evaluation.tasks():
@@ -124,21 +146,28 @@ def interpret(plan: Plan) -> Path:
 
 def tabulate(plan: Plan) -> Path:
     """Scores, readings and curves -> tables, a report and a summary; never loads a model, leaves holes as holes."""
-    from llm2vec_gen.tables import markdown, summary
+    from llm2vec_gen.tables import markdown, score_files, summary
     from llm2vec_gen.tables.report import Report
 
     scored = [artifact for name in plan.encoders() if (artifact := plan.artifact("evaluate", name)).whole]
     read, trained = plan.artifact("interpret"), plan.artifact("train")
     scores = [score for artifact in scored for score in artifacts.read_scores(artifact.folder)]
     readings = artifacts.read_readings(read.folder) if read.whole else []
-    table = plan.build("table")
-    artifact = plan.artifact("tabulate", sources=[source.digest for source in [*scored, read] if source.whole])
+    table = plan.build("table").with_readings(readings)
+    if plan.settings["scores"]:
+        scores = score_files.read(plan.settings["scores"])
+    elif table.wanted():
+        scores = plan.gather(table.wanted(), plan.settings["seeds"])
+    artifact = plan.artifact("tabulate", scores=artifacts.digest([asdict(score) for score in scores]))
     with artifact.making():
         report = Report(table).render(scores, readings, artifacts.read_curves(trained.folder), {"run": trained.name})
         files = {f"table.{ending}": text for ending, text in table.files(scores).items()}
         files |= {"report.html": report, "summary.json": json.dumps(summary.summary(scores), indent=1) + "\n"}
         for name, text in files.items():
             artifact.write_text(name, text)
+        for ending, picture in table.pictures(scores).items():
+            artifact.write_part(f"table.{ending}", functools.partial(_write_bytes, picture))
+        artifact.write_part("scores.jsonl", lambda path: score_files.write(path, scores))
         artifact.finish(plan.settings)
     print(files["table.md"], markdown.readings(readings), sep="\n")
     return plan.publish(artifact)
@@ -149,6 +178,10 @@ def _spread(source: QuerySource, limit: int) -> list[Query]:
     queries = list(islice(source.queries(), 1000))
     limit = min(limit, len(queries))
     return [queries[len(queries) * index // limit] for index in range(limit)]
+
+
+def _write_bytes(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
 
 
 def _counts(artifact: artifacts.Artifact) -> str:

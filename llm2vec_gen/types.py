@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+MODEL = "llm2vec_gen"
+"""What a config calls its trained encoder, beside its teacher and its baselines."""
+
+
 class InputError(ValueError):
     """The user's input is wrong: the message says what was given, what was expected and what to do (exit status 2)."""
 

@@ -46,7 +46,7 @@ def facts_of(file: Path) -> Path:
 
 def finished_parts(folder: Path) -> list[Part]:
     parts = []
-    for facts_file in folder.glob("*.json"):
+    for facts_file in folder.rglob("*.json"):
         file = facts_file.with_name(facts_file.name.removesuffix(".json"))
         if facts_file.name == MANIFEST or not file.suffix or not file.is_file():
             continue

@@ -21,7 +21,7 @@ class FrozenLinear(nn.Linear):
 
     def forward(self, states: Tensor) -> Tensor:
         """states (..., in) -> (..., out)."""
-        large = states.numel() >= FEWEST_ROWS * self.in_features
+        large = states.numel() >= FEWEST_ROWS * self.in_features and not torch.compiler.is_compiling()
         if not large or states.device.type != "cpu" or states.dtype != torch.float32 or self.weight.requires_grad:
             return F.linear(states, self.weight, self.bias)
         if not (states.requires_grad and torch.is_grad_enabled()):

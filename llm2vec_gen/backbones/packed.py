@@ -21,6 +21,7 @@ class PackedPasses:
         register()
         lm.set_attn_implementation(ATTENTION)
         self.lm = lm
+        self._lean: dict[tuple[torch.device, torch.dtype], bool] = {}
         self.layers = lm.config.get_text_config().num_hidden_layers
 
     def run(self, vectors: Tensor, lengths: Sequence[int], prefix: Prefix | None = None,
@@ -44,9 +45,17 @@ class PackedPasses:
         return layout.recorded
 
     def steps(self, prefix: Prefix, room: int) -> Any:
-        """A stepper over the prefix for at most `room` further tokens per row (see stepping.py)."""
+        """A stepper over the prefix for at most `room` further tokens per row: the lean one where it proves exact."""
+        from llm2vec_gen.backbones.lean_steps import LeanSteps, agrees, lean_layers
         from llm2vec_gen.backbones.stepping import PackedSteps
 
+        layers = lean_layers(self.lm)
+        if layers is not None:
+            key = prefix.keys[0].device, prefix.keys[0].dtype
+            if key not in self._lean:
+                self._lean[key] = agrees(self.lm, layers, prefix.rows(range(min(2, len(prefix)))))
+            if self._lean[key]:
+                return LeanSteps(self.lm, prefix, room, layers)
         return PackedSteps(self.lm, prefix, room)
 
     def _forward(self, vectors: Tensor, layout: Layout) -> Tensor:

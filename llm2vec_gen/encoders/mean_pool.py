@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from llm2vec_gen.encoders.base import Encoder, chunks, tokenized
-from llm2vec_gen.types import Query, QuerySource
+from llm2vec_gen.types import InputError, Query, QuerySource
 
 CHUNK = 128  # texts whose states are held at a time
 
@@ -26,6 +26,8 @@ class MeanPool(Encoder):
     centre: texts, or a query source, the mean of whose first `centre_size` vectors is subtracted from every vector:
     mean-pooled states share a large common component, which drowns the differences in cosine. Of a source that has
     answers, the answers are averaged. null: nothing is subtracted.
+    whiten: what is left is scaled to the same variance in every direction of those vectors (ZCA), after their
+    covariance C was shrunk to (1 - whiten) C + whiten tr(C)/D: 0 whitens fully, 1 only rescales, null leaves it.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class MeanPool(Encoder):
         backbone: Any,
         centre: Iterable[str] | QuerySource | None = None,
         centre_size: int = 1000,
+        whiten: float | None = None,
         instruction: str | None = None,
         use_instruction: bool = False,
         max_length: int = 512,
@@ -44,6 +47,9 @@ class MeanPool(Encoder):
         self.embedding_dim = int(backbone.hidden_size)
         self._centre_texts = None if centre is None else list(islice(_texts(centre), centre_size))
         self._centre: Tensor | None = None
+        self.whiten, self._scaling = whiten, torch.ones(())
+        if whiten is not None and (centre is None or not 0 <= whiten <= 1):
+            raise InputError(f"whiten={whiten}, centre={centre}: expected a share from 0 to 1, and texts to centre on")
 
     def encode(self, texts: Sequence[str], instruction: str | None = None) -> Tensor:
         """The vectors of the texts."""
@@ -52,8 +58,15 @@ class MeanPool(Encoder):
         if self._centre_texts is None:
             return vectors
         if self._centre is None:
-            self._centre = self._means(self._centre_texts, self.instruction).double().mean(0).float()
-        return vectors - self._centre
+            self._learn_centre(self._means(self._centre_texts, self.instruction).double())
+        return vectors - self._centre if self.whiten is None else (vectors - self._centre) @ self._scaling
+
+    def _learn_centre(self, vectors: Tensor) -> None:
+        self._centre = vectors.mean(0).float()
+        if self.whiten is not None:
+            values, directions = torch.linalg.eigh(vectors.T.cov())
+            values = (1 - self.whiten) * values.clamp_min(0) + self.whiten * values.mean()
+            self._scaling = (directions * values.clamp_min(1e-12).rsqrt() @ directions.T).float()
 
     @torch.no_grad()
     def _means(self, texts: Sequence[str], instruction: str | None) -> Tensor:

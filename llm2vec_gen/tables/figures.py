@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -54,8 +55,8 @@ class Figure(Table):
             canvas = Canvas(figsize=(sum(widths), 3.6), layout="constrained")
             FigureCanvasAgg(canvas)
             panels = canvas.subplots(1, len(grids), squeeze=False, width_ratios=widths)[0]
-            for axes, grid in zip(panels, grids, strict=True):
-                axes.set_title(grid.title, fontsize=10)
+            for axes, grid, inches in zip(panels, grids, widths, strict=True):
+                axes.set_title(textwrap.fill(grid.title, round(9 * inches)), fontsize=10)
                 KINDS[self.kind](axes, grid)
             stream = io.BytesIO()
             metadata = {"Date": None, "Creator": None} if ending == "svg" else {"Software": None}
@@ -78,17 +79,17 @@ def bars(axes: Any, grid: Grid) -> None:
         _bars_of(axes, places, cells, grid.scale, thickness, COLOURS[column % len(COLOURS)], label)
         _published(axes, places, cells, grid.scale)
     axes.set_xticks(range(len(grid.rows)), grid.rows, rotation=30, ha="right")
+    axes.set_xlim(-0.6, len(grid.rows) - 0.4)
     _furnish(axes, grid)
 
 
 def _bars_of(
     axes: Any, places: list[float], cells: list[Cell], scale: float, thickness: float, colour: str, label: str
 ) -> None:
-    known = [(place, cell) for place, cell in zip(places, cells, strict=True) if cell.value is not None]
-    heights = [scale * cell.value for _, cell in known if cell.value is not None]
-    spreads = [scale * cell.spread for _, cell in known]
+    heights = [float("nan") if cell.value is None else scale * cell.value for cell in cells]
+    spreads = [scale * cell.spread for cell in cells]
     errors = spreads if any(spreads) else None
-    axes.bar([place for place, _ in known], heights, 0.92 * thickness, yerr=errors, color=colour, label=label)
+    axes.bar(places, heights, 0.92 * thickness, yerr=errors, color=colour, label=label)
 
 
 def lines(axes: Any, grid: Grid) -> None:

@@ -116,8 +116,8 @@ class TrainerSettings:
         found = torch.cuda.device_count()
         if self.devices > found:
             raise InputError(
-                f"trainer.accelerator={self.accelerator} with trainer.devices={self.devices} needs as many GPUs, but this "
-                f"machine shows {found}; choose trainer=cpu or fewer devices"
+                f"trainer.accelerator={self.accelerator} with trainer.devices={self.devices} needs as many GPUs, but "
+                f"this machine shows {found}; choose trainer=cpu or fewer devices"
             )
 
     @property

@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from benchmarks.plain import Plain
+from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.lean_steps import LeanSteps
 from llm2vec_gen.backbones.sampling import Sampler
+from llm2vec_gen.backbones.stepping import PackedSteps
 from llm2vec_gen.types import InputError
-from tests.backbones.tiny import FAMILIES, backbone, rows
+from tests.backbones.tiny import FAMILIES, backbone, close, rows, tiny_lm
 
 WAYS = ("packed", "padded")
 
@@ -96,3 +99,29 @@ def test_nothing_to_do_and_nothing_to_start_from():
     assert [ids.tolist() for ids, _ in frozen.generate(rows(3), 0)] == [[]]
     with pytest.raises(InputError, match="prompt 1 has no token"):
         frozen.generate(rows(3, 0), 5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lean_steps_serve_these_families_and_give_the_models_own_states(family):
+    frozen = backbone(family)
+    prefix = frozen.prefix_pass(rows(4, 9, 1))
+    lean, whole = frozen.passes.steps(prefix, 4), PackedSteps(frozen.lm, prefix, 4)
+    assert type(lean) is LeanSteps
+    for step in range(3):
+        vectors = frozen.embed(rows(3, seed=step)[0])
+        close(lean(vectors), whole(vectors), 1e-6)
+        if step == 1:
+            for steps in (lean, whole):
+                steps.keep(torch.tensor([2, 0, 1]))
+
+
+def test_a_layer_that_only_looks_alike_is_not_stepped_lean():
+    lm = tiny_lm("qwen3")
+    lm.config.hidden_act = "relu"
+    for layer in lm.model.layers:
+        layer.mlp.act_fn = torch.nn.ReLU()
+    frozen = Backbone.of(lm, None)
+    assert type(frozen.passes.steps(frozen.prefix_pass(rows(4, 9)), 4)) is PackedSteps
+    prompts = rows(3, 5)
+    for prompt, (ids, _) in zip(prompts, frozen.generate(prompts, 6, stop=False), strict=True):
+        assert ids.tolist() == greedy(frozen, frozen.embed(prompt), 6)

@@ -9,12 +9,6 @@ from llm2vec_gen.types import Encoder, InputError
 from tests.builders import FAMILIES, tiny_backbone_folder
 
 TEXTS = ["the cat sat on the mat", "a", "What is the capital of France? \u2603", "legs {text} legs", "how many " * 9]
-    "the cat sat on the mat",
-    "a",
-    "What is the capital of France? \u2603",
-    "legs {text} legs",
-    "how many legs " * 5,
-]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
