@@ -25,6 +25,7 @@ INJECTED = {"embedding_dim", "instruction", "self"}  # what a verb gives when it
 CHOICES = sorted(
     (file.relative_to(CONF).parts[0], str(file.relative_to(CONF / file.relative_to(CONF).parts[0]).with_suffix("")))
     for file in CONF.glob("*/**/*.yaml")
+    if file.parent.name != "lesson"  # composed as parts of conf/teaching
 )
 GIVEN = {"teacher": ["backbone=qwen3_4b"], "baseline": ["backbone=qwen3_4b"]}  # the pocket names no published teacher
 

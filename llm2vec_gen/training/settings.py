@@ -99,14 +99,13 @@ class TrainerSettings:
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"trainer.{key}={value}: expected a whole number of 1 or more")
+        self._check_devices()
         started = int(os.environ.get("WORLD_SIZE", "1"))
         if self.ranks != started:
             raise InputError(
                 f"trainer.devices={self.devices} x trainer.num_nodes={self.num_nodes} asks for {self.ranks} "
                 f"processes, but {started} are running; set trainer.devices and trainer.num_nodes to what was started"
             )
-
-        self._check_devices()
 
     def _check_devices(self) -> None:
         if self.accelerator not in ("gpu", "cuda"):

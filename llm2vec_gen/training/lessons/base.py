@@ -44,7 +44,8 @@ class Lesson(ABC):
 
     Dropout at `lora_dropout` acts on what goes into the adapter's layers, at `attention_dropout` on attention weights.
     Of `training` each lesson uses what concerns optimisation; `gradient_checkpointing` here means that each padded
-    batch of `max_tokens_per_micro_batch` positions is computed again in the backward pass.
+    batch of `max_tokens_per_micro_batch` positions is computed again in the backward pass. That size changes which
+    random numbers dropout draws, nothing else.
     """
 
     reads: str = "texts"
