@@ -23,6 +23,7 @@ demo: setup  ## train, evaluate and read the pocket: two tables, five decoded em
 test: setup  ## all tests, fast ones first
 	$(BIN)/python -m pytest -q -m "not slow"
 	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q --nbmake --nbmake-timeout=600 notebooks
 
 lint: setup
 	$(BIN)/ruff check .

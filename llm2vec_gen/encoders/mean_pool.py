@@ -59,6 +59,7 @@ class MeanPool(Encoder):
             return vectors
         if self._centre is None:
             self._learn_centre(self._means(self._centre_texts, self.instruction).double())
+        assert self._centre is not None
         return vectors - self._centre if self.whiten is None else (vectors - self._centre) @ self._scaling
 
     def _learn_centre(self, vectors: Tensor) -> None:

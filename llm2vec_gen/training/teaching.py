@@ -151,10 +151,11 @@ def _encoder(backbone: Any, lora: Lora, lesson: Lesson, seed: int) -> AdaptedEnc
 def _learn(module: LessonModule, data: LessonData, identity: dict[str, Any], trainer: TrainerSettings, place: Path,
            loggers: Sequence[Any], callbacks: Sequence[lightning.Callback]) -> None:  # fmt: skip
     """Train a lesson and save its adapter; the backbone is given back as it was."""
+    model: Any = module.model
     run(module, data, identity, module.lesson.training, trainer, place, loggers, callbacks)
     if ranks.own() == 0:
         (place / NOTE).write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
-        module.model.save(place)
+        model.save(place)
         shutil.rmtree(place / RESUME)
     ranks.gather(None)  # the others go on when it is on the disk
-    module.model.unload()
+    model.unload()
