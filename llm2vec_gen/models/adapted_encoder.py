@@ -113,6 +113,7 @@ class AdaptedEncoder(nn.Module):
         (folder / FILES[0]).write_text(text, encoding="utf-8")
         temporary = folder / f".tmp-{FILES[1]}"
         save_file(tensors, temporary, {"format": "pt"})
+        temporary.chmod(0o644)  # as any other file; safetensors makes it private
         temporary.replace(folder / FILES[1])
 
     def unload(self) -> None:
