@@ -37,7 +37,8 @@ def main() -> None:
         print(json.dumps(results))
         return
     for name in wanted:
-        print(table(f"\n{name}", {"ours": results[name], "plain": results.get(f"plain_{name}", {})}))
+        results[name].pop("losses", None)  # for machines
+        print(table(f"\n{name}", {"ours": results[name], "plain": results[f"plain_{name}"]}))
 
 
 def parse() -> tuple[argparse.Namespace, list[str]]:
@@ -94,7 +95,7 @@ def section_step(options: argparse.Namespace) -> dict[str, Any]:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         clocks.append(clock)
-        values.append([float(value) for value in found])
+        values.append([value.item() for value in found])
         needed += sum(map(len, batch.queries)) + sum(len(row) - 1 for row in batch.completions)
         needed += options.batch_size * (model.num_suffix_tokens + model.num_compression_tokens)
     stop()

@@ -1,7 +1,8 @@
-"""Linear layers of a frozen model on the CPU through oneDNN, whose fp32 products beat the default ones here and there.
+"""Linear layers of a frozen model on the CPU through oneDNN, whose fp32 products beat the default ones.
 
-Measured on an AMD Zen 4 core: 92 -> 102 GFLOP/s forward, 94 -> 104 for the gradient of the input, from 64 rows up. The
-weight stays as it is (no packed copy), and no weight gradient exists.
+Measured on AMD Zen 4: for one row 2.4 times as fast on two cores (the default reads the weight with one of them), for
+48 rows 2.1 times, for thousands 1.1 times, forward and for the gradient of the input. The weight stays as it is (no
+packed copy), and no weight gradient exists.
 """
 
 from __future__ import annotations
@@ -13,22 +14,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FEWEST_ROWS = 64  # below, reading the weight dominates and the default is as good
 FEWEST_INPUTS = 256  # below, nothing is gained; small models keep the rounding of the default product
 
 
 class FrozenLinear(nn.Linear):
-    """nn.Linear as it is, but for large fp32 products on the CPU."""
+    """nn.Linear as it is, but for fp32 products on the CPU."""
 
     def forward(self, states: Tensor) -> Tensor:
         """states (..., in) -> (..., out)."""
-        large = self.in_features >= FEWEST_INPUTS and states.numel() >= FEWEST_ROWS * self.in_features
-        large = large and not torch.compiler.is_compiling()
-        if not large or states.device.type != "cpu" or states.dtype != torch.float32 or self.weight.requires_grad:
-            return F.linear(states, self.weight, self.bias)
-        if not (states.requires_grad and torch.is_grad_enabled()):
-            return product(states, self.weight, self.bias)
-        return _Product.apply(states, self.weight, self.bias)
+        return linear(states, self.weight, self.bias)
+
+
+def linear(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """states (..., in) @ weight (out, in)^T + bias by the faster product."""
+    wide = weight.shape[1] >= FEWEST_INPUTS and states.numel() > 0 and not torch.compiler.is_compiling()
+    fp32 = states.dtype == weight.dtype == torch.float32 and states.device.type == "cpu"
+    if not (wide and fp32) or weight.requires_grad or not _available():
+        return F.linear(states, weight, bias)
+    if not (states.requires_grad and torch.is_grad_enabled()):
+        return product(states, weight, bias)
+    return _Product.apply(states, weight, bias)
 
 
 class _Product(torch.autograd.Function):

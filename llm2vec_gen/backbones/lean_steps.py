@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llm2vec_gen.backbones.frozen_linear import linear
 from llm2vec_gen.backbones.prefix import Prefix
 from llm2vec_gen.backbones.stepping import PackedSteps
 
@@ -50,8 +51,8 @@ class LeanSteps(PackedSteps):
         for number, layer in enumerate(self.layers):
             states = states + self._attention(number, layer, self._normed(states, layer.before_attention), cos, sin)
             inner = self._normed(states, layer.before_feed_forward)
-            inner = F.silu(F.linear(inner, *layer.gate)).mul_(F.linear(inner, *layer.up))
-            states = states + F.linear(inner, *layer.down)
+            inner = F.silu(linear(inner, *layer.gate)).mul_(linear(inner, *layer.up))
+            states = states + linear(inner, *layer.down)
         self.column += 1
         self.positions = self.positions + 1
         return self._normed(states, self.norm)
@@ -62,14 +63,14 @@ class LeanSteps(PackedSteps):
 
     def _attention(self, number: int, layer: Layer, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         heads = (-1, layer.head_size)
-        query = F.linear(states, *layer.query).unflatten(-1, heads)
-        key = F.linear(states, *layer.key).unflatten(-1, heads)
-        value = F.linear(states, *layer.value).unflatten(-1, heads)
+        query = linear(states, *layer.query).unflatten(-1, heads)
+        key = linear(states, *layer.key).unflatten(-1, heads)
+        value = linear(states, *layer.value).unflatten(-1, heads)
         if layer.query_norm is not None and layer.key_norm is not None:
             query, key = self._normed(query, layer.query_norm), self._normed(key, layer.key_norm)
         query, key = (_rotated(part, cos, sin)[:, :, None] for part in (query, key))
         seen = self.attend(number, query, key, value[:, :, None], layer.scaling)
-        return F.linear(seen.flatten(1), *layer.output)
+        return linear(seen.flatten(1), *layer.output)
 
 
 def _rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
