@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
+from llm2vec_gen.paths import PACKAGE, on_disk
 from llm2vec_gen.types import InputError
 
-PACKAGE = "package://"
 WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json")
 TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
@@ -22,15 +21,10 @@ HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 
 def resolve(path: str) -> str:
     """A checked local folder, or a hub id as it stands. "package://name/sub" lies inside an installed package."""
-    if path.startswith(PACKAGE):
-        package, _, rest = path[len(PACKAGE) :].partition("/")
-        spec = find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
-            raise InputError(f"backbone {path!r}: no package {package!r} is installed")
-        return _checked(Path(next(iter(spec.submodule_search_locations))) / rest, path)
-    if Path(path).is_dir():
-        return _checked(Path(path), path)
-    if Path(path).is_file():
+    place = on_disk(path)
+    if place.is_dir() or path.startswith(PACKAGE):
+        return _checked(place, path)
+    if place.is_file():
         raise InputError(
             f"backbone {path!r} is a file; expected a folder (config.json, weights, tokenizer) or a hub id"
         )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from llm2vec_gen.paths import on_disk
 from llm2vec_gen.types import InputError
 
 
@@ -156,9 +157,11 @@ def load_pretrained(
     """
     from transformers import AutoModel, AutoTokenizer
 
+    place = on_disk(path)
+    source = str(place) if place.is_dir() else path
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-        model, loading = AutoModel.from_pretrained(path, revision=revision, dtype=dtype, output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        model, loading = AutoModel.from_pretrained(source, revision=revision, dtype=dtype, output_loading_info=True)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise InputError(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from llm2vec_gen.encoders.base import TransformerEncoder, load_pretrained, mean_of
+from llm2vec_gen.paths import on_disk
 from llm2vec_gen.types import InputError
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -74,7 +75,7 @@ def adapter_folder(path: str | None, revision: str, key: str) -> Path | None:
     """The local folder of an adapter, fetched from the hub if it is no folder here; only safetensors, no pickles."""
     if path is None:
         return None
-    folder = Path(path).expanduser()
+    folder = on_disk(path)
     if not folder.is_dir():
         folder = _fetch(path, revision, key)
     missing = [name for name in FILES if not (folder / name).is_file()]

@@ -242,3 +242,11 @@ def test_a_base_without_all_its_weights_is_refused(qwen3):
     save_file(tensors, qwen3 + "/model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"lacks 1 weights, e.g. layers.1.mlp.up_proj.weight"):
         build((qwen3, None, None))
+
+
+def test_adapters_may_lie_in_an_installed_package(tmp_path: Path):
+    place = "package://llm2vec_gen/pocket/teacher"
+    encoder = LLM2Vec("package://llm2vec_gen/pocket/lm", f"{place}/mntp", f"{place}/simcse", dtype="float32")
+    assert encoder.encode(["a", "b"]).shape == (2, encoder.embedding_dim)
+    with pytest.raises(InputError, match="no package 'nowhere'"):
+        LLM2Vec("package://llm2vec_gen/pocket/lm", "package://nowhere/mntp", None, dtype="float32")
