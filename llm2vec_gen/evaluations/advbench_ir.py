@@ -52,11 +52,15 @@ class AdvBenchIR(Evaluation):
         """The harmful and the benign figure."""
         return [HARMFUL, BENIGN]
 
+    def category_of(self, task: str) -> str:
+        """One for each."""
+        return "harmful_retrieval" if task == HARMFUL else "benign_retrieval"
+
     def evaluate(self, encoder: Encoder, task: str) -> list[Score]:
         """The task's rows with what each query scored; the corpus is encoded once for both tasks."""
         self.check_task(task)
         queries, relevant = self._harmful if task == HARMFUL else self._benign
-        category = "harmful_retrieval" if task == HARMFUL else "benign_retrieval"
+        category = self.category_of(task)
         instruction = instruction_for(encoder, self.instruction)
         corpus = self._vectors.of(encoder, self._corpus, instruction.document(task, category))
         asked = self._vectors.of(encoder, queries, instruction.query(task, category))

@@ -49,6 +49,21 @@ class Evaluation(ABC):
     def evaluate(self, encoder: Encoder, task: str) -> list[Score]:
         """The score rows of `task`; raises InputError for a name that is not in `tasks()`."""
 
+    def category_of(self, task: str) -> str | None:
+        """Whose instruction the task's texts get, where it has none of its own; None where they get none at all."""
+        return None
+
+    def size(self, task: str) -> int:
+        """About how many characters the task has to encode, as far as that is known without its data; else 0."""
+        return 0
+
+    def check(self, encoder: Encoder) -> None:
+        """InputError, before anything is encoded, where a task has no instruction."""
+        for task in self.tasks():
+            category = self.category_of(task)
+            if category is not None:
+                instruction_for(encoder, self.instruction).query(task, category)
+
     def supports(self, encoder: Any) -> bool:
         """Whether this benchmark can be asked of `encoder`; the others skip it, which leaves a hole in the table."""
         return callable(getattr(encoder, "encode", None))

@@ -59,6 +59,10 @@ class Bright(Evaluation):
         """bright_<domain>, in BRIGHT's order."""
         return [f"bright_{domain}" for domain in self.domains]
 
+    def category_of(self, task: str) -> str:
+        """The same for all."""
+        return "reasoning"
+
     def evaluate(self, encoder: Encoder, task: str) -> list[Score]:
         """nDCG@10 (main) and recall@10 with what each question scored."""
         self.check_task(task)

@@ -48,15 +48,25 @@ class MtebSuite(Evaluation):
         """Task names, in the selection's order, else in the benchmark's."""
         return list(self._tasks)
 
+    def category_of(self, task: str) -> str:
+        """Ours for mteb's type of task."""
+        from llm2vec_gen.evaluations.mteb_encoder import TASK_TYPES
+
+        kind = self._described[task].metadata.type
+        return TASK_TYPES.get(kind, kind)
+
+    def size(self, task: str) -> int:
+        """The characters of its splits and subsets by mteb's shipped statistics."""
+        return characters(self._described[task])
+
     def evaluate(self, encoder: Encoder, task: str) -> list[Score]:
         """The main score and a few others of each subset."""
         self.check_task(task)
-        from llm2vec_gen.evaluations.mteb_encoder import TASK_TYPES
         from llm2vec_gen.evaluations.mteb_run import run_task, score_rows, side_effects_undone
 
         with side_effects_undone():
             built = self._tasks[task]()
-            category = TASK_TYPES.get(built.metadata.type, built.metadata.type)
+            category = self.category_of(task)
             load(built)
             try:
                 run = run_task(built, encoder, self.instruction, category, cache=self.cache)
@@ -64,6 +74,14 @@ class MtebSuite(Evaluation):
                 built.unload_data()
             revision = str(built.metadata.dataset.get("revision", ""))
             return score_rows(run, built, encoder, self.name, category, size(built), revision)
+
+    @cached_property
+    def _described(self) -> dict[str, Any]:
+        """Name -> a task that is never run, for what it says of itself."""
+        from llm2vec_gen.evaluations.mteb_run import side_effects_undone
+
+        with side_effects_undone():
+            return {name: build() for name, build in self._tasks.items()}
 
     @cached_property
     def _tasks(self) -> dict[str, Any]:
@@ -130,6 +148,18 @@ def load(task: Any) -> None:
             f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); connect to the hub, or download it "
             f"elsewhere with `hf download --repo-type dataset {path} --revision {revision}` and copy the hub cache here"
         ) from error
+
+
+def characters(task: Any) -> int:
+    """How many characters mteb's shipped statistics count in the task's splits and subsets; 0 if unknown."""
+    total = 0
+    for split in task.eval_splits:
+        whole = (task.metadata.descriptive_stats or {}).get(split, {})
+        subsets = whole.get("hf_subset_descriptive_stats") or {}
+        for part in [subsets[name] for name in task.hf_subsets if name in subsets] or [whole]:
+            texts = part.get("text_statistics") or {}
+            total += part.get("number_of_characters") or texts.get("total_text_length") or 0
+    return int(total)
 
 
 def size(task: Any) -> int:

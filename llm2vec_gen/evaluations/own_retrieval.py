@@ -43,6 +43,10 @@ class OwnRetrieval(Evaluation):
         """The one task."""
         return [self.task]
 
+    def category_of(self, task: str) -> str:
+        """As it was given."""
+        return self.category
+
     def evaluate(self, encoder: Encoder, task: str) -> list[Score]:
         """nDCG@10 (main), recall@10 and accuracy at 1, with what each query scored."""
         self.check_task(task)

@@ -51,6 +51,10 @@ class Pocket(Evaluation):
         """One task per category, in the order of the tables."""
         return list(SETS)
 
+    def category_of(self, task: str) -> str:
+        """The task's own name."""
+        return task
+
     def evaluate(self, encoder: Encoder, task: str) -> list[Score]:
         """The task's rows: the main score, other metrics, groups."""
         self.check_task(task)

@@ -1,0 +1,131 @@
+"""The tasks of one artifact, shared by all processes that were started on the same command, one per GPU or machine.
+
+Each takes the next task whose lock is free, writes its part, and leaves the error of a task that failed beside the
+parts, in errors/<task>.json. Locks are the operating system's: a task whose process was killed is free again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from llm2vec_gen.artifacts.artifact import Artifact
+from llm2vec_gen.artifacts.files import write_json
+from llm2vec_gen.types import InputError
+
+PATIENCE = 1.0  # seconds until another look at the tasks that others have
+
+log = logging.getLogger(__name__)
+
+
+class TasksFailed(RuntimeError):
+    """Some tasks failed, all others are done; the message lists them with their errors."""
+
+
+def missing_tasks(artifact: Artifact, names: Iterable[str]) -> Iterator[str]:
+    """Each task without a finished part, under its lock; ends when all are done, or failed since this call began.
+
+    So a task that failed is tried once by each command, whichever of its processes takes it.
+    """
+    from filelock import FileLock, Timeout
+
+    began, left, told = time.time(), list(dict.fromkeys(names)), False
+    while left := [name for name in left if not _settled(artifact, name, began)]:
+        taken = False
+        for name in left:
+            lock = FileLock(_locks(artifact) / name)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            try:
+                if not _settled(artifact, name, began):
+                    taken = True
+                    yield name
+            finally:
+                lock.release()
+        if not taken:
+            if not told:
+                log.info("%s: waiting for %s, which other processes do", artifact.verb, ", ".join(left))
+            told = True
+            time.sleep(PATIENCE)
+
+
+@contextlib.contextmanager
+def error_kept(artifact: Artifact, task: str) -> Iterator[None]:
+    """An error within is logged and kept for `check_errors`, and forgotten as soon as the task succeeds."""
+    file = artifact.folder / "errors" / f"{task}.json"
+    try:
+        yield
+    except Exception as error:
+        wrong = isinstance(error, InputError)
+        text = " ".join(str(error).split())
+        log.error("%s: %s failed", artifact.verb, task, exc_info=None if wrong else error)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        said = text if wrong else f"{type(error).__name__}: {text}".rstrip(": ")
+        write_json(file, {"task": task, "error": said, "wrong_input": wrong, "when": time.strftime("%FT%T%z")})
+    else:
+        file.unlink(missing_ok=True)
+
+
+def check_errors(artifact: Artifact, names: Iterable[str]) -> None:
+    """InputError where tasks failed, all by wrong input; TasksFailed where one failed otherwise."""
+    files = [artifact.folder / "errors" / f"{name}.json" for name in names]
+    kept: list[dict[str, Any]] = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+    if not kept:
+        return
+    by_error: dict[str, list[str]] = {}
+    for row in kept:
+        by_error.setdefault(row["error"], []).append(row["task"])
+    said = "; ".join(f"{', '.join(tasks)}: {error}" for error, tasks in by_error.items())
+    message = f"{len(kept)} of {len(files)} tasks failed, the same command tries these again: {said}"
+    raise (InputError if all(row["wrong_input"] for row in kept) else TasksFailed)(message)
+
+
+class Progress:
+    """Says after each task how many are done and how long the rest will take, at the pace of all processes so far.
+
+    sizes: task -> how much there is to encode, in any unit; 0 where nobody knows (then the mean of the others).
+    """
+
+    def __init__(self, artifact: Artifact, sizes: Mapping[str, int]):
+        known = [size for size in sizes.values() if size]
+        self.sizes = {task: size or (sum(known) / len(known) if known else 1) for task, size in sizes.items()}
+        self.artifact, self.began = artifact, time.monotonic()
+        self.before = self._done()
+
+    def say(self, task: str) -> None:
+        """One line in the log."""
+        done, elapsed = self._done(), time.monotonic() - self.began
+        made = sum(self.sizes[name] for name in done - self.before)
+        left = sum(self.sizes[name] for name in self.sizes.keys() - done)
+        rest = f"; about {duration(elapsed * left / made)} left" if made and left else ""
+        log.info("%s: %d of %d tasks done, last %s%s", self.artifact.verb, len(done), len(self.sizes), task, rest)
+
+    def _done(self) -> set[str]:
+        return {task for task in self.sizes if self.artifact.has(f"{task}.jsonl")}
+
+
+def duration(seconds: float) -> str:
+    """In words, with the one unit that matters."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _locks(artifact: Artifact) -> Path:
+    folder = artifact.folder / ".locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _settled(artifact: Artifact, name: str, began: float) -> bool:
+    """Whether the task is done, or failed since `began`."""
+    file = artifact.folder / "errors" / f"{name}.json"
+    return artifact.has(f"{name}.jsonl") or (file.is_file() and file.stat().st_mtime >= began)

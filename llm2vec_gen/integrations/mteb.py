@@ -1,0 +1,107 @@
+"""Our models in mteb's registry: after this import, `mteb.get_model` knows the published checkpoints by their names.
+
+    import mteb
+    import llm2vec_gen.integrations.mteb as ours
+
+    model = mteb.get_model("McGill-NLP/LLM2Vec-Gen-Qwen3-4B")
+    model = mteb.get_model(ours.register("outputs/train/...", instruction=...))     # a checkpoint of your own
+    mteb.evaluate(model, mteb.get_tasks(["SciFact"]))
+
+Texts come with the wording of conf/instruction/generative.yaml, or with any `Instruction` given as `instruction`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from mteb.models.model_implementations import MODEL_REGISTRY
+from mteb.models.model_meta import ModelMeta, ScoringFunction
+
+from llm2vec_gen import checkpoints
+from llm2vec_gen.artifacts import fingerprint
+from llm2vec_gen.evaluations.instructions import InstructionTable
+from llm2vec_gen.evaluations.mteb_encoder import MtebEncoder
+from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
+from llm2vec_gen.types import InputError, Instruction
+
+PUBLISHED = tuple(
+    f"McGill-NLP/LLM2Vec-Gen-{size}"
+    for size in (
+        *("Qwen3-06B", "Qwen3-17B", "Qwen3-4B", "Qwen3-8B"),
+        *("Qwen25-05B-Instruct", "Qwen25-15B-Instruct", "Qwen25-3B-Instruct", "Qwen25-7B-Instruct"),
+        *("Meta-Llama-32-1B-Instruct", "Meta-Llama-32-3B-Instruct", "Meta-Llama-31-8B-Instruct"),
+    )
+)
+"""The paper's checkpoints; those that are not named in public are spelled as the teachers of the same backbone are."""
+
+WORDING = Path(__file__).resolve().parents[2] / "conf" / "instruction" / "generative.yaml"
+
+
+def register(folder: str | Path, name: str | None = None, **arguments: Any) -> str:
+    """Make a local checkpoint known to mteb -> the name to give to `mteb.get_model` (default: llm2vec-gen/<folder>).
+
+    arguments: of `load`, e.g. instruction, dtype, backbone. Its revision is the fingerprint of the folder, so that
+    mteb's stored results of another checkpoint are never taken for this one's.
+    """
+    place = Path(folder)
+    if not place.is_dir():
+        raise InputError(f"{folder} is no folder; expected a checkpoint, or one of {', '.join(PUBLISHED)}")
+    dim = checkpoints.read(place).settings["embedding_dim"]
+    name = name or f"llm2vec-gen/{re.sub(r'[^A-Za-z0-9_.-]+', '_', place.resolve().name)}"
+    MODEL_REGISTRY[name] = meta(name, fingerprint(place), path=place, embed_dim=dim, **arguments)
+    return name
+
+
+def load(
+    model_name: str,
+    revision: str | None = None,
+    device: str | None = None,
+    path: str | Path | None = None,
+    instruction: Instruction | Mapping[str, Any] | None = None,
+    **arguments: Any,
+) -> MtebEncoder:
+    """What mteb calls: the model behind its protocol. `path`: where the weights are, if not at the hub under the name.
+
+    instruction: None takes our generative wording; a mapping has the form of its yaml. arguments: dtype, backbone.
+    """
+    arguments.pop("embed_dim", None)
+    model = LLM2VecGen.from_pretrained(path or model_name, device, revision=None if path else revision, **arguments)
+    if instruction is None or isinstance(instruction, Mapping):
+        instruction = table(instruction or yaml.safe_load(WORDING.read_text(encoding="utf-8")))
+    return MtebEncoder(model, instruction)
+
+
+def table(wording: Mapping[str, Any]) -> InstructionTable:
+    """An instruction's yaml as an object."""
+    return InstructionTable(**{name: value for name, value in wording.items() if name != "_target_"})
+
+
+def meta(name: str, revision: str | None = None, embed_dim: int | None = None, **arguments: Any) -> ModelMeta:
+    """What mteb shows of a model; facts that nobody has published stay None."""
+    return ModelMeta(
+        loader=partial(load, **arguments),
+        name=name,
+        revision=revision,
+        release_date=None,
+        languages=["eng-Latn"],
+        n_parameters=None,
+        memory_usage_mb=None,
+        max_tokens=512,
+        embed_dim=embed_dim,
+        license=None,
+        open_weights=True,
+        public_training_code="https://github.com/McGill-NLP/llm2vec-gen",
+        public_training_data="https://huggingface.co/datasets/McGill-NLP/llm2vec-gen-tulu",
+        framework=["PyTorch", "Transformers"],
+        similarity_fn_name=ScoringFunction.COSINE,
+        use_instructions=True,
+        training_datasets=set(),  # questions of Tulu, no task of mteb
+    )
+
+
+MODEL_REGISTRY |= {name: meta(name) for name in PUBLISHED}
