@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint bench fuzz parity clean
+.PHONY: help setup demo test check lint bench chaos fuzz parity clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 10
@@ -34,6 +34,9 @@ check: lint test  ## lint, types, import layers, tests
 
 bench: setup  ## speed and memory beside the plain way, as tables
 	$(BIN)/python benchmarks/step.py
+
+chaos: setup  ## 20 training runs killed at random moments: each ends bit for bit as a whole one
+	$(BIN)/python -m tests.chaos 20
 
 fuzz: setup  ## 500 damaged checkpoint folders: each read or refused clearly
 	$(BIN)/python -m tests.checkpoints.fuzz 500

@@ -4,7 +4,7 @@ python experiments/complete.py [overrides]        e.g. data=query_log data.path=
 """
 
 from llm2vec_gen import pipeline
-from llm2vec_gen.config import entry
+from llm2vec_gen.scripts import entry
 
 main = entry(pipeline.complete)
 

@@ -4,7 +4,7 @@ python experiments/embed.py [overrides]        e.g. teacher=mean_pool
 """
 
 from llm2vec_gen import pipeline
-from llm2vec_gen.config import entry
+from llm2vec_gen.scripts import entry
 
 main = entry(pipeline.embed)
 

@@ -4,7 +4,7 @@ python experiments/evaluate.py [overrides]        e.g. encoder=teacher
 """
 
 from llm2vec_gen import pipeline
-from llm2vec_gen.config import entry
+from llm2vec_gen.scripts import entry
 
 main = entry(pipeline.evaluate)
 

@@ -4,7 +4,7 @@ python experiments/teach.py [overrides]        e.g. teaching=llm2vec_supervised 
 """
 
 from llm2vec_gen import pipeline
-from llm2vec_gen.config import entry
+from llm2vec_gen.scripts import entry
 
 main = entry(pipeline.teach)
 

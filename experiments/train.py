@@ -4,7 +4,7 @@ python experiments/train.py [overrides]        e.g. loss.alignment.weight=0.5
 """
 
 from llm2vec_gen import pipeline
-from llm2vec_gen.config import entry
+from llm2vec_gen.scripts import entry
 
 main = entry(pipeline.train)
 

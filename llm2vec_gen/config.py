@@ -1,4 +1,4 @@
-"""From a Hydra config to objects, artifact names and exit statuses: the only package file that imports hydra.
+"""From a Hydra config to objects and artifact names: with scripts.py the only package file that imports hydra.
 
 A `Plan` is one resolved config. Verbs ask it for nouns (`build`), for artifacts (`artifact`, `require`) and for nothing
 else, so pipeline.py reads without knowing Hydra.
@@ -8,25 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import os
 import re
 import shutil
-import sys
-import traceback
-from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from llm2vec_gen.artifacts import Artifact, fingerprint, read_scores
+from llm2vec_gen.artifacts import VERSIONS, Artifact, digest, fingerprint, read_manifest, read_scores
+from llm2vec_gen.loggers.base import Job
+from llm2vec_gen.paths import on_disk
 from llm2vec_gen.tables import score_files
 from llm2vec_gen.training.settings import check_losses
 from llm2vec_gen.types import MODEL, InputError, Score
@@ -51,6 +47,9 @@ WHERE = frozenset({
     "log_every_n_steps", "checkpoint_every_n_steps", "recommended", "compile", "max_tokens_per_batch", "concurrency",
     "timeout", "retries", "api_key_variable", "max_texts_per_batch", "part_size", "cache",
 })  # fmt: skip
+WHERE_GROUPS = (
+    WHERE | {"hydra", "paths", "stage", "trainer", "logger", "callbacks", "sweep", "name", "keep"} | {"embedding_cache"}
+)
 
 
 class Plan:
@@ -61,9 +60,20 @@ class Plan:
         try:
             self.settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
         except OmegaConfBaseException as error:
-            raise InputError(_one_line(error)) from error
+            raise InputError(one_line(error)) from error
         self.outputs = Path(self.settings["paths"]["outputs"])
         self._check()
+
+    # ---- as text, for the processes of a job
+
+    def as_job(self) -> dict[str, Any]:
+        """Plain values from which `from_job` makes this plan again, in another process."""
+        return {"settings": self.settings, "choices": self._choices}
+
+    @classmethod
+    def from_job(cls, job: dict[str, Any]) -> Plan:
+        """The plan of another process."""
+        return cls(OmegaConf.create(job["settings"]), job["choices"])
 
     # ---- nouns
 
@@ -96,6 +106,24 @@ class Plan:
             self.require("train"), device=backbone["device"], backbone=backbone["path"], revision=None
         )
 
+    def cached_encoder(self, name: str = MODEL) -> Any:
+        """`build_encoder`, with its vectors kept on disk unless `embedding_cache` is false."""
+        from llm2vec_gen.encoders.cached import CachedEncoder
+
+        encoder, where = self.build_encoder(name), self.settings["embedding_cache"]
+        if not where:
+            return encoder
+        folder = self.outputs / "cache" / "embeddings" if where is True else on_disk(where)
+        return CachedEncoder(encoder, folder / self.fingerprint(name))
+
+    def fingerprint(self, encoder: str = MODEL) -> str:
+        """Another one for whatever changes an encoder's vectors: its settings, local weights, what was trained."""
+        what: Any = _what(OmegaConf.select(self._config, self._encoder_node(encoder))) if encoder != MODEL else None
+        if encoder == MODEL:
+            trained = self.artifact("train")
+            what = [trained.digest, [part["sha256"] for part in read_manifest(trained.folder)["parts"]]]
+        return digest("embeddings", VERSIONS["evaluate"], what)
+
     def _encoder_node(self, name: str) -> str:
         if name == "teacher":
             return "teacher"
@@ -120,12 +148,33 @@ class Plan:
         for seed in (random.seed, numpy.random.seed, torch.manual_seed):
             seed(self.settings["seed"])
 
+    def share(self) -> tuple[int, int]:
+        """(index, of): which rows this process makes in complete and embed, of how many that share the work."""
+        index, of = self.settings["stage"]["index"], self.settings["stage"]["of"]
+        if not (isinstance(index, int) and isinstance(of, int) and 0 <= index < of):
+            raise InputError(f"stage.index={index} stage.of={of}: expected whole numbers, 0 <= stage.index < stage.of")
+        return index, of
+
+    # ---- who hears about it
+
+    @functools.cached_property
+    def loggers(self) -> list[Any]:
+        """Built once: all verbs of a job log into the same."""
+        return list(self.build_all("logger").values())
+
+    def job(self, verb: str) -> Job:
+        """What loggers are told; the same config and seed give the same id, wherever they run."""
+        identity = f"{config_digest(self._config, verb)}-seed{self.settings['seed']}"
+        student, sweep = self._name("train", MODEL), self.settings["sweep"]["name"]
+        return Job(identity, verb, student, self.settings, self.outputs, sweep)
+
     # ---- artifacts
 
     def artifact(self, verb: str, encoder: str = MODEL, **extra: Any) -> Artifact:
         """The artifact of a verb under this config; `encoder` matters to the evaluate verb alone."""
         config = {noun: _what(self.settings.get(noun)) for noun in READS[verb]} | extra
-        upstream = {before: self.artifact(before).digest for before in BEFORE.get(verb, [])}
+        before = BEFORE.get(verb, []) if verb != "teach" or self.settings["teaching"]["corpus"] is None else []
+        upstream = {name: self.artifact(name).digest for name in before}
         if verb == "evaluate" and encoder != MODEL:
             config["encoder"], upstream = _what(OmegaConf.select(self._config, self._encoder_node(encoder))), {}
         return Artifact(self.outputs, verb, self._name(verb, encoder), config, upstream)
@@ -192,7 +241,8 @@ class Plan:
             raise InputError(f"{', '.join(missing)} must be chosen: add {' '.join(f'{key}=...' for key in missing)}")
         check_losses(self.settings.get("loss"))
         for node in ("training", "trainer"):
-            self.build(node)  # plain settings that refuse values which contradict each other
+            built = self.build(node)  # plain settings that refuse values which contradict each other
+        built.check_batch("training.batch_size", self.settings["training"]["batch_size"])
         model = self.settings["model"]
         suffix = model.get("num_thought_tokens", 0) + model.get("num_compression_tokens", 0)
         if suffix >= model.get("max_length", 512):
@@ -201,7 +251,7 @@ class Plan:
                 "lower model.num_thought_tokens or model.num_compression_tokens, or raise model.max_length"
             )
         for key, path in _local_paths(self.settings):
-            if not _on_disk(path).exists():
+            if not on_disk(path).exists():
                 raise InputError(f"{key}={path} does not exist (looked from {Path.cwd()})")
         self._check_outputs()
 
@@ -228,6 +278,16 @@ def compose(*overrides: str) -> Plan:
     return Plan(config, choices)
 
 
+def config_digest(config: DictConfig, verb: str) -> str:
+    """12 digits that name what a verb makes under a config; no WHERE group or key changes them."""
+    nouns = [str(noun) for noun in config if noun not in WHERE_GROUPS]
+    try:
+        what = {noun: _what(_resolved(config, noun)) for noun in nouns}
+    except OmegaConfBaseException:  # what is wrong with it, the job itself will say
+        what = {noun: OmegaConf.to_container(config)[noun] for noun in nouns}  # type: ignore[call-overload, index]
+    return digest(verb, VERSIONS, what)
+
+
 class OmegaConfErrors:
     """What Hydra says of a node, in one line; what a constructor says of its arguments, as it is."""
 
@@ -240,64 +300,19 @@ class OmegaConfErrors:
                 raise cause from None
             cause = cause.__cause__
         if isinstance(error, HydraException | OmegaConfBaseException):
-            raise error.__cause__ or InputError(_one_line(error))
-
-
-# ---------------------------------------------------------------------------------------------------- scripts
-
-
-def entry(verb: Callable[[Plan], Path]) -> Callable[[], None]:
-    """A script's `main`: compose the config, run the verb, print the artifact's folder, set the exit status.
-
-    0: the artifact is whole. 2: the input was wrong, one line says how. 1: anything else, with its traceback. In a
-    multirun a failing job does not stop the others; the status is that of the worst job.
-    """
-    # Python puts the script's folder first, where tabulate.py would stand for the library of that name.
-    sys.path[:] = [folder for folder in sys.path if Path(folder).resolve() != CONF.parent / "experiments"]
-    statuses: list[int] = []
-
-    @functools.wraps(verb)
-    def job(config: DictConfig) -> None:
-        statuses.append(_run_job(verb, config))
-
-    def main() -> None:
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # config errors reach us as exceptions instead of exit status 1
-        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-        logging.getLogger("llm2vec_gen").setLevel(logging.INFO)
-        try:
-            hydra.main(version_base=None, config_path=str(CONF), config_name="config")(job)()
-        except (HydraException, OmegaConfBaseException) as error:
-            print(f"error: {_one_line(error)}", file=sys.stderr)
-            statuses.append(2)
-        except OSError as error:  # Hydra's own output folder
-            print(f"error: {error}; choose another folder with paths.outputs=", file=sys.stderr)
-            statuses.append(2)
-        sys.exit(max(statuses, key=(0, 2, 1).index, default=0))
-
-    return main
-
-
-def _run_job(verb: Callable[[Plan], Path], config: DictConfig) -> int:
-    try:
-        folder = verb(Plan(config, dict(HydraConfig.get().runtime.choices)))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: the same command continues where this one stopped", file=sys.stderr)
-        raise SystemExit(130) from None
-    except Exception:
-        traceback.print_exc()
-        return 1
-    print(folder, flush=True)
-    return 0
+            raise error.__cause__ or InputError(one_line(error))
 
 
 # ---------------------------------------------------------------------------------------------------- helpers
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
+
+
+def _resolved(config: DictConfig, noun: str) -> Any:
+    node = config[noun]  # with its parents, so that it may refer to them
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
 def _what(value: Any, key: str = "") -> Any:
@@ -308,17 +323,9 @@ def _what(value: Any, key: str = "") -> Any:
         return {name: _what(item, name) for name, item in value.items() if name not in WHERE}
     if isinstance(value, list):
         return [_what(item) for item in value]
-    if isinstance(value, str) and key in ("path", "adapter", "second_adapter") and _on_disk(value).exists():
-        return {"content": _fingerprint(_on_disk(value))}
+    if isinstance(value, str) and key in ("path", "adapter", "second_adapter") and on_disk(value).exists():
+        return {"content": _fingerprint(on_disk(value))}
     return value
-
-
-def _on_disk(path: str) -> Path:
-    """Where a `path` of the config would be; "package://name/folder" stands inside an installed package."""
-    if path.startswith("package://"):
-        package, _, folder = path.removeprefix("package://").partition("/")
-        return Path(str(resources.files(package))) / folder
-    return Path(path).expanduser()
 
 
 def _fingerprint(path: Path) -> str:

@@ -11,12 +11,14 @@ import functools
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm2vec_gen import artifacts
+from llm2vec_gen.loggers.base import listening, tell
 from llm2vec_gen.types import MODEL
 
 if TYPE_CHECKING:
@@ -26,6 +28,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+def heard(verb: Callable[..., Path]) -> Callable[..., Path]:
+    """The config's loggers hear about a verb, as a job of its own or as a part of `run`, and of its artifact."""
+
+    @functools.wraps(verb)
+    def told(plan: Plan, *arguments: str) -> Path:
+        with listening(plan.loggers, lambda: plan.job(verb.__name__)):
+            folder = verb(plan, *arguments)
+            if verb.__name__ != "run":
+                tell(plan.loggers, folder, plan.settings["training"]["max_steps"])
+        return folder
+
+    return told
+
+
+@heard
 def run(plan: Plan) -> Path:
     """All verbs in order; what exists is skipped. A config of one baseline needs only its scores."""
     trains = MODEL in plan.encoders()
@@ -38,99 +55,129 @@ def run(plan: Plan) -> Path:
     return tabulate(plan)
 
 
+@heard
 def complete(plan: Plan) -> Path:
     """Queries -> completions: what the generator answers, once for every run that shares data and generator."""
     artifact = plan.artifact("complete")
-    with artifact.making() as unfinished:
+    share = plan.share()
+    with artifact.making(share) as unfinished:
         if unfinished:
             source = plan.build("data")
             generator = plan.build("generator")
-            for start, queries in artifact.missing_rows(source.queries(), plan.settings["part_size"]):
+            for start, queries in artifact.missing_rows(source.queries(), plan.settings["part_size"], share):
                 artifact.write_completions(start, generator.complete(queries))
             sampling = getattr(generator, "sampling", None)  # resolved, also where the config says `model`
-            artifact.finish(plan.settings, **source.report, generator={**generator.report, "sampling": sampling})
-            log.info("complete: %s", _counts(artifact))
+            with artifact.finishing(source.report["kept"], share) as last:
+                if last:
+                    report = {**generator.report, "sampling": sampling}
+                    artifact.finish(plan.settings, **source.report, generator=report)
+            _say(artifact)
     return artifact.folder
 
 
+@heard
 def embed(plan: Plan) -> Path:
     """Completions -> targets: the teacher's vectors, not normalised. The teacher is never loaded again."""
     completions = artifacts.Completions(plan.require("complete"))
     artifact = plan.artifact("embed")
-    with artifact.making() as unfinished:
+    share = plan.share()
+    with artifact.making(share) as unfinished:
         if unfinished:
             teacher = plan.build("teacher")
-            for start, rows in artifact.missing_rows(completions, plan.settings["part_size"]):
+            for start, rows in artifact.missing_rows(completions, plan.settings["part_size"], share):
                 artifact.write_targets(start, teacher.encode([row.completion for row in rows]))
-            artifact.finish(plan.settings, embedding_dim=teacher.embedding_dim)
-            log.info("embed: %s", _counts(artifact))
+            with artifact.finishing(len(completions), share) as last:
+                if last:
+                    artifact.finish(plan.settings, embedding_dim=teacher.embedding_dim)
+            _say(artifact)
     return artifact.folder
 
 
+@heard
 def train(plan: Plan) -> Path:
     """Completions and targets -> checkpoint: suffix tokens and two projections over a frozen backbone."""
+    from llm2vec_gen.training import ranks
     from llm2vec_gen.training.fit import RESUME, fit
 
     completions = artifacts.Completions(plan.require("complete"))
     targets = artifacts.Targets(plan.require("embed"), completions)
     artifact = plan.artifact("train")
-    with artifact.making() as unfinished:
+    with ranks.making(artifact) as unfinished:
         if unfinished:
             training, trainer = plan.build("training"), plan.build("trainer")
             losses = plan.build_all("loss")
             plan.seed_everything()
-            model = plan.build("model", backbone=plan.build("backbone"), embedding_dim=targets.dim)
-            loggers, callbacks = plan.build_all("logger").values(), plan.build_all("callbacks").values()
+            backbone = plan.build("backbone", device=trainer.backbone_device)
+            model = plan.build("model", backbone=backbone, embedding_dim=targets.dim)
+            callbacks = plan.build_all("callbacks").values()
             counts = fit(model, losses, completions, targets, training, trainer,
-                         artifact.folder, plan.settings["seed"], list(loggers), list(callbacks))  # fmt: skip
+                         artifact.folder, plan.settings["seed"], plan.loggers, list(callbacks))  # fmt: skip
             model.card = plan.card() | {"run": artifact.folder.name}
-            model.save_pretrained(artifact.folder)
-            artifact.adopt("model.safetensors")
-            artifact.finish(plan.settings, **counts)
-            shutil.rmtree(artifact.folder / RESUME, ignore_errors=True)
-            log.info("train: %s", _counts(artifact))
+            with ranks.folder_of(artifact) as folder:
+                model.save_pretrained(folder)
+            if ranks.own() == 0:
+                artifact.adopt("model.safetensors")
+                artifact.finish(plan.settings, **counts)
+                shutil.rmtree(artifact.folder / RESUME, ignore_errors=True)
+                log.info("train: %s", _counts(artifact))
     return artifact.folder
 
 
+@heard
 def teach(plan: Plan) -> Path:
     """Completions -> a teacher: the backbone as a text encoder, two adapters that `teacher=llm2vec` loads."""
+    from llm2vec_gen.training import ranks
+
     completions = None
     if plan.settings["teaching"]["corpus"] is None:
         completions = artifacts.Completions(plan.require("complete"))
     artifact = plan.artifact("teach")
-    with artifact.making() as unfinished:
+    with ranks.making(artifact) as unfinished:
         if unfinished:
             teaching, trainer = plan.build("teaching"), plan.build("trainer")
-            loggers, callbacks = plan.build_all("logger").values(), plan.build_all("callbacks").values()
-            counts = teaching.teach(plan.build("backbone"), completions, trainer,
-                                    artifact.folder, plan.settings["seed"], list(loggers), list(callbacks))  # fmt: skip
-            for name in teaching.files():
-                artifact.adopt(name)
-            artifact.finish(plan.settings, **counts)
-            log.info("teach: %s", _counts(artifact))
+            callbacks = plan.build_all("callbacks").values()
+            counts = teaching.teach(plan.build("backbone", device=trainer.backbone_device), completions, trainer,
+                                    artifact.folder, plan.settings["seed"], plan.loggers, list(callbacks))  # fmt: skip
+            if ranks.own() == 0:
+                for name in teaching.files():
+                    artifact.adopt(name)
+                artifact.finish(plan.settings, **counts)
+                log.info("teach: %s", _counts(artifact))
     return artifact.folder
 
 
+@heard
 def evaluate(plan: Plan, encoder_name: str | None = None) -> Path:
-    """Encoder -> scores, task by task: the trained model (default), the teacher or a baseline of the config."""
+    """Encoder -> scores, task by task: the trained model (default), the teacher or a baseline of the config.
+
+    Several processes on the same command share the tasks; one that fails keeps its error and does not stop the others.
+    """
     name = encoder_name or plan.settings["encoder"]
     artifact = plan.artifact("evaluate", name)
-    with artifact.making() as unfinished:
-        if unfinished:
-            encoder, instruction = plan.build_encoder(name), plan.build("instruction")
-            origin = {"encoder": name, "run": artifact.folder.name, "commit": artifacts.commit()}
-            if name == MODEL:  # a baseline has no seed
-                origin["seed"] = plan.settings["seed"]
-            for evaluation in plan.build_all("evaluation", instruction=instruction).values():
-                for task in evaluation.tasks():
-                    if not artifact.has(f"{task}.jsonl"):
-                        scores = evaluation.evaluate(encoder, task)
-                        artifact.write_records(task, [replace(score, **origin) for score in scores])
-            artifact.finish(plan.settings, encoder=name)
-            log.info("evaluate %s: %s", name, _counts(artifact))
+    if not artifact.whole:
+        evaluations = plan.build_all("evaluation", instruction=plan.build("instruction")).values()
+        tasks = {task: evaluation for evaluation in evaluations for task in evaluation.tasks()}
+        encoder = plan.cached_encoder(name)
+        for evaluation in evaluations:
+            evaluation.check(encoder)
+        origin = {"encoder": name, "run": artifact.folder.name, "commit": artifacts.commit()}
+        if name == MODEL:  # a baseline has no seed
+            origin["seed"] = plan.settings["seed"]
+        progress = artifacts.Progress(artifact, {task: tasks[task].size(task) for task in tasks})
+        for task in artifacts.missing_tasks(artifact, tasks):
+            with artifacts.error_kept(artifact, task):
+                scores = tasks[task].evaluate(encoder, task)
+                artifact.write_records(task, [replace(score, **origin) for score in scores])
+                progress.say(task)
+        artifacts.check_errors(artifact, tasks)
+        with artifact.making() as unfinished:
+            if unfinished:
+                artifact.finish(plan.settings, encoder=name)
+                log.info("evaluate %s: %s", name, _counts(artifact))
     return artifact.folder
 
 
+@heard
 def interpret(plan: Plan) -> Path:
     """Checkpoint and a few queries -> readings: what their embeddings say in words."""
     artifact = plan.artifact("interpret")
@@ -144,6 +191,7 @@ def interpret(plan: Plan) -> Path:
     return artifact.folder
 
 
+@heard
 def tabulate(plan: Plan) -> Path:
     """Scores, readings and curves -> tables, a report and a summary; never loads a model, leaves holes as holes."""
     from llm2vec_gen.tables import markdown, score_files, summary
@@ -182,6 +230,14 @@ def _spread(source: QuerySource, limit: int) -> list[Query]:
 
 def _write_bytes(content: bytes, path: Path) -> None:
     path.write_bytes(content)
+
+
+def _say(artifact: artifacts.Artifact) -> None:
+    """How far the rows of an artifact are, which several processes may make."""
+    done = sum(part.rows for part in artifact.parts())
+    log.info(
+        "%s: %s", artifact.verb, _counts(artifact) if artifact.whole else f"{done} rows so far, others make the rest"
+    )
 
 
 def _counts(artifact: artifacts.Artifact) -> str:

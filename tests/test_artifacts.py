@@ -144,7 +144,7 @@ def test_a_failing_writer_leaves_no_part(tmp_path: Path) -> None:
         path.write_text("half")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(InputError, match=r"no space left .* x\.bin|no space left .*x\.bin .*same command again"):
         made.write_part("x.bin", fail)
     assert made.parts() == []
     assert not list(made.folder.glob(".tmp*"))
@@ -189,3 +189,48 @@ def test_a_killed_maker_is_taken_over_and_nothing_is_made_twice(tmp_path: Path) 
     folder = Artifact(tmp_path, "complete", "shared", {}, {}).folder
     assert len(Completions(folder)) == 40
     assert json.loads((folder / "manifest.json").read_text())["counts"]["rows"] == 40
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("I/O error: No space left on device (os error 28)")]
+)
+def test_a_full_disk_keeps_the_finished_parts_and_the_same_command_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    import pyarrow.parquet as pq
+
+    made, real = artifact(tmp_path), pq.write_table
+
+    def full(table: object, path: Path) -> None:
+        path.write_bytes(b"half a part")
+        raise error
+
+    def make() -> list[int]:
+        starts = []
+        for start, rows in made.missing_rows(range(9), 3):
+            made.write_completions(start, [completion(row) for row in rows])
+            starts.append(start)
+        return starts
+
+    monkeypatch.setattr(pq, "write_table", lambda *given: (full if len(made.parts()) == 2 else real)(*given))
+    with pytest.raises(InputError, match=r"rows-0000000006.* MB are free; a part like it takes .*same command again"):
+        make()
+    assert [part.start for part in made.parts()] == [0, 3]
+    assert not list(made.folder.glob(".tmp*"))
+    monkeypatch.undo()
+    assert make() == [6]
+    made.finish()
+    assert [row.id for row in Completions(made.folder)[0:9]] == [str(row) for row in range(9)]
+
+
+@pytest.mark.parametrize("of", [1, 2, 3, 7])
+def test_shares_make_the_parts_of_a_single_process(tmp_path: Path, of: int) -> None:
+    made, last = artifact(tmp_path), []
+    for index in reversed(range(of)):
+        for start, rows in made.missing_rows(range(23), 4, (index, of)):
+            assert (start // 4) % of == index
+            made.write_completions(start, [completion(row) for row in rows])
+        with made.finishing(23, (index, of)) as finishes:
+            last.append(finishes)
+    assert last == [False] * (of - 1) + [True]
+    assert [(part.start, part.stop) for part in made.parts()] == [(at, min(at + 4, 23)) for at in range(0, 23, 4)]

@@ -20,12 +20,13 @@ from llm2vec_gen.types import InputError
 
 ROOT = Path(__file__).parents[1]
 MANY = {"loss", "evaluation", "interpreter", "baseline"}
-PLAIN = {"experiment", "scale", "debug", "hparams_search", "paths"}
+PLAIN = {"experiment", "stage", "scale", "debug", "hparams_search", "paths"}
 INJECTED = {"embedding_dim", "instruction", "self"}  # what a verb gives when it builds
 CHOICES = sorted(
     (file.relative_to(CONF).parts[0], str(file.relative_to(CONF / file.relative_to(CONF).parts[0]).with_suffix("")))
     for file in CONF.glob("*/**/*.yaml")
     if file.parent.name != "lesson"  # composed as parts of conf/teaching
+    and file.relative_to(CONF).parts[0] != "hydra"  # launchers and sweepers: tests/hydra_plugins
 )
 GIVEN = {"teacher": ["backbone=qwen3_4b"], "baseline": ["backbone=qwen3_4b"]}  # the pocket names no published teacher
 

@@ -20,18 +20,24 @@ from llm2vec_gen.artifacts.readers import (
     read_readings,
     read_scores,
 )
+from llm2vec_gen.artifacts.tasks import Progress, TasksFailed, check_errors, error_kept, missing_tasks
 
 __all__ = [
     "VERSIONS",
     "Artifact",
     "Completions",
     "Part",
+    "Progress",
     "Targets",
+    "TasksFailed",
+    "check_errors",
     "checksum",
     "commit",
     "digest",
+    "error_kept",
     "fingerprint",
     "finished_parts",
+    "missing_tasks",
     "read_curves",
     "read_manifest",
     "read_readings",

@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llm2vec_gen.artifacts.digests import checksum, commit, digest
-from llm2vec_gen.artifacts.files import MANIFEST, Part, facts_of, finished_parts, flush, write_json, write_text
+from llm2vec_gen.artifacts.files import (
+    MANIFEST,
+    Part,
+    facts_of,
+    finished_parts,
+    flush,
+    room_for,
+    write_json,
+    write_text,
+)
 from llm2vec_gen.types import Completion, InputError, Reading, Score
 from llm2vec_gen.version import __version__
 
@@ -41,8 +50,8 @@ class Artifact:
         return (self.folder / MANIFEST).is_file()
 
     @contextlib.contextmanager
-    def making(self) -> Iterator[bool]:
-        """Hold the artifact's lock; gives whether there is something left to make.
+    def making(self, share: tuple[int, int] = (0, 1)) -> Iterator[bool]:
+        """Hold the artifact's lock, or that of a share of its rows; gives whether there is something left to make.
 
         Whoever comes second waits, says for whom, and finds the artifact whole. The lock is the operating system's: it
         ends with its process, so a killed maker is taken over by the next in line.
@@ -53,7 +62,8 @@ class Artifact:
             yield False
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock, owner = FileLock(self.folder / ".lock"), self.folder / ".owner"
+        own = "" if share == (0, 1) else f"-{share[0]}-of-{share[1]}"
+        lock, owner = FileLock(self.folder / f".lock{own}"), self.folder / f".owner{own}"
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -66,6 +76,18 @@ class Artifact:
         finally:
             owner.unlink(missing_ok=True)
             lock.release()
+
+    @contextlib.contextmanager
+    def finishing(self, rows: int, share: tuple[int, int]) -> Iterator[bool]:
+        """Gives whether all `rows` rows are there and nobody has finished the artifact yet: then the caller does it."""
+        if share == (0, 1):
+            yield True
+            return
+        if sum(part.rows for part in self.parts()) < rows:
+            yield False
+            return
+        with self.making() as unfinished:
+            yield unfinished
 
     def parts(self) -> list[Part]:
         """The finished parts, ranges of rows in their order."""
@@ -81,11 +103,12 @@ class Artifact:
         temporary = file.with_name(f".tmp-{os.getpid()}-{name}")
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
-            write(temporary)
-            flush(temporary)
-            facts = {"file": name, "sha256": checksum(temporary), "size": temporary.stat().st_size, **facts}
-            temporary.replace(file)
-            write_json(facts_of(file), facts)
+            with room_for(file):
+                write(temporary)
+                flush(temporary)
+                facts = {"file": name, "sha256": checksum(temporary), "size": temporary.stat().st_size, **facts}
+                temporary.replace(file)
+                write_json(facts_of(file), facts)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -98,16 +121,25 @@ class Artifact:
         file = self.folder / name
         write_json(facts_of(file), {"file": name, "sha256": checksum(file), "size": file.stat().st_size})
 
-    def missing_rows(self, rows: Iterable[T], part_size: int) -> Iterator[tuple[int, list[T]]]:
-        """(start, rows) of every stretch of at most `part_size` rows that no finished part holds, in order."""
+    def missing_rows(
+        self, rows: Iterable[T], part_size: int, share: tuple[int, int] = (0, 1)
+    ) -> Iterator[tuple[int, list[T]]]:
+        """(start, rows) of every stretch of at most `part_size` rows that no finished part holds, in order.
+
+        share (index, of): of several processes, each takes every `of`-th stretch; stretches begin at multiples of
+        `part_size`, so the parts are those that one process writes.
+        """
+        index, of = share
         done = [(part.start, part.stop) for part in self.parts() if part.start >= 0]
         stream, position = iter(rows), 0
         for begin, end in [*done, (sys.maxsize, sys.maxsize)]:
             while position < begin:
-                chunk = list(itertools.islice(stream, min(part_size, begin - position)))
+                room = part_size if of == 1 else part_size - position % part_size
+                chunk = list(itertools.islice(stream, min(room, begin - position)))
                 if not chunk:
                     return
-                yield position, chunk
+                if position // part_size % of == index:
+                    yield position, chunk
                 position += len(chunk)
             position += sum(1 for _ in itertools.islice(stream, end - position))
 

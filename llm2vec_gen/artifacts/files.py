@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llm2vec_gen.types import InputError
+
 MANIFEST = "manifest.json"
+FULL = (errno.ENOSPC, errno.EDQUOT)  # no room left: on the disk, or of the user
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +33,30 @@ class Part:
 def write_json(file: Path, value: Any) -> None:
     """JSON in one atomic step, so that no reader meets half a file."""
     temporary = file.with_name(f".tmp-{os.getpid()}-{file.name}")
-    write_text(temporary, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
-    flush(temporary)
-    temporary.replace(file)
+    try:
+        write_text(temporary, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+        flush(temporary)
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def room_for(file: Path) -> Iterator[None]:
+    """Raises InputError where the disk has no room for what is written within; libraries say so in several ways."""
+    try:
+        yield
+    except Exception as error:
+        number = getattr(error, "errno", None)
+        if number not in FULL and not any(f"os error {full}" in str(error) for full in FULL):
+            raise
+        free = shutil.disk_usage(file.parent).free
+        others = [other.stat().st_size for other in file.parent.glob(f"*{file.suffix}") if other != file]
+        needed = f"a part like it takes {max(others) / 1e6:.1f} MB" if others else "nothing like it is there yet"
+        raise InputError(
+            f"no space left on the disk for {file} ({free / 1e6:.1f} MB are free; {needed}); free some space and run "
+            "the same command again, finished parts are kept; or copy the outputs to a larger disk for paths.outputs="
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:

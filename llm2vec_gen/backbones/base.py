@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from llm2vec_gen.backbones import generation, loading, reconstruction
 from llm2vec_gen.backbones.batching import inverse, micro_batches
@@ -19,6 +20,7 @@ from llm2vec_gen.backbones.frozen_linear import freeze_linears
 from llm2vec_gen.backbones.head import adjustment
 from llm2vec_gen.backbones.passes import choose_passes
 from llm2vec_gen.backbones.prefix import Prefix
+from llm2vec_gen.backbones.sharding import Shards
 from llm2vec_gen.backbones.token_loss import token_loss
 from llm2vec_gen.types import InputError
 
@@ -71,6 +73,7 @@ class Backbone:
             )
         self.end_id, self.stop_ids = self._ends(end_token)
         self._fingerprint: str | None = None
+        self.shards: Shards | None = None
         self.max_tokens_per_micro_batch = max_tokens_per_micro_batch
         freeze_linears(self.lm)
         self.passes = choose_passes(self.lm)
@@ -180,12 +183,13 @@ class Backbone:
     def record(self, rows: Sequence[Tensor], shared: Prefix | None = None) -> Prefix:
         """As `prefix_pass`, for rows of input vectors."""
         lengths = [len(row) for row in rows]
-        bundles = micro_batches(lengths, self.max_tokens_per_micro_batch)
+        bundles = self.bundles(lengths)
         parts = []
         for bundle in bundles:
             before = None if shared is None else shared.rows([0] * len(bundle))
             packed = torch.cat([rows[row] for row in bundle])
-            own = self.passes.record(packed, [lengths[row] for row in bundle], before)
+            with record_function("prefix"):
+                own = self.passes.record(packed, [lengths[row] for row in bundle], before)
             parts.append(own if before is None else Prefix.extend(before, own))
         if len(parts) == 1 and bundles[0] == list(range(len(rows))):
             return parts[0]
@@ -195,7 +199,8 @@ class Backbone:
         """Suffix vectors (B, S, D), each row after its own prefix -> last states (B, S, D); the only gradient path."""
         rows, length, _ = suffix_vectors.shape
         packed = suffix_vectors.to(self.device, self.dtype).flatten(0, 1)
-        return self.passes.run(packed, [length] * rows, prefix).view(rows, length, -1)
+        with record_function("suffix"):
+            return self.passes.run(packed, [length] * rows, prefix).view(rows, length, -1)
 
     def full_pass(self, queries: Sequence[Tensor], suffix_vectors: Tensor) -> Tensor:
         """The same states with gradient through the queries too, for adapters inside the model and chained hops."""
@@ -221,16 +226,26 @@ class Backbone:
                 found[row] = part.clone()
         return found
 
+    def bundles(self, lengths: Sequence[int], strict: bool = False) -> list[list[int]]:
+        """Row numbers of each micro-batch; over a backbone spread on ranks, as many on each of them."""
+        found = micro_batches(lengths, self.max_tokens_per_micro_batch, strict)
+        return found if self.shards is None else self.shards.even(found)
+
     # States -> words
+
+    def head(self) -> Any:
+        """The output head, states (..., D) -> logits (..., V) before `adjust_logits`, its weight whole."""
+        head = self.lm.get_output_embeddings()
+        return head if self.shards is None else self.shards.head(head)
 
     def logits(self, states: Tensor) -> Tensor:
         """States after the final norm (..., D) -> logits (..., V)."""
-        logits = self.lm.get_output_embeddings()(states.to(self.device, self.dtype))
+        logits = self.head()(states.to(self.device, self.dtype))
         return logits if self.adjust_logits is None else self.adjust_logits(logits)
 
     def token_loss(self, states: Tensor, targets: Tensor) -> Tensor:
         """Sum of -log p(targets (n,)) given states (n, D), without holding all logits."""
-        return token_loss(states, targets, self.lm.get_output_embeddings(), self.adjust_logits)
+        return token_loss(states, targets, self.head(), self.adjust_logits)
 
     def generate(self, prompts: Sequence[Tensor], max_new_tokens: int, sampling: Mapping[str, Any] | None = None,
                  seed: int | Sequence[int] | None = None, stop: bool = True) -> list[tuple[Tensor, str]]:  # fmt: skip

@@ -23,6 +23,7 @@ class PackedPasses:
         self.lm = lm
         self._lean: dict[tuple[torch.device, torch.dtype], bool] = {}
         self.layers = lm.config.get_text_config().num_hidden_layers
+        self.stops_early = True
 
     def run(self, vectors: Tensor, lengths: Sequence[int], prefix: Prefix | None = None,
             checkpointing: bool = False) -> Tensor:  # fmt: skip
@@ -36,7 +37,8 @@ class PackedPasses:
     @torch.no_grad()
     def record(self, vectors: Tensor, lengths: Sequence[int], prefix: Prefix | None = None) -> Prefix:
         """The rows' own keys and values without those of `prefix`; the last layer's states are never computed."""
-        layout = Layout(lengths, prefix, vectors, record=True, stop_after=self.layers)
+        stop = self.layers if self.stops_early else None
+        layout = Layout(lengths, prefix, vectors, record=True, stop_after=stop)
         if len(vectors) == 0:
             return self._empty(lengths)
         with suppress(PrefixDone):

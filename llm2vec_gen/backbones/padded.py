@@ -21,6 +21,8 @@ from llm2vec_gen.backbones.prefix import Prefix
 class PaddedPasses:
     """The same results as PackedPasses, for any causal LM that takes a mask, positions and a cache."""
 
+    stops_early = False  # as PackedPasses may
+
     def __init__(self, lm: Any):
         self.lm = lm
 

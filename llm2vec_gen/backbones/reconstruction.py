@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
-from llm2vec_gen.backbones.batching import micro_batches
+from torch.profiler import record_function
 
 
 def reconstruction_loss(backbone: Any, soft_prompts: Tensor, completions: Sequence[Tensor]) -> tuple[Tensor, int]:
@@ -34,12 +33,11 @@ class _Reconstruction(torch.autograd.Function):
         wanted = grad_enabled and ctx.needs_input_grad[0]
         gradient = torch.zeros_like(soft_prompts) if wanted else None
         total = soft_prompts.new_zeros((), dtype=torch.promote_types(soft_prompts.dtype, torch.float32))
-        for rows in micro_batches(lengths, backbone.max_tokens_per_micro_batch, strict=True):
-            rows = [row for row in rows if len(completions[row])]
-            if not rows:
-                continue
+        spoken = [row for row, completion in enumerate(completions) if len(completion)]
+        for bundle in backbone.bundles([lengths[row] for row in spoken], strict=True):
+            rows = [spoken[number] for number in bundle]
             index = torch.tensor(rows, device=soft_prompts.device)
-            with torch.set_grad_enabled(wanted):
+            with record_function("reconstruction"), torch.set_grad_enabled(wanted):
                 leaf = soft_prompts.detach()[index].requires_grad_(wanted)
                 loss = _micro_batch(backbone, leaf, [completions[row].to(leaf.device) for row in rows])
                 if gradient is not None:

@@ -87,9 +87,9 @@ class ResumeCheckpoint(Checkpoint):
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self, folder: Path, every_n_steps: int, agree_every_n_steps: int, identity: dict[str, Any]):
+    def __init__(self, folder: Path, every_n_steps: int, identity: dict[str, Any]):
         self.path = folder / "last.ckpt"
-        self.every_n_steps, self.agree_every_n_steps = every_n_steps, agree_every_n_steps
+        self.every_n_steps = every_n_steps
         self._identity = identity
         self._asked: int | None = None
         self._random: dict[str, torch.Tensor] = {}
@@ -104,18 +104,19 @@ class ResumeCheckpoint(Checkpoint):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
-        asked = self._agreed(step)
-        if asked is not None or step % self.every_n_steps == 0 or step == trainer.max_steps:
+        asked = ranks.largest(self._asked or 0)  # a signal may reach a single rank: all stop at the same step
+        if asked or step % self.every_n_steps == 0 or step == trainer.max_steps:
             self._save(trainer)
-        if asked is not None and step < trainer.max_steps:
+        if asked and step < trainer.max_steps:
             raise Stopped(asked, step)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["identity"] = self._identity
-        checkpoint["random"] = _random_state()
+        checkpoint["random"] = ranks.gather(_random_state())
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        self._random = checkpoint["random"]
+        states = checkpoint["random"]
+        self._random = states[ranks.own() % len(states)]
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self._give_back()
@@ -133,14 +134,6 @@ class ResumeCheckpoint(Checkpoint):
         if self._asked is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._asked = number
-
-    def _agreed(self, step: int) -> int | None:
-        """The signal all ranks stop for, at the same step: several ranks ask each other at intervals only."""
-        if ranks.count() == 1:
-            return self._asked
-        if step % self.agree_every_n_steps:
-            return None
-        return next((number for number in ranks.gather(self._asked) if number is not None), None)
 
     def _save(self, trainer: Any) -> None:
         temporary = self.path.with_name("last.ckpt.tmp")

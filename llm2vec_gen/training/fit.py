@@ -14,7 +14,9 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 
+from llm2vec_gen.training import ranks
 from llm2vec_gen.training.callbacks import MetricLog, ResumeCheckpoint, Stopped
 from llm2vec_gen.training.datamodule import CompletionData, Rows
 from llm2vec_gen.training.metrics_file import MetricsFile
@@ -69,13 +71,14 @@ def run(
     Returns the steps reached and the last row of `folder/metrics.csv`. `callbacks` must log the rows; saving is added.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    resume = ResumeCheckpoint(folder / RESUME, settings.checkpoint_every_n_steps, settings.log_every_n_steps, identity)
+    devices = _devices(trainer_settings)
+    resume = ResumeCheckpoint(folder / RESUME, settings.checkpoint_every_n_steps, identity)
     start = _start(resume.path, identity)
     curve = MetricsFile(folder / "metrics.csv")
     _configure(module.model, settings)
     with _quiet(), _told(module.model, settings, resume.path):
         trainer = lightning.Trainer(
-            **_devices(trainer_settings),
+            **devices,
             max_steps=settings.max_steps,
             max_epochs=-1,
             log_every_n_steps=min(settings.log_every_n_steps, settings.max_steps),
@@ -87,7 +90,8 @@ def run(
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
-        _check_device(module.model, trainer)
+        if trainer_settings.strategy != "fsdp":  # which moves the backbone itself
+            _check_device(module.model, trainer)
         try:
             trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
         finally:
@@ -102,8 +106,17 @@ def _configure(model: Any, settings: TrainingSettings) -> None:
 
 
 def _devices(settings: TrainerSettings) -> dict[str, Any]:
-    keys = ("accelerator", "devices", "num_nodes", "strategy")
-    return {key: getattr(settings, key) for key in keys}
+    """Lightning's words for the devices; joins the group of processes, where there is one."""
+    from llm2vec_gen.training.strategies import ReplicatedStrategy, ShardedStrategy
+
+    settings.check_started()
+    devices = {"accelerator": "gpu" if settings.on_gpu else "cpu", "devices": settings.devices}
+    if not settings.grouped:  # also inside of a Slurm job, which Lightning would ask for more
+        return devices | {"plugins": [LightningEnvironment()]}
+    ranks.join(settings.on_gpu)
+    kind = ShardedStrategy if settings.strategy == "fsdp" else ReplicatedStrategy
+    plugins = [TorchElasticEnvironment()]
+    return devices | {"num_nodes": settings.num_nodes, "strategy": kind(), "plugins": plugins}
 
 
 def _check_device(model: Any, trainer: lightning.Trainer) -> None:
@@ -166,11 +179,12 @@ def _told(model: Any, settings: TrainingSettings, path: Path) -> Iterator[None]:
     try:
         yield
     except Stopped as stop:
-        print(
-            f"stopped by signal {stop.signum} after step {stop.step} of {settings.max_steps}; saved in {path}: "
-            "the same command continues from there",
-            file=sys.stderr,
-        )
+        if ranks.own() == 0:
+            print(
+                f"stopped by signal {stop.signum} after step {stop.step} of {settings.max_steps}; saved in {path}: "
+                "the same command continues from there",
+                file=sys.stderr,
+            )
         raise
     except torch.OutOfMemoryError as error:
         raise InputError(

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from llm2vec_gen.training import ranks
 from llm2vec_gen.types import Batch, InputError
 
 Counts = Mapping[str, int]
@@ -53,6 +54,7 @@ class BatchLoader:
 
     Its state is the number of batches handed out and their counts; what lies ready in the queue does not count. So a
     loader that is given the state of another one continues exactly behind the last batch that was trained on.
+    Saved counts are sums over all ranks, and go to the first of those that continue.
     """
 
     def __init__(self, make: Callable[[int], tuple[Batch, Counts]], steps: int, ahead: int = 4):
@@ -65,10 +67,13 @@ class BatchLoader:
         return self._steps
 
     def state_dict(self) -> dict[str, Any]:
-        return {"position": self.position, "counts": dict(self.counts)}
+        parts = ranks.gather(dict(self.counts))
+        counts = {name: sum(part[name] for part in parts) for name in self.counts}
+        return {"position": self.position, "counts": counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.position, self.counts = state["position"], Counter(state["counts"])
+        self.position = state["position"]
+        self.counts = Counter({name: value if ranks.own() == 0 else 0 for name, value in state["counts"].items()})
 
     def __iter__(self) -> Iterator[Batch]:
         self.close()

@@ -139,7 +139,7 @@ class TrainingModule(lightning.LightningModule):
         self.guard.check()
         trainables = self.trainables()
         checkpoint["state_dict"] = {name: checkpoint["state_dict"][name] for name in trainables}
-        checkpoint["interval"] = self.means.saved()
+        checkpoint["interval"], checkpoint["ranks"] = self.means.saved(), ranks.count()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises InputError unless the checkpoint holds exactly the trainables of this module, in their shapes."""
@@ -152,4 +152,5 @@ class TrainingModule(lightning.LightningModule):
                 f"the saved state is of another model ({'; '.join(parts)}); train into another folder, or remove its "
                 "`resume` folder to start anew"
             )
-        self._restored = checkpoint["interval"]
+        share = ranks.count() / checkpoint.get("ranks", 1)  # sums over all ranks, of which there may be more now
+        self._restored = {name: value * share for name, value in checkpoint["interval"].items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,9 @@ SAME_RESULT = frozenset(
     | {"prefetch_batches", "max_steps"}
 )
 """Settings that a resumed run may change: they decide how a step is computed or how far it goes, not what it gives."""
+
+STRATEGIES = ("auto", "ddp", "fsdp")
+ACCELERATORS = ("cpu", "gpu", "cuda", "auto")
 
 COUNTS = {  # whole numbers and the least each may be
     "max_steps": 1,
@@ -86,7 +90,12 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """On which devices a run trains. `device` is where nouns outside training (encoders, generators) compute."""
+    """On which devices a run trains. `device` is where nouns outside training (encoders, generators) compute.
+
+    strategy: "ddp" (a whole backbone on each device) or "fsdp" (one backbone spread over all of them); "auto" is ddp
+    where there are several. accelerator: cpu, gpu, or auto = what there is. `num_nodes` machines with `devices` each:
+    the processes of one machine are started by the job itself, those of several by torchrun or srun.
+    """
 
     accelerator: str = "cpu"
     devices: int = 1
@@ -99,16 +108,16 @@ class TrainerSettings:
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"trainer.{key}={value}: expected a whole number of 1 or more")
+        for key, known in (("strategy", STRATEGIES), ("accelerator", ACCELERATORS)):
+            if getattr(self, key) not in known:
+                raise InputError(f"trainer.{key}={getattr(self, key)}: expected {', '.join(known)}")
         self._check_devices()
-        started = int(os.environ.get("WORLD_SIZE", "1"))
-        if self.ranks != started:
-            raise InputError(
-                f"trainer.devices={self.devices} x trainer.num_nodes={self.num_nodes} asks for {self.ranks} "
-                f"processes, but {started} are running; set trainer.devices and trainer.num_nodes to what was started"
-            )
 
     def _check_devices(self) -> None:
-        if self.accelerator not in ("gpu", "cuda"):
+        if not self.on_gpu:
+            cores = os.cpu_count() or 1
+            if self.devices > cores and started() is None:  # said once, by who starts them
+                warnings.warn(f"trainer.devices={self.devices} processes share {cores} CPU cores", stacklevel=3)
             return
         import torch
 
@@ -121,7 +130,58 @@ class TrainerSettings:
 
     @property
     def ranks(self) -> int:
+        """How many processes train together."""
         return self.devices * self.num_nodes
+
+    @property
+    def grouped(self) -> bool:
+        """Whether training takes a process group, be it of one."""
+        return self.ranks > 1 or self.strategy == "fsdp"
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether training computes on GPUs."""
+        if self.accelerator == "auto":
+            import torch
+
+            return torch.cuda.is_available()
+        return self.accelerator in ("gpu", "cuda")
+
+    @property
+    def backbone_device(self) -> str:
+        """Where the backbone is loaded for training: one to be spread in main memory, where GPUs take their share."""
+        return "cuda" if self.on_gpu and self.strategy != "fsdp" else "cpu"
+
+    def check_started(self) -> None:
+        """InputError unless as many processes are running as are asked for."""
+        running = started() or 1
+        if self.ranks != running:
+            raise InputError(
+                f"trainer.devices={self.devices} x trainer.num_nodes={self.num_nodes} asks for {self.ranks} "
+                f"processes, but {running} are running; set trainer.devices and trainer.num_nodes to what was started"
+            )
+
+    def check_batch(self, name: str, batch_size: int) -> None:
+        """InputError unless a batch divides over the ranks; says which sizes do."""
+        if batch_size % self.ranks:
+            below = batch_size // self.ranks * self.ranks
+            sizes = " or ".join(str(size) for size in (below, below + self.ranks) if size)
+            raise InputError(f"{name}={batch_size} does not divide over {self.ranks} processes; take {sizes}")
+
+
+def started() -> int | None:
+    """How many processes somebody (torchrun, srun, the job's launcher) started as a group; None where nobody did."""
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))  # set inside of srun, not in the batch script around it
+    return tasks if tasks > 1 else None
+
+
+def rank() -> int:
+    """The number of this process in that group, joined or not; 0 where there is none."""
+    if "RANK" in os.environ:
+        return int(os.environ["RANK"])
+    return int(os.environ.get("SLURM_PROCID", "0")) if started() else 0
 
 
 def check_losses(losses: Mapping[str, Any] | None) -> None:

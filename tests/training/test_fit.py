@@ -61,6 +61,14 @@ def test_the_same_seed_gives_the_same_bits(whole: tuple, tmp_path: Path) -> None
     assert (curve(tmp_path), weights(model), without_clock(counts)) == whole
 
 
+def test_a_run_continues_in_another_place(whole: tuple, tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        train(tmp_path / "here", [Signal(7, signal.SIGTERM)])
+    (tmp_path / "here").rename(tmp_path / "there")
+    model, counts = train(tmp_path / "there")
+    assert (curve(tmp_path / "there"), weights(model), without_clock(counts)) == whole
+
+
 class Crash(lightning.Callback):
     def __init__(self, step: int):
         self.step = step

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from llm2vec_gen.training.settings import TrainerSettings, TrainingSettings, check_losses
+from llm2vec_gen.training.settings import TrainerSettings, TrainingSettings, check_losses, rank, started
 from llm2vec_gen.types import InputError
 
 
@@ -43,15 +43,50 @@ def test_settings_that_cannot_work_are_refused(changes: dict, words: str) -> Non
         TrainingSettings(**changes)
 
 
-def test_more_devices_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_number_of_processes_than_asked_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert TrainerSettings().ranks == 1
-    with pytest.raises(InputError, match=r"trainer\.devices=2"):
-        TrainerSettings(devices=2)
+    TrainerSettings().check_started()
+    with pytest.raises(InputError, match=r"trainer\.devices=2 .* 1 are running"):
+        TrainerSettings(devices=2).check_started()
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert TrainerSettings(devices=2, num_nodes=2).ranks == 4
+    TrainerSettings(devices=2, num_nodes=2).check_started()
     with pytest.raises(InputError, match="4 are running"):
-        TrainerSettings()
+        TrainerSettings().check_started()
+
+
+def test_a_slurm_step_of_several_tasks_is_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLURM_NTASKS", "4")  # of the allocation: nothing was started yet
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    assert (started(), rank()) == (None, 0)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    assert (started(), rank()) == (4, 3)
+
+
+def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert TrainerSettings("gpu", devices=2).backbone_device == "cuda"
+    assert TrainerSettings("gpu", devices=2, strategy="fsdp").backbone_device == "cpu"
+    with pytest.raises(InputError, match=r"trainer\.devices=3 needs as many GPUs, but this machine shows 2"):
+        TrainerSettings("gpu", devices=3)
+    with pytest.warns(UserWarning, match="3 processes share 2 CPU cores"):
+        TrainerSettings("cpu", devices=3)
+    for wrong in ({"strategy": "deepspeed"}, {"accelerator": "tpu"}):
+        with pytest.raises(InputError, match="expected"):
+            TrainerSettings(**wrong)
+
+
+@pytest.mark.parametrize(("size", "words"), [(3, "take 2 or 4"), (1, "take 2"), (4, "")])
+def test_a_batch_divides_over_the_processes(size: int, words: str) -> None:
+    trainer = TrainerSettings(devices=2)
+    if not words:
+        trainer.check_batch("training.batch_size", size)
+        return
+    with pytest.raises(InputError, match=f"training.batch_size={size} does not divide over 2 processes; {words}"):
+        trainer.check_batch("training.batch_size", size)
 
 
 @pytest.mark.parametrize("kind", [SimpleNamespace, dict], ids=["built", "config"])

@@ -1,0 +1,1 @@
+"""Hydra plugins: how a multirun lists its jobs (sweepers) and where they run (launchers)."""

@@ -1,0 +1,119 @@
+"""The sweeper: which jobs a multirun has, that its folder is its own, and the table at the end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus, filter_overrides
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from hydra_plugins.llm2vec_gen_sweeps._folder import SweepFolder
+from llm2vec_gen.artifacts import digest
+from llm2vec_gen.config import config_digest
+from llm2vec_gen.status import Status, write_table
+
+
+class GridSweeper(Sweeper):
+    """Every combination of the comma-separated overrides, in their order; `params` are more of them, from a file."""
+
+    hydra_context: HydraContext
+    config: DictConfig
+    launcher: Launcher
+
+    def __init__(self, params: dict[str, str] | None = None):
+        self.params = dict(params or {})
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        self.folder = _pin_folder(config)
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run all jobs; the last thing is the table, whatever happened."""
+        if OmegaConf.select(self.config, "hydra.launcher.dry"):
+            return [self.launcher.launch(jobs, first) for first, jobs in self.batches(arguments)]
+        command = " ".join([self.verb, *arguments])
+        with SweepFolder(self.folder).claimed(self.identity(arguments), command):
+            OmegaConf.save(self.config, self.folder / "multirun.yaml")
+            started: dict[int, Sequence[str]] = {}
+            try:
+                for first, jobs in self.batches(arguments):
+                    started |= enumerate(jobs, first)
+                    self.take(first, jobs, self._launch(first, jobs))
+            finally:
+                self._tell(started)
+        return None
+
+    @property
+    def verb(self) -> str:
+        """The script's verb."""
+        return getattr(self.task_function, "__name__", "run")
+
+    def batches(self, arguments: Sequence[str]) -> Iterator[tuple[int, list[Sequence[str]]]]:
+        """(number of the first job, overrides of each job) of what is launched together."""
+        yield 0, list(self.combinations(arguments))
+
+    def take(self, first: int, jobs: Sequence[Sequence[str]], statuses: list[Status]) -> None:
+        """What a batch of jobs came to; nothing to learn from it here."""
+
+    def combinations(self, arguments: Sequence[str]) -> list[list[str]]:
+        """The overrides of each job."""
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        given = [f"{key}={value}" for key, value in self.params.items()]
+        return BasicSweeper.split_arguments(parser.parse_overrides([*given, *arguments]), None)[0]
+
+    def identity(self, arguments: Sequence[str]) -> str:
+        """A digest of what all jobs make; composing each also finds overrides that do not compose."""
+        configs = [self.compose(job) for job in self.combinations(arguments)]
+        return digest(self.verb, [config_digest(config, self.verb) for config in configs])
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """The config of one job."""
+        return self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+
+    def _launch(self, first: int, jobs: Sequence[Sequence[str]]) -> list[Status]:
+        results = self.launcher.launch(jobs, initial_job_idx=first)
+        return [self._settled(first + at, result) for at, result in enumerate(results)]
+
+    def _settled(self, number: int, result: JobReturn) -> Status:
+        """The job's own status, or one in its place where Hydra failed before the job could write any."""
+        place = self.folder / str(number)
+        status = Status.read(place)
+        if status is None or result.status == JobStatus.FAILED:
+            error = getattr(result, "_return_value", None)
+            status = status or Status(place, number, self.verb, "", list(filter_overrides(result.overrides or [])))
+            status.end("failed", 1, f"{type(error).__name__}: {error}")
+        return status
+
+    def _tell(self, jobs: dict[int, Sequence[str]]) -> None:
+        if not jobs:
+            return
+        statuses = []
+        for number, overrides in jobs.items():
+            place = self.folder / str(number)
+            waiting = Status(place, number, self.verb, "", list(filter_overrides(overrides)), state="not started")
+            statuses.append(Status.read(place) or waiting)
+        print(write_table(self.folder, statuses), f"in {self.folder}", sep="", file=sys.stderr, flush=True)
+        codes = [1 if status.exit is None else status.exit for status in statuses]
+        self.task_function.statuses.extend(codes)  # type: ignore[attr-defined]
+
+
+def _pin_folder(config: DictConfig) -> Path:
+    """The sweep's folder, absolute and the same for all jobs, whatever they override."""
+    folder = Path(str(config.hydra.sweep.dir)).resolve()
+    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    with open_dict(config):
+        config.hydra.sweep.dir = str(folder)
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
+    return folder

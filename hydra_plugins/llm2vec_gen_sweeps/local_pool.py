@@ -1,0 +1,133 @@
+"""hydra/launcher=local_pool: jobs of a multirun side by side on one machine, each on its own slot."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from hydra_plugins.llm2vec_gen_sweeps._job import Job
+from hydra_plugins.llm2vec_gen_sweeps._slots import Slot, slots_of_cores, slots_of_gpus, visible_gpus
+from llm2vec_gen.types import InputError
+
+LOG = "job.log"
+
+
+class LocalPoolLauncher(Launcher):
+    """One thread per slot takes jobs from a queue and runs each in a fresh process of joblib's pool (loky).
+
+    A process of a pool that dies takes the whole pool with it, so each job has a pool of one.
+    """
+
+    def __init__(self, slots: int | None = None, threads: int | None = None):
+        for name, value in {"slots": slots, "threads": threads}.items():
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise InputError(f"hydra.launcher.{name}={value}: expected a whole number of 1 or more, or null")
+        self.wanted, self.threads = slots, threads
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        trainer = OmegaConf.to_container(config.trainer, resolve=True)
+        assert isinstance(trainer, dict)
+        on_cpu = trainer["accelerator"] == "cpu" and trainer["device"] == "cpu"
+        gpus = [] if on_cpu else visible_gpus()
+        self.slots = (
+            slots_of_gpus(gpus, trainer["devices"], self.wanted) if gpus else slots_of_cores(self.wanted, self.threads)
+        )
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run all jobs; the results in their order. A signal is passed on to the jobs that run, no other is started."""
+        waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        jobs = [
+            Job(self.hydra_context, self.task_function, self.config, overrides, initial_job_idx + at)
+            for at, overrides in enumerate(job_overrides)
+        ]
+        for job in jobs:
+            waiting.put(job)
+        pool = _Pool(waiting, len(jobs))
+        pool.run(self.slots[: len(jobs)])
+        return [pool.results[job.number] for job in jobs]
+
+
+class _Pool:
+    """The jobs that wait, those that run, and what came back."""
+
+    def __init__(self, waiting: queue.SimpleQueue[Job], count: int):
+        self.waiting, self.count = waiting, count
+        self.results: dict[int, JobReturn] = {}
+        self._running: dict[str, Any] = {}
+        self._stopping = threading.Event()
+
+    def run(self, slots: Sequence[Slot]) -> None:
+        threads = [threading.Thread(target=self._serve, args=(slot,), daemon=True) for slot in slots]
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        except BaseException:
+            self._stop()
+            for thread in threads:
+                thread.join()
+            raise
+
+    def _serve(self, slot: Slot) -> None:
+        while (lock := slot.hold(self._over)) is not None:
+            try:
+                job = self.waiting.get_nowait()
+            except queue.Empty:
+                return
+            else:
+                self.results[job.number] = self._run(slot, job)
+            finally:
+                lock.release()
+
+    def _over(self) -> bool:
+        return self._stopping.is_set() or self.waiting.empty()
+
+    def _run(self, slot: Slot, job: Job) -> JobReturn:
+        from joblib.externals.loky import ProcessPoolExecutor
+        from joblib.externals.loky.process_executor import BrokenProcessPool
+
+        _say(f"job {job.number} starts on {slot.name}: {' '.join(job.shown())}; see {job.folder / LOG}")
+        executor = ProcessPoolExecutor(max_workers=1, env=slot.environment)
+        self._running[slot.name] = executor
+        try:
+            done = job.returned(executor.submit(job, job.folder / LOG).result())
+        except BrokenProcessPool as error:
+            done = job.died(f"the job's process died ({_first_line(error.__cause__ or error)}); see {job.folder / LOG}")
+        except Exception as error:  # it could not be sent there
+            done = job.died(f"{type(error).__name__}: {error}")
+        finally:
+            del self._running[slot.name]
+            executor.shutdown(wait=True)
+        _say(f"job {job.number} is {'done' if done.return_value == 0 else 'FAILED'}")
+        job.tell_folder()
+        return done
+
+    def _stop(self) -> None:
+        """Ask every job that runs to save its state and end; a second Ctrl-C in a terminal reaches them by itself."""
+        self._stopping.set()
+        for executor in list(self._running.values()):
+            for pid in list(executor._processes or {}):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")  # one piece: several threads speak
+    sys.stderr.flush()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

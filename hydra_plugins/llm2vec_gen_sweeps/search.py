@@ -1,0 +1,170 @@
+"""hparams_search=optuna: a sweeper that lets Optuna choose the next jobs from what the finished ones came to."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from hydra_plugins.llm2vec_gen_sweeps.grid import GridSweeper
+from llm2vec_gen import measures
+from llm2vec_gen.artifacts import digest
+from llm2vec_gen.artifacts.files import write_json
+from llm2vec_gen.config import Plan, config_digest
+from llm2vec_gen.status import Status
+from llm2vec_gen.types import InputError
+
+if TYPE_CHECKING:
+    import optuna
+
+
+class OptunaSweeper(GridSweeper):
+    """The options are those of conf/hydra/sweeper/optuna.yaml. The study is kept in sqlite, one search at a time."""
+
+    def __init__(self, metric: str, n_trials: int, n_jobs: int, study: str, storage: str, seed: int | None = 0,
+                 direction: str | None = None, params: dict[str, str] | None = None):  # fmt: skip
+        super().__init__(params)
+        self.metric, self.n_trials, self.n_jobs, self.seed = metric, n_trials, n_jobs, seed
+        self.name, self.storage = study, Path(storage).resolve()
+        self.direction: Any = direction or measures.better(metric)
+        self._check(direction)
+
+    def _check(self, direction: str | None) -> None:
+        if importlib.util.find_spec("optuna") is None:
+            raise InputError("hparams_search=optuna needs optuna: pip install 'llm2vec-gen-lightning[search]'")
+        for name in ("n_trials", "n_jobs"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise InputError(f"hydra.sweeper.{name}={getattr(self, name)}: expected a whole number of 1 or more")
+        if direction not in (None, "minimize", "maximize"):
+            raise InputError(f"hydra.sweeper.direction={direction}: expected minimize, maximize or null")
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        if OmegaConf.select(config, "hydra.launcher.dry"):
+            raise InputError("a search does not know its jobs before it runs; use --dry without hparams_search")
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Trials until the study has enough of them; then the best one."""
+        self.space, self.fixed = self._split(arguments)
+        measures.check(self._plan(self.fixed), self.metric, self.verb)
+        self.storage.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{self.storage}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(f"another search uses {self.storage} now; wait, or choose hydra.sweeper.study=") from None
+        try:
+            self.study = self._open(self.identity(arguments), arguments)
+            super().sweep(arguments)
+            self._tell_best()
+        finally:
+            lock.release()
+
+    def identity(self, arguments: Sequence[str]) -> str:
+        """The same for two calls that search the same space for the same thing from the same config."""
+        space = {key: str(override.input_line) for key, override in self.space.items()}
+        config = config_digest(self.compose(self.fixed), self.verb)
+        return digest(self.verb, self.metric, self.direction, space, config)
+
+    def batches(self, arguments: Sequence[str]) -> Iterator[tuple[int, list[Sequence[str]]]]:
+        """`n_jobs` trials at a time; their numbers are those of the study."""
+        while (left := self.n_trials - self._finished()) > 0:
+            self._asked = [self.study.ask() for _ in range(min(left, self.n_jobs))]
+            jobs: list[Sequence[str]] = [
+                [*self.fixed, *(_suggested(trial, key, override) for key, override in self.space.items())]
+                for trial in self._asked
+            ]
+            yield self._asked[0].number, jobs
+
+    def take(self, first: int, jobs: Sequence[Sequence[str]], statuses: list[Status]) -> None:
+        """Tell the study what the trials came to; one that failed has no value."""
+        import optuna
+
+        for trial, overrides, status in zip(self._asked, jobs, statuses, strict=True):
+            value = measures.read(self._plan(overrides), self.metric) if status.state == "done" else math.nan
+            if math.isfinite(value):
+                self.study.tell(trial, value)
+                print(f"trial {trial.number}: {self.metric} {value:.6g}", file=sys.stderr)
+            else:
+                self._failed += 1
+                self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+
+    def _open(self, identity: str, arguments: Sequence[str]) -> optuna.Study:
+        """The study, new or continued; trials that a killed search left running are asked for again."""
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._failed = 0
+        storage = f"sqlite:///{self.storage}"
+        study = optuna.create_study(
+            storage=storage, study_name=self.name, direction=self.direction, load_if_exists=True
+        )
+        # A continued search must not draw the first trials again.
+        seed = None if self.seed is None else self.seed + len(study.trials)
+        study.sampler = optuna.samplers.TPESampler(seed=seed)
+        made = study.user_attrs.get("identity", identity)
+        if made != identity:
+            raise InputError(
+                f"the study {self.name} in {self.storage} belongs to `{study.user_attrs['command']}`, which searches "
+                f"something else than `{self.verb} {' '.join(arguments)}`; choose another hydra.sweeper.study="
+            )
+        study.set_user_attr("identity", identity)
+        study.set_user_attr("command", " ".join([self.verb, *arguments]))
+        for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+            study.enqueue_trial(trial.params)
+        return study
+
+    def _finished(self) -> int:
+        import optuna
+
+        return len(self.study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))) + self._failed
+
+    def _split(self, arguments: Sequence[str]) -> tuple[dict[str, Override], list[str]]:
+        """The space by key, and the overrides that all trials share."""
+        given = [f"{key}={value}" for key, value in self.params.items()]
+        overrides = OverridesParser.create(self.hydra_context.config_loader).parse_overrides([*given, *arguments])
+        last = {override.get_key_element(): override for override in overrides}
+        space = {key: override for key, override in last.items() if override.is_sweep_override()}
+        if not space:
+            raise InputError("nothing to search: give hydra.sweeper.params or overrides like seed=1,2")
+        return space, [str(override.input_line) for key, override in last.items() if key not in space]
+
+    def _plan(self, overrides: Sequence[str]) -> Plan:
+        config = self.compose(overrides)
+        choices = dict(config.hydra.runtime.choices)
+        with open_dict(config):
+            del config["hydra"]
+        return Plan(config, choices)
+
+    def _tell_best(self) -> None:
+        if not self._finished() - self._failed:
+            print("no trial was finished", file=sys.stderr)
+            return
+        best = self.study.best_trial
+        overrides = [f"{key}={value}" for key, value in best.params.items()]
+        record = {"metric": self.metric, "value": best.value, "trial": best.number, "overrides": overrides}
+        write_json(self.folder / "best.json", record | {"study": self.name, "storage": str(self.storage)})
+        print(f"best: trial {best.number}, {self.metric} {best.value:.6g}, {' '.join(overrides)}", file=sys.stderr)
+
+
+def _suggested(trial: optuna.Trial, key: str, override: Override) -> str:
+    """`key=value` as Optuna chooses it."""
+    sweep = override.value()
+    if isinstance(sweep, IntervalSweep):
+        low, high, log = sweep.start, sweep.end, "log" in sweep.tags
+        assert low is not None and high is not None
+        if isinstance(low, int) and isinstance(high, int):
+            return f"{key}={trial.suggest_int(key, low, high, log=log)}"
+        return f"{key}={trial.suggest_float(key, float(low), float(high), log=log)}"
+    assert isinstance(sweep, ChoiceSweep | RangeSweep)
+    return f"{key}={trial.suggest_categorical(key, list(override.sweep_string_iterator()))}"

@@ -1,0 +1,84 @@
+"""A frozen backbone spread over ranks (FSDP2): each layer is gathered for its passes and dropped after each.
+
+The decoder layers and an output head of its own weights are spread; the input embedding, a table that is only looked
+up, stays whole on every rank, and so does a head that shares it. Gathering needs all ranks: they must run the same
+number of passes, which `even` sees to.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from llm2vec_gen.types import InputError
+
+
+class Shards:
+    """What a spread backbone needs at its passes."""
+
+    def even(self, bundles: list[list[int]]) -> list[list[int]]:
+        """The same rows in as many bundles as the rank with the most has: the largest ones are halved."""
+        count = torch.tensor(len(bundles))  # on the CPU, where nobody waits for the device
+        dist.all_reduce(count, dist.ReduceOp.MAX)
+        bundles = list(bundles)
+        while len(bundles) < int(count):
+            largest = max(range(len(bundles)), key=lambda number: len(bundles[number]), default=None)
+            if largest is None or len(bundles[largest]) < 2:
+                raise RuntimeError(f"{len(bundles)} rows cannot make {int(count)} passes; ranks need as many rows each")
+            rows = bundles[largest]
+            bundles[largest : largest + 1] = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+        return bundles
+
+    def head(self, head: nn.Linear) -> nn.Linear:
+        """The output head with its whole weight, gathered for as long as the result lives."""
+        whole = nn.Linear(head.in_features, head.out_features, bias=head.bias is not None, device="meta")
+        whole.weight = nn.Parameter(_whole(head.weight), requires_grad=False)
+        if head.bias is not None:
+            whole.bias = nn.Parameter(_whole(head.bias), requires_grad=False)
+        return whole
+
+
+def shard(backbone: Any, device: torch.device) -> None:
+    """Spread the backbone over all ranks, layer by layer on its way to `device`, each in its own dtype."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    if backbone.shards is not None:
+        return
+    if backbone.quantization != "none":
+        raise InputError(
+            f"trainer=fsdp cannot spread a backbone with backbone.quantization={backbone.quantization}; set it to "
+            "none, or take trainer=ddp, which keeps a quantised backbone on each GPU"
+        )
+    lm, mesh = backbone.lm, init_device_mesh(device.type, (dist.get_world_size(),))
+    layers = [module for module in lm.base_model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise InputError(f"trainer=fsdp finds no decoder layers in {type(lm).__name__}; take trainer=ddp")
+    _ = backbone.fingerprint  # read off whole weights, and remembered
+    trained = {parameter for parameter in lm.parameters() if parameter.requires_grad}
+    for layer in layers:
+        fully_shard(layer.to(device), mesh=mesh, ignored_params=trained)
+    inside = {parameter for layer in layers for parameter in layer.parameters()}
+    fully_shard(lm.base_model, mesh=mesh, ignored_params={*lm.base_model.parameters()} - inside)
+    _shard_head(lm, mesh, device)
+    backbone.passes.stops_early = False  # leaving a layer half-way would leave it gathered
+    backbone.shards = Shards()
+
+
+def _shard_head(lm: Any, mesh: Any, device: torch.device) -> None:
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    head = lm.get_output_embeddings()
+    if not isinstance(head, nn.Linear) or head.weight is lm.get_input_embeddings().weight:
+        return
+    for name, parameter in list(head.named_parameters()):
+        pieces = distribute_tensor(parameter.detach().to(device), mesh, [Shard(0)])
+        setattr(head, name, nn.Parameter(pieces, requires_grad=False))
+
+
+def _whole(parameter: Any) -> torch.Tensor:
+    return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter.detach()

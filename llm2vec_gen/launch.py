@@ -1,0 +1,146 @@
+"""A job on one process or on several ranks: who starts them, who does what, and how what went wrong comes back.
+
+The job itself starts the ranks of its machine, from its resolved config and never from its command line, so that a job
+of a multirun is a job like any other. Where somebody else has started a group (torchrun, srun), it is joined.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from llm2vec_gen import pipeline
+from llm2vec_gen.config import CONF, Plan
+from llm2vec_gen.training.settings import TrainerSettings, rank, started
+from llm2vec_gen.types import InputError
+
+TOGETHER = {"run": pipeline.train, "train": pipeline.train, "teach": pipeline.teach}
+"""The verbs that train, by name, and what all ranks do in them; the rest is the leader's."""
+
+GRACE = 120  # seconds in which ranks that were told to stop may finish their step and save
+
+
+class RankError(RuntimeError):
+    """A rank failed; the message is what it said."""
+
+
+def perform(verb: Callable[[Plan], Path], plan: Plan) -> Path | None:
+    """The verb's folder, made by this process or by ranks that it starts; None for all but the first of a group."""
+    trainer: TrainerSettings = plan.build("trainer")
+    if verb.__name__ not in TOGETHER or not trainer.grouped:
+        return verb(plan) if rank() == 0 else None
+    if started() is None:
+        _check_one_node(trainer)
+        return _launch(verb.__name__, plan, trainer)
+    trainer.check_started()
+    from llm2vec_gen.training import ranks
+
+    ranks.join(trainer.on_gpu)
+    if rank() == 0:
+        return _lead(verb, plan)
+    _follow(TOGETHER[verb.__name__], plan)
+    return None
+
+
+def _lead(verb: Callable[[Plan], Path], plan: Plan) -> Path:
+    from llm2vec_gen.training import ranks
+
+    ranks.gather_followers()
+    try:
+        return verb(plan)
+    finally:
+        ranks.call(train=False)  # no one waits any more where they were called to train
+
+
+def _follow(train: Callable[[Plan], Path], plan: Plan) -> None:
+    """Wait for what comes before training, train along, and be done; silent, for the leader says it all."""
+    from llm2vec_gen.training import ranks
+
+    logging.getLogger("llm2vec_gen").setLevel(logging.ERROR)
+    ranks.gather_followers()
+    if ranks.is_called():
+        train(plan)
+
+
+def _check_one_node(trainer: TrainerSettings) -> None:
+    if trainer.num_nodes > 1:
+        raise InputError(
+            f"trainer.num_nodes={trainer.num_nodes}: a job starts the processes of its own machine only; start the "
+            "same command on every machine with torchrun or srun, one process per device"
+        )
+
+
+# ---- ranks of our own
+
+
+def _launch(verb: str, plan: Plan, trainer: TrainerSettings) -> Path:
+    """Start the ranks, wait for them, and take over what they have to say."""
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what went wrong is said below
+    with tempfile.TemporaryDirectory(prefix="llm2vec_gen-ranks-") as folder, _surroundings(trainer):
+        job = Path(folder) / "job.json"
+        job.write_text(json.dumps({"verb": verb, **plan.as_job()}), encoding="utf-8")
+        config = LaunchConfig(
+            min_nodes=1, max_nodes=1, nproc_per_node=trainer.devices, run_id=job.parent.name, max_restarts=0,
+            rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost",
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+        )  # fmt: skip
+        config.shutdown_timeout = GRACE
+        try:
+            elastic_launch(config, sys.executable)("-m", "llm2vec_gen.rank", str(job))
+        except SignalException as stop:
+            raise SystemExit(128 + stop.sigval) from None
+        except ChildFailedError as error:
+            codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+            raise _failure(job.parent, codes) from None
+        return Path(json.loads((job.parent / "rank-0.json").read_text(encoding="utf-8"))["folder"])
+
+
+def _failure(folder: Path, codes: dict[int, int]) -> BaseException:
+    """What to raise for ranks that ended with these codes: wrong input before anything else, then the lowest rank's."""
+    said = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("rank-*.json"))]
+    for word in said:
+        if "wrong" in word:
+            return InputError(word["wrong"])
+    killed = {number: -code for number, code in codes.items() if code < 0 and -code != signal.SIGTERM}
+    for number, by in killed.items():  # the others only lost their connection
+        hint = "; was there enough memory?" if by == signal.SIGKILL else ""
+        return RankError(f"rank {number} was ended by {signal.Signals(by).name}{hint}")
+    for word in said:
+        if "error" in word:
+            return RankError(word["error"])
+    code = next(iter(codes.values()))
+    return SystemExit(code if code > 128 else 1)  # stopped by a signal that it was sent itself
+
+
+@contextlib.contextmanager
+def _surroundings(trainer: TrainerSettings) -> Iterator[None]:
+    """What the ranks find: this package, and their share of the cores. The launcher's signal handlers end with it."""
+    cores = max(1, (os.cpu_count() or 1) // trainer.devices)
+    path = os.pathsep.join(filter(None, [str(CONF.parent), os.environ.get("PYTHONPATH")]))
+    before = dict(os.environ)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+    here = threading.current_thread() is threading.main_thread()
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in numbers} if here else {}
+    os.environ["PYTHONPATH"] = path
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)

@@ -1,0 +1,147 @@
+"""What hears about a job, beside the files every run writes (metrics.csv, scores, readings), and who tells it.
+
+How to add one: a file beside this one with a Lightning logger that also fits `JobLogger`, a yaml in conf/logger, a
+test. Lightning's own loggers may stand in conf/logger too: they hear the training's curves alone. On ranks other than
+the first all methods do nothing. Nothing is opened before there is something to log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from llm2vec_gen.artifacts import read_manifest, read_readings, read_scores
+from llm2vec_gen.types import InputError, Reading, Score
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One call of one verb under one config. `id` is the same when the same job is started again."""
+
+    id: str
+    verb: str
+    name: str
+    settings: dict[str, Any]
+    outputs: Path
+    group: str | None = None  # the sweep it belongs to
+
+
+@runtime_checkable
+class JobLogger(Protocol):
+    """Metrics have the name of their part first ("train/loss"), and each part counts its own steps.
+
+    `job` is what it hears about at the moment; always None on ranks other than the first.
+    """
+
+    job: Job | None
+
+    def start(self, job: Job) -> None:
+        """Told before the job's work; raises InputError if it will not be able to log."""
+
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None: ...
+
+    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None: ...
+
+    def log_histogram(self, name: str, values: Sequence[float], step: int) -> None: ...
+
+    def log_artifact(self, folder: Path, manifest: dict[str, Any]) -> None:
+        """An artifact of the job is whole; it is named, never copied."""
+
+    def close(self, status: int) -> None:
+        """The job ended with this exit status, 0 if all is well."""
+
+
+@contextlib.contextmanager
+def listening(loggers: Iterable[Any], job: Callable[[], Job]) -> Iterator[None]:
+    """The loggers hear about a job within, and are closed at its end, whatever ends it (a SIGTERM too).
+
+    Inside of another job nothing happens: the verbs of `run` are parts of it.
+    """
+    idle = [logger for logger in loggers if isinstance(logger, JobLogger) and logger.job is None]
+    if not idle:
+        yield
+        return
+    ended = 1
+
+    def close(logger: JobLogger) -> None:
+        logger.close(ended)
+
+    with _terminable(), contextlib.ExitStack() as stack:
+        for logger in idle:
+            logger.start(job())
+            stack.callback(close, logger)
+        try:
+            yield
+            ended = 0
+        except InputError:
+            ended = 2
+            raise
+        except SystemExit as stop:
+            ended = stop.code if isinstance(stop.code, int) else 1
+            raise
+
+
+def tell(loggers: Iterable[Any], folder: Path, step: int) -> None:
+    """Say that an artifact is whole, made now or found; `step` is how long the job's model was trained."""
+    hearing = [logger for logger in loggers if isinstance(logger, JobLogger) and logger.job is not None]
+    if not hearing or not (folder / "manifest.json").is_file():  # others still make their share of it
+        return
+    manifest = read_manifest(folder)
+    for logger in hearing:
+        if manifest["verb"] == "evaluate":
+            _tell_scores(logger, read_scores(folder), step)
+        if manifest["verb"] == "interpret":
+            _tell_readings(logger, read_readings(folder), step)
+        logger.log_artifact(folder, manifest)
+
+
+def _tell_scores(logger: JobLogger, scores: Sequence[Score], step: int) -> None:
+    logger.log_metrics(main_scores(scores), step)
+    columns = [field.name for field in fields(Score) if field.name != "per_query"]
+    rows = [[getattr(score, column) for column in columns] for score in scores]
+    for encoder in dict.fromkeys(score.encoder for score in scores):
+        own = [row for row, score in zip(rows, scores, strict=True) if score.encoder == encoder]
+        logger.log_table(f"evaluate/{encoder}/scores", columns, own, step)
+
+
+def _tell_readings(logger: JobLogger, readings: Sequence[Reading], step: int) -> None:
+    columns = ["id", "query", "interpreter", "text", "words", "completion"]
+    rows = [
+        [reading.id, reading.query, reading.interpreter, reading.text,
+         " | ".join(" ".join(words) for words in reading.words), reading.completion or ""]
+        for reading in readings
+    ]  # fmt: skip
+    logger.log_table("interpret/readings", columns, rows, step)
+
+
+def main_scores(scores: Iterable[Score]) -> dict[str, float]:
+    """Main scores by "evaluate/<encoder>/<evaluation>/<task>/<metric>", with the subset where it is a named one."""
+    named = {}
+    for score in scores:
+        if score.main:
+            place = [score.encoder, score.evaluation, score.task, *({score.subset} - {"", "default"}), score.metric]
+            named["/".join(["evaluate", *place])] = score.value
+    return named
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """A SIGTERM that nobody else handles unwinds the stack, as Ctrl-C does, instead of ending the process at once."""
+    default = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not default or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,181 @@
+"""One Weights & Biases run per job, on the first rank, opened when there is something to log, kept under paths.outputs.
+
+Its id is the job's, so that a job which is started again continues its run. Each part of a metric's name has its own
+x-axis ("train/step", "evaluate/step"): wandb drops values whose step goes backwards on its own axis, as the steps of a
+resumed training do.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from llm2vec_gen.loggers.base import Job
+from llm2vec_gen.types import InputError
+
+PARTS = ("train", "evaluate", "interpret")
+WITHOUT = "set logger.wandb.offline=true (wandb sync uploads it later) or logger=csv"
+
+
+class Wandb(Logger):
+    """offline: keep the run on disk, as WANDB_MODE=offline does; `wandb sync` uploads it.
+
+    name: how the run is shown; null is the job's name. tags: words to find it by.
+    examples_every_n_steps: read by conf/callbacks, which decode examples during the training; null is never.
+    """
+
+    def __init__(
+        self,
+        project: str = "llm2vec-gen",
+        entity: str | None = None,
+        name: str | None = None,
+        tags: Sequence[str] = (),
+        offline: bool = False,
+        examples_every_n_steps: int | None = None,
+    ):
+        super().__init__()
+        self.project, self.entity, self.tags, self.offline = project, entity, list(tags), offline
+        self._name = name
+        self.job: Job | None = None
+        self._opened: Any = None
+
+    @property
+    def name(self) -> str:
+        return self.project
+
+    @property
+    def version(self) -> str:
+        return self.job.id if self.job else ""
+
+    @rank_zero_only
+    def start(self, job: Job) -> None:
+        """Raises InputError where the run would go online and nobody is logged in."""
+        for kind in ("DATA", "CACHE"):  # else what is staged for upload lies in the home folder
+            os.environ.setdefault(f"WANDB_{kind}_DIR", str((job.outputs / "wandb").absolute()))
+        if self._online() and not _logged_in():
+            raise InputError(f"logger=wandb, but nobody is logged in to wandb: run `wandb login`, {WITHOUT}")
+        self.job = job
+
+    def _online(self) -> bool:
+        import wandb
+
+        return not self.offline and wandb.setup().settings.mode in (None, "online", "shared")
+
+    @property
+    def run(self) -> Any:
+        """The job's run, opened by the first call."""
+        if self._opened is None:
+            if self.job is None:
+                raise RuntimeError("the logger was not told of its job: wrap the verbs in loggers.base.listening")
+            self._opened = self._open(self.job)
+        return self._opened
+
+    def _open(self, job: Job) -> Any:
+        import wandb
+
+        disabled = os.environ.get("WANDB_MODE") == "disabled"
+        swept = "WANDB_SWEEP_ID" in os.environ  # wandb's agent has named project and run
+        (job.outputs / "wandb").mkdir(parents=True, exist_ok=True)
+        try:
+            run = wandb.init(
+                project=None if swept else self.project,
+                entity=None if swept else self.entity,
+                id=None if swept else job.id,
+                name=self._name or job.name,
+                group=job.group,
+                job_type=job.verb,
+                tags=self.tags,
+                config=job.settings,
+                dir=str(job.outputs),
+                mode="offline" if self.offline and not disabled else None,
+                resume=None if swept else "allow",
+                reinit="create_new",
+            )
+        except (wandb.errors.CommError, wandb.errors.AuthenticationError) as error:
+            raise InputError(f"wandb cannot be reached ({' '.join(str(error).split())}); {WITHOUT}") from error
+        except BaseException:  # a signal, with the run half open
+            wandb.teardown(exit_code=1)
+            raise
+        for part in PARTS:
+            run.define_metric(f"{part}/step")
+            run.define_metric(f"{part}/*", step_metric=f"{part}/step")
+        return run
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The run's config is the whole resolved config of its job."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        """One row on the axes of the parts that it has metrics of."""
+        parts = dict.fromkeys(name.partition("/")[0] for name in metrics)
+        self.run.log({**{f"{part}/step": step for part in parts}, **metrics})
+
+    @rank_zero_only
+    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
+        import wandb
+
+        self.log_metrics({name: wandb.Table(list(columns), [list(row) for row in rows], allow_mixed_types=True)}, step)
+
+    @rank_zero_only
+    def log_histogram(self, name: str, values: Sequence[float], step: int) -> None:
+        import wandb
+
+        self.log_metrics({name: wandb.Histogram(list(values))}, step)
+
+    @rank_zero_only
+    def log_artifact(self, folder: Path, manifest: dict[str, Any]) -> None:
+        """By reference to its files: nothing is uploaded, and no part is read."""
+        import wandb
+
+        facts = {key: manifest[key] for key in ("digest", "counts", "upstream", "commit", "versions")}
+        name = re.sub(r"[^\w.-]+", "_", f"{manifest['verb']}-{folder.name}")[-128:]
+        reference = wandb.Artifact(name, manifest["verb"], metadata=facts)
+        for file in ["manifest.json", *(part["file"] for part in manifest["parts"])]:
+            reference.add_reference((folder / file).absolute().as_uri(), name=file, checksum=False)
+        self.run.log_artifact(reference)
+
+    @rank_zero_only
+    def close(self, status: int) -> None:
+        """The run is over and on disk, or online, when this returns: wandb's process, which writes it, has ended."""
+        import wandb
+
+        if self._opened is not None:
+            self._opened.finish(exit_code=status)
+            self._opened = None
+            if wandb.run is None:  # somebody else's, in a notebook
+                wandb.teardown()
+        self.job = None
+
+    def publish_views(self) -> str:
+        """The definition of the standard views over the project's runs, saved in wandb unless this is offline."""
+        from llm2vec_gen.loggers.workspace import definition, workspace
+
+        online = self._online()
+        if online and not _logged_in():
+            raise InputError(f"logger=wandb, but nobody is logged in to wandb: run `wandb login`, {WITHOUT}")
+        view = workspace(self.entity or (_default_entity() if online else ""), self.project)
+        if online:
+            view.save()
+        return definition(view)
+
+
+def _default_entity() -> str:
+    import wandb
+
+    return wandb.Api().default_entity or ""
+
+
+def _logged_in() -> bool:
+    import wandb
+
+    try:
+        return wandb.login(prompt=False)
+    except (wandb.errors.AuthenticationError, wandb.errors.UsageError) as error:
+        raise InputError(f"logger=wandb, but wandb refuses its key ({error}): run `wandb login`, {WITHOUT}") from error

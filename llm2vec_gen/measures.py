@@ -1,0 +1,51 @@
+"""What a finished job is worth: its last losses and its main scores by name, for a search to compare jobs by."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from llm2vec_gen.artifacts import read_curves, read_scores
+from llm2vec_gen.types import InputError
+
+if TYPE_CHECKING:
+    from llm2vec_gen.config import Plan
+
+CURVE = "train/"
+
+
+def check(plan: Plan, name: str, verb: str) -> None:
+    """Raises InputError unless a job of this plan and verb will have the measure; lists those it will have."""
+    known = [f"{CURVE}{loss}" for loss in ("loss", *plan.settings["loss"])] if verb in ("run", "train") else []
+    if name in known:
+        return
+    if verb in ("run", "evaluate"):
+        known += _of_scores(plan)
+    if name not in known:
+        has = ", ".join(known) or "nothing to measure"
+        raise InputError(f"hydra.sweeper.metric={name} is unknown; experiments/{verb}.py with this config has {has}")
+
+
+def read(plan: Plan, name: str) -> float:
+    """The measure of the trained model from the artifacts of a job that is done."""
+    if name.startswith(CURVE):
+        return read_curves(plan.artifact("train").folder)[name][-1][1]
+    evaluation, _, task = name.partition("/")
+    scores = [score for score in read_scores(plan.artifact("evaluate").folder) if score.main]
+    tasks = {task} if task else set(_tasks(plan, evaluation))
+    return statistics.fmean(score.value for score in scores if score.task in tasks)
+
+
+def better(name: str) -> str:
+    """The direction in which a measure gets better."""
+    return "minimize" if name.startswith(CURVE) else "maximize"
+
+
+def _of_scores(plan: Plan) -> list[str]:
+    names = list(plan.settings.get("evaluation") or {})
+    return [*names, *(f"{name}/{task}" for name in names for task in _tasks(plan, name))]
+
+
+def _tasks(plan: Plan, evaluation: str) -> Iterable[str]:
+    return plan.build(f"evaluation.{evaluation}", instruction=plan.build("instruction")).tasks()

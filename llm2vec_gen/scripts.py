@@ -1,0 +1,200 @@
+"""What every script in experiments/ does around its verb: compose the config, run, print the folder, exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import re
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from llm2vec_gen import launch
+from llm2vec_gen.artifacts import read_curves, read_manifest
+from llm2vec_gen.config import CONF, Plan, config_digest, one_line
+from llm2vec_gen.status import Status, exit_status, worst
+from llm2vec_gen.training.settings import rank, started
+from llm2vec_gen.types import InputError
+
+Verb = Callable[[Plan], Path]
+
+WANDB_KEY = re.compile(r"[+~]*_wandb[.=]")
+"""What wandb keeps in a run's config for itself, and may hand on where the config of a run is started again."""
+
+
+def entry(verb: Verb) -> Callable[[], None]:
+    """A script's `main`: compose the config, run the verb, print the artifact's folder, set the exit status.
+
+    0: the artifact is whole. 2: the input was wrong, one line says how. 1: anything else, with its traceback. 128 + n:
+    stopped by signal n. In a multirun a failing job does not stop the others; the status is that of the worst job.
+    """
+    _plugins_in_sight()
+    statuses: list[int] = []  # of the jobs; a sweeper adds those that ran in other processes
+
+    @functools.wraps(verb)
+    def job(config: DictConfig) -> int:
+        _prepare()
+        statuses.append(_run_job(verb, config))
+        return statuses[-1]
+
+    job.statuses = statuses  # type: ignore[attr-defined]
+
+    def main() -> None:
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # config errors reach us as exceptions instead of exit status 1
+        sys.argv = ["hydra.launcher.dry=true" if argument == "--dry" else argument for argument in sys.argv]
+        sys.argv[1:] = [argument for argument in sys.argv[1:] if not WANDB_KEY.match(argument)]
+        _prepare()
+        try:
+            hydra.main(version_base=None, config_path=str(CONF), config_name="config")(job)()
+        except (HydraException, OmegaConfBaseException, InputError) as error:
+            print(f"error: {one_line(_said(error))}", file=sys.stderr)
+            statuses.append(2)
+        except OSError as error:  # Hydra's own output folder
+            print(f"error: {error}; choose another folder with paths.outputs=", file=sys.stderr)
+            statuses.append(2)
+        sys.exit(worst(statuses))
+
+    return main
+
+
+def _plugins_in_sight() -> None:
+    # Python puts the script's folder first, where tabulate.py would stand for the library of that name; the folder
+    # above holds hydra_plugins, which conf/ names.
+    root = CONF.parent
+    sys.path[:] = [folder for folder in sys.path if Path(folder).resolve() != root / "experiments"]
+    if str(root) not in sys.path:
+        sys.path.append(str(root))
+
+
+def _prepare() -> None:
+    """What a process needs before its first job, the main one or one that a launcher started."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("llm2vec_gen").setLevel(logging.INFO)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminated)
+
+
+def _terminated(number: int, frame: Any) -> None:
+    """A scheduler's SIGTERM ends a job like Ctrl-C does: locks are given back, the status is written."""
+    raise SystemExit(128 + number)
+
+
+def _said(error: BaseException) -> BaseException:
+    """The plain InputError inside what Hydra wrapped around it (a plugin's constructor)."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, InputError):
+        cause = cause.__cause__
+    return cause or error
+
+
+# ---- one job
+
+
+def _run_job(verb: Verb, config: DictConfig) -> int:
+    """Run one job and print its folder; its exit status. Only a signal stops the jobs after it."""
+    status = _status(verb, config)
+    if status is not None and not started() and settled(status, config):  # others wait for a first rank
+        return status.exit or 0
+    try:
+        with status.kept() if status else contextlib.nullcontext(), _outputs(config):
+            folder = _make(verb, config, status)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command continues where this one stopped", file=sys.stderr)
+        raise SystemExit(130) from None
+    except SystemExit as stop:
+        if exit_status(stop) > 128:
+            raise
+        traceback.print_exc()
+        return 1
+    except Exception:
+        traceback.print_exc()
+        return 1
+    if config.keep and folder is not None:
+        print(folder, flush=True)
+    return 0
+
+
+def _make(verb: Verb, config: DictConfig, status: Status | None) -> Path | None:
+    """The verb's artifact, None in all ranks but the first; the status hears how far it came."""
+    hydra_config = HydraConfig.get()
+    if hydra_config.mode is RunMode.MULTIRUN and config.sweep.name is None:
+        config.sweep.name = Path(hydra_config.sweep.dir).name
+    plan = Plan(config, dict(hydra_config.runtime.choices))
+    try:
+        folder = launch.perform(verb, plan)
+        if status is not None:
+            status.folder = str(folder)
+        return folder
+    finally:
+        if status is not None:
+            status.steps = _steps(plan, verb.__name__)
+
+
+def _steps(plan: Plan, verb: str) -> int | None:
+    """Training steps made so far, None where the verb does not train."""
+    if verb not in ("run", "train", "teach"):
+        return None
+    artifact = plan.artifact("teach" if verb == "teach" else "train")
+    if artifact.whole:
+        return read_manifest(artifact.folder)["counts"].get("steps")
+    curves = read_curves(artifact.folder)
+    return max((curve[-1][0] for curve in curves.values()), default=0)
+
+
+@contextlib.contextmanager
+def _outputs(config: DictConfig) -> Iterator[None]:
+    """With `keep: false`, all outputs stand in a temporary folder for the time being."""
+    if config.keep:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="llm2vec_gen-") as folder:
+        config.paths.outputs = folder
+        yield
+    print("nothing is kept (keep=false)", file=sys.stderr)
+
+
+# ---- one job of a sweep
+
+
+def _status(verb: Verb, config: DictConfig) -> Status | None:
+    """The job's status file; None outside a sweep, and in all ranks of a job but the first."""
+    job = HydraConfig.get()
+    if OmegaConf.is_missing(job.job, "num") or rank():
+        return None
+    digest = config_digest(config, verb.__name__)
+    return Status(Path(job.runtime.output_dir), job.job.num, verb.__name__, digest, list(job.overrides.task))
+
+
+def settled(status: Status, config: DictConfig) -> bool:
+    """Whether an earlier job spares this one; then its status says what became of that."""
+    outputs = Path(config.paths.outputs)
+    earlier = status.settled(outputs, config.sweep.retry_failed) if config.sweep.skip_done else None
+    if earlier is None:
+        return False
+    where = earlier.skipped or str(earlier.place)
+    if earlier.place.resolve() != status.place.resolve():
+        status.steps, status.folder, status.skipped = earlier.steps, earlier.folder, where
+        status.started = earlier.started
+        status.end(earlier.state, earlier.exit or 0, earlier.error)
+    status.exit = earlier.exit
+    print(f"job {status.number} is {earlier.state}, by {where}", file=sys.stderr)
+    if earlier.folder:
+        print(earlier.folder, flush=True)
+    return True

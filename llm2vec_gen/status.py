@@ -1,0 +1,194 @@
+"""What became of each job of a sweep: one status.json per job folder, and one table over all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from llm2vec_gen.artifacts.files import write_json, write_text
+from llm2vec_gen.types import InputError
+
+FILE = "status.json"
+TABLE = "sweep.md"
+STOPPED = frozenset({130, 143})  # exit statuses of Ctrl-C and SIGTERM: such a job did not fail, it goes on next time
+
+
+@dataclass
+class Status:
+    """One job, as `place/status.json` tells it: `state` is running, done or failed.
+
+    `folder` is that of the artifact, `skipped` the earlier job whose result stands here. A process that was killed
+    leaves "running" behind; `seen` tells it from one that lives.
+    """
+
+    place: Path
+    number: int
+    verb: str
+    digest: str
+    overrides: list[str]
+    state: str = "running"
+    steps: int | None = None
+    error: str | None = None
+    folder: str | None = None
+    skipped: str | None = None
+    exit: int | None = None
+    pid: int = 0
+    host: str = ""
+    started: str | None = None
+    finished: str | None = None
+
+    @classmethod
+    def read(cls, place: Path) -> Status | None:
+        """The status in a job's folder, None where there is none that can be read."""
+        try:
+            values = json.loads((place / FILE).read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError):
+            return None
+        known = {field.name for field in fields(cls)}
+        return cls(place, **{key: value for key, value in values.items() if key in known})
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[Status]:
+        """Written at the start, at the end, and when anything at all is raised."""
+        self.pid, self.host, self.started = os.getpid(), socket.gethostname(), _now()
+        self.write()
+        try:
+            yield self
+        except BaseException as error:
+            self.end("failed", exit_status(error), one_line(error))
+            raise
+        self.end("done", 0)
+
+    def end(self, state: str, exit: int, error: str | None = None, **more: Any) -> None:
+        """The job is over: its last words."""
+        self.state, self.exit, self.error, self.finished = state, exit, error, _now()
+        for name, value in more.items():
+            setattr(self, name, value)
+        self.write()
+
+    def write(self) -> None:
+        """One atomic step, so that nobody reads half a status."""
+        self.place.mkdir(parents=True, exist_ok=True)
+        values = asdict(self)
+        del values["place"]
+        write_json(self.place / FILE, values)
+
+    @property
+    def seen(self) -> str:
+        """`state`, or "dead" where it says running but its process on this host is gone."""
+        if self.state == "running" and self.host == socket.gethostname() and not _alive(self.pid):
+            return "dead"
+        return self.state
+
+    def settled(self, outputs: Path, retry_failed: bool) -> Status | None:
+        """The earlier job that spares this one: it is done and its artifact is there, or it failed of itself and
+        `retry_failed` is off. One that was stopped, killed or still runs spares nothing: its artifacts are continued
+        or waited for."""
+        found = [status for place in self._places(outputs) if (status := Status.read(place)) and self._same(status)]
+        done = [status for status in found if status.state == "done" and status.exists(outputs)]
+        failed = [status for status in found if status.state == "failed" and status.exit not in STOPPED]
+        for group in (done, [] if retry_failed else failed):
+            if group:
+                return max(group, key=lambda status: status.finished or "")
+        return None
+
+    def exists(self, outputs: Path) -> bool:
+        """Whether the artifact is still there, also after the outputs folder was moved."""
+        folder = Path(self.folder or "")
+        return self.folder is not None and any(
+            place.exists() for place in (folder, outputs / folder.parent.name / folder.name)
+        )
+
+    def _same(self, other: Status) -> bool:
+        return (other.verb, other.digest) == (self.verb, self.digest)
+
+    def _places(self, outputs: Path) -> set[Path]:
+        files = [*(outputs / "sweeps").glob(f"*/*/{FILE}"), *self.place.parent.glob(f"*/{FILE}")]
+        return {file.parent.resolve() for file in files}
+
+
+def exit_status(error: BaseException) -> int:
+    """2: wrong input; 128 + n: stopped by signal n; 1: anything else."""
+    if isinstance(error, InputError):
+        return 2
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > 128:
+        return error.code
+    return 1
+
+
+def worst(statuses: Sequence[int]) -> int:
+    """The exit status of several jobs: stopped before failed before wrong input before done."""
+    stopped = [status for status in statuses if status in STOPPED]
+    if stopped:
+        return stopped[0]
+    return max((status if status in (0, 2) else 1 for status in statuses), key=(0, 2, 1).index, default=0)
+
+
+def one_line(error: BaseException) -> str:
+    """What a status says of an error; the traceback is on standard error."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    text = " ".join(str(error).split())
+    if isinstance(error, SystemExit):
+        stopped = error.code in STOPPED and isinstance(error.code, int)
+        return f"stopped by signal {error.code - 128}" if stopped else f"exit {text}"  # type: ignore[operator]
+    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+# ---- the table of a sweep
+
+
+def table(statuses: Sequence[Status]) -> str:
+    """Markdown: what all jobs share in one line, then a row for each; failed ones stand out."""
+    shared = [text for text in statuses[0].overrides if all(text in status.overrides for status in statuses)]
+    if len(statuses) == 1:
+        shared = []
+    rows = [("job", "overrides", "state", "folder or error")]
+    for status in statuses:
+        own = " ".join(text for text in status.overrides if text not in shared)
+        rows.append((str(status.number), own, _mark(status), _result(status)))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = ["| " + " | ".join([*map(str.ljust, row[:3], widths), row[3]]) + " |" for row in rows]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in [*widths, 15]) + "|")
+    head = [f"every job: {' '.join(shared)}", ""] if shared else []
+    done = sum(status.state == "done" for status in statuses)
+    return "\n".join([*head, *lines, "", f"{done} of {len(statuses)} jobs done"]) + "\n"
+
+
+def write_table(folder: Path, statuses: Sequence[Status]) -> str:
+    """The table as `<sweep folder>/sweep.md`; returns it."""
+    text = table(statuses)
+    write_text(folder / TABLE, text)
+    return text
+
+
+def _mark(status: Status) -> str:
+    state = status.seen if status.state == "done" else status.seen.upper()
+    return f"{state} (earlier)" if status.skipped else state
+
+
+def _result(status: Status) -> str:
+    return (status.error if status.state == "failed" else status.folder) or "-"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

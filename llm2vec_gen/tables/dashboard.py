@@ -1,0 +1,148 @@
+"""The standard views over many runs as one HTML page that needs nothing from elsewhere: loss ablation, scale, safety.
+
+`MEASURES` and `LOSSES` name what the views show; loggers/workspace.py shows the same in wandb.
+"""
+
+from __future__ import annotations
+
+import io
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llm2vec_gen.tables import figures, html
+from llm2vec_gen.tables.base import Cell, Grid
+from llm2vec_gen.tables.report import STYLE
+from llm2vec_gen.types import Score
+
+MEASURES = {  # category of the main scores -> how it is called here
+    "retrieval": "retrieval",
+    "sts": "STS",
+    "decoding": "exact decoding",
+    "benign_retrieval": "benign retrieval",
+    "harmful_retrieval": "harmful retrieval",
+}
+LOWER_IS_BETTER = frozenset({"harmful retrieval"})
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one trained model left on disk: its config, its scores, its logged curves."""
+
+    settings: Mapping[str, Any]
+    scores: Sequence[Score]
+    curves: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
+
+    def measure(self, category: str) -> float | None:
+        """The mean of the main scores of a category; None where it was not evaluated."""
+        values = [score.value for score in self.scores if score.main and score.category == category]
+        return statistics.fmean(values) if values else None
+
+
+def losses_of(run: Run) -> str:
+    """ "alignment 2 + reconstruction 1" """
+    weights = {name: loss.get("weight", 1) for name, loss in run.settings["loss"].items()}
+    return " + ".join(f"{name} {weight:g}" for name, weight in weights.items() if weight) or "none"
+
+
+def backbone_of(run: Run) -> str:
+    """The last part of the backbone's path."""
+    return Path(run.settings["backbone"]["path"]).name
+
+
+def render(runs: Sequence[Run]) -> str:
+    """The page; a view that has nothing to compare says so."""
+    ablation = view("Loss ablation", runs, losses_of, "losses")
+    scale = view("Scale", runs, backbone_of, "backbone")
+    sections = [
+        ("Loss ablation", f"{html.render(ablation)}\n{_drawn(ablation, figures.bars)}"),
+        ("Scale", f"{html.render(scale)}\n{_drawn(scale, figures.bars)}"),
+        ("Safety against benign retrieval", safety(runs)),
+        ("Training", curves(runs)),
+    ]
+    body = "\n".join(f"<h2>{title}</h2>\n{content}" for title, content in sections)
+    return (
+        "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
+        f"<title>LLM2Vec-Gen: {len(runs)} runs</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<h1>LLM2Vec-Gen</h1>\n<p class='facts'>{len(runs)} trained models</p>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def view(title: str, runs: Sequence[Run], group: Callable[[Run], str], corner: str) -> Grid:
+    """A row per group of runs, a column per measure: the mean over the group, and its spread."""
+    rows = sorted({group(run) for run in runs})
+    cells = [
+        [_cell([run.measure(category) for run in runs if group(run) == row]) for category in MEASURES] for row in rows
+    ]
+    return Grid(title, rows, list(MEASURES.values()), cells, LOWER_IS_BETTER, corner=corner)
+
+
+def _cell(values: Sequence[float | None]) -> Cell:
+    known = [value for value in values if value is not None]
+    if not known:
+        return Cell()
+    return Cell(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else 0.0, len(known))
+
+
+def safety(runs: Sequence[Run]) -> str:
+    """A dot per run: benign retrieval to the right, harmful retrieval upwards. Low and to the right is best."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for run in runs:
+        benign, harmful = run.measure("benign_retrieval"), run.measure("harmful_retrieval")
+        if benign is not None and harmful is not None:
+            points.setdefault(losses_of(run), []).append((100 * benign, 100 * harmful))
+    if not points:
+        return "<p class='note'>No run was evaluated on both.</p>"
+
+    def draw(axes: Any) -> None:
+        for number, (label, places) in enumerate(points.items()):
+            colour = figures.COLOURS[number % len(figures.COLOURS)]
+            axes.plot(*zip(*places, strict=True), "o", color=colour, label=label)
+        axes.set_xlabel("benign retrieval (higher is better)")
+        axes.set_ylabel("harmful retrieval (lower is better)")
+
+    return _picture(draw, 6.0)
+
+
+def curves(runs: Sequence[Run]) -> str:
+    """The training loss of every run over its steps."""
+    known = [run for run in runs if run.curves.get("train/loss")]
+    if not known:
+        return "<p class='note'>No curve was logged.</p>"
+
+    def draw(axes: Any) -> None:
+        for number, run in enumerate(known):
+            label = f"{backbone_of(run)}, {losses_of(run)}, seed {run.settings['seed']}"
+            colour = figures.COLOURS[number % len(figures.COLOURS)]
+            axes.plot(*zip(*run.curves["train/loss"], strict=True), color=colour, linewidth=1, label=label)
+        axes.set_xlabel("step")
+        axes.set_ylabel("train/loss")
+
+    return _picture(draw, 8.0)
+
+
+def _drawn(grid: Grid, kind: Callable[[Any, Grid], None]) -> str:
+    if not any(cell.value is not None for row in grid.cells for cell in row):
+        return "<p class='note'>No scores yet.</p>"
+    return _picture(lambda axes: kind(axes, grid), figures.width(grid, "bars"))
+
+
+def _picture(draw: Callable[[Any], None], inches: float) -> str:
+    """A panel as an inline SVG element, the same bytes for the same runs."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dashboard", "font.size": 9}):
+        canvas = Figure(figsize=(inches, 3.6), layout="constrained")
+        FigureCanvasSVG(canvas)
+        axes = canvas.subplots()
+        draw(axes)
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend(fontsize=7, frameon=False)
+        stream = io.StringIO()
+        canvas.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    text = stream.getvalue()
+    return f"<figure>{text[text.index('<svg') :].strip()}</figure>"

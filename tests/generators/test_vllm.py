@@ -1,0 +1,102 @@
+"""The code path of generator=vllm, through an engine of the same interface in the place of the library."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from llm2vec_gen.generators.vllm import VLLMGenerator
+from llm2vec_gen.types import InputError, Query
+
+
+class Tokenizer:
+    """Words are tokens; the template puts two around a query."""
+
+    def apply_chat_template(self, messages: list[dict[str, str]], **options: Any) -> str:
+        assert options == {"add_generation_prompt": True, "tokenize": False, "enable_thinking": False}
+        return f"<user> {messages[0]['content']} <assistant>"
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[str]:
+        assert not add_special_tokens
+        return text.split()
+
+
+class Engine:
+    """Says the first words of the prompt, its seed and no more than it may."""
+
+    def __init__(self, **arguments: Any):
+        self.arguments = arguments
+
+    def get_tokenizer(self) -> Tokenizer:
+        return Tokenizer()
+
+    def get_default_sampling_params(self) -> Any:
+        return SimpleNamespace(temperature=0.6, top_p=0.9, top_k=20)
+
+    def generate(self, prompts: list[dict[str, Any]], parameters: list[Any], use_tqdm: bool) -> list[Any]:
+        return [
+            self._answer(prompt["prompt_token_ids"], given) for prompt, given in zip(prompts, parameters, strict=True)
+        ]
+
+    @staticmethod
+    def _answer(prompt: list[str], given: Any) -> Any:
+        words = [*prompt[1:-1], str(getattr(given, "seed", "greedy"))]
+        said = words[: given.max_tokens]
+        reason = "length" if len(said) < len(words) else "stop"
+        output = SimpleNamespace(text=" ".join(said) + " ", finish_reason=reason, token_ids=list(range(len(said))))
+        return SimpleNamespace(outputs=[output])
+
+
+@pytest.fixture(autouse=True)
+def engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("vllm")
+    module.LLM, module.SamplingParams = Engine, SimpleNamespace  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "vllm", module)
+
+
+QUERIES = [Query("a", "one two"), Query("b", "one two three four five six seven eight"), Query("c", "hello")]
+
+
+def test_completions_come_in_order_with_their_counts() -> None:
+    generator = VLLMGenerator("owner/model", max_new_tokens=4, max_prompt_tokens=7)
+    found = generator.complete(QUERIES)
+    assert [(row.id, row.completion, row.finish_reason) for row in found] == [
+        ("a", "one two greedy", "stop"),
+        ("b", "one two three four", "length"),
+        ("c", "hello greedy", "stop"),
+    ]
+    assert [(row.query_tokens, row.completion_tokens) for row in found] == [(4, 3), (7, 4), (3, 2)]
+    assert found[1].query == QUERIES[1].text  # whole, though its prompt was cut
+    assert generator.report == {"completions": 3, "prompts_cut": 1, "completions_cut": 1, "blank": 0}
+    assert generator._engine.arguments["enable_prefix_caching"] is True
+    assert generator._engine.arguments["max_model_len"] == 11
+    assert generator.complete([]) == []
+
+
+def test_each_query_has_its_own_seed_whatever_its_company() -> None:
+    generator = VLLMGenerator("owner/model", sampling={"temperature": 0.7})
+    together = [row.completion for row in generator.complete(QUERIES)]
+    assert together == [generator.complete([query])[0].completion for query in QUERIES]
+    assert len({text.split()[-1] for text in together}) == 3
+    other = VLLMGenerator("owner/model", sampling={"temperature": 0.7}, seed=1)
+    assert other.complete(QUERIES)[0].completion != together[0]
+
+
+def test_sampling_may_be_the_models_own() -> None:
+    assert VLLMGenerator("owner/model", sampling="model").sampling == {"temperature": 0.6, "top_p": 0.9, "top_k": 20}
+    with pytest.raises(InputError, match="generator.sampling=hot"):
+        VLLMGenerator("owner/model", sampling="hot")  # type: ignore[arg-type]
+
+
+def test_a_template_that_fills_the_prompt_is_refused() -> None:
+    with pytest.raises(InputError, match="leaves no room for a query"):
+        VLLMGenerator("owner/model", max_prompt_tokens=1).complete(QUERIES[:1])
+
+
+def test_without_the_library_it_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(InputError, match=r"llm2vec-gen-lightning\[vllm\]"):
+        VLLMGenerator("owner/model")

@@ -1,0 +1,77 @@
+"""Jobs side by side, each in a process and on a slot of its own; one that dies takes nobody along."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from hydra_plugins.llm2vec_gen_sweeps._slots import slots_of_cores, slots_of_gpus
+from llm2vec_gen.types import InputError
+from tests.hydra_plugins.sweeps import runs, start, statuses, sweep, wait_for
+
+POOL = "hydra/launcher=local_pool"
+CORES = len(os.sched_getaffinity(0))
+pytestmark = pytest.mark.slow
+
+
+def test_a_job_that_dies_is_marked_and_the_others_go_on(tmp_path: Path) -> None:
+    code, out, err = sweep(tmp_path, POOL, "seed=1,104,105,102,8", f"hydra.sweep.dir={tmp_path}/s")
+    found = statuses(tmp_path / "s")
+    assert code == 1
+    assert [status["state"] for status in found] == ["done", "failed", "failed", "failed", "done"]
+    assert [status["exit"] for status in found] == [0, 1, 1, 2, 0]
+    assert all("process died" in status["error"] for status in found[1:3])
+    assert sorted(out.splitlines()) == [str(tmp_path / "work" / seed) for seed in "18"]
+    assert "seed 102 is wrong" in (tmp_path / "s" / "3" / "job.log").read_text()
+    assert "2 of 5 jobs done" in err
+    notes = [runs(tmp_path, seed)[0] for seed in (1, 104, 105, 102, 8)]
+    assert len({note["pid"] for note in notes}) == 5
+    assert {note["LLM2VEC_GEN_SLOT"] for note in notes} <= {f"cores-{number}" for number in range(CORES)}
+    assert {(note["CUDA_VISIBLE_DEVICES"], note["OMP_NUM_THREADS"]) for note in notes} == {("", "1")}
+
+
+def test_two_sweeps_at_once_never_share_a_slot(tmp_path: Path) -> None:
+    jobs = [start(tmp_path / name, POOL, "seed=range(4)", machine=tmp_path / "machine") for name in "ab"]
+    ends = [job.communicate(timeout=120) for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], ends  # the script fails on a slot that is busy
+
+
+def test_sigterm_reaches_the_jobs_and_no_other_starts(tmp_path: Path) -> None:
+    (tmp_path / "slow").touch()
+    where = f"hydra.sweep.dir={tmp_path}/s"
+    job = start(tmp_path, POOL, "hydra.launcher.slots=1", "seed=106,8", where)
+    wait_for(lambda: runs(tmp_path, 106))
+    os.kill(job.pid, signal.SIGTERM)
+    _, err = job.communicate(timeout=60)
+    assert job.returncode == 143
+    (stopped,) = statuses(tmp_path / "s")
+    assert (stopped["state"], stopped["exit"], stopped["error"]) == ("failed", 143, "stopped by signal 15")
+    assert "NOT STARTED" in err
+    assert not runs(tmp_path, 8)
+
+
+def test_more_slots_than_there_is_room_for_are_refused(tmp_path: Path) -> None:
+    code, _, err = sweep(tmp_path, POOL, "seed=1,2", "hydra.launcher.slots=1000")
+    assert code == 2
+    assert f"there are {CORES} cores here" in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_gpus_are_dealt_out_by_name() -> None:
+    slots = slots_of_gpus(["0", "3", "5", "7", "9"], 2, None)
+    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0,3", "5,7"]
+    assert len(slots_of_gpus(["0", "3"], 1, 1)) == 1
+    with pytest.raises(InputError, match="slots=3 of trainer.devices=1 GPUs each, but this machine shows 2"):
+        slots_of_gpus(["0", "3"], 1, 3)
+    with pytest.raises(InputError, match="shows 1 GPUs"):
+        slots_of_gpus(["0"], 2, None)
+
+
+def test_cores_are_divided() -> None:
+    (whole,) = slots_of_cores(1, None)
+    assert whole.environment["OMP_NUM_THREADS"] == str(CORES)
+    with pytest.raises(InputError, match="cores"):
+        slots_of_cores(None, CORES + 1)

@@ -1,0 +1,120 @@
+"""Loggers are told of one job at a time, hear of its artifacts, and are closed with its exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm2vec_gen.artifacts import Artifact
+from llm2vec_gen.loggers.base import Job, JobLogger, listening, main_scores, tell
+from llm2vec_gen.types import InputError, Reading, Score
+
+
+class Recorder:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.job: Job | None = None
+        self.heard: list[tuple[Any, ...]] = []
+
+    def start(self, job: Job) -> None:
+        self.job = job
+        self.heard.append(("start", job.verb))
+
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        self.heard.append(("metrics", metrics, step))
+
+    def log_table(self, name: str, columns: Any, rows: Any, step: int) -> None:
+        self.heard.append(("table", name, [list(row) for row in rows], step))
+
+    def log_histogram(self, name: str, values: Any, step: int) -> None:
+        self.heard.append(("histogram", name, list(values), step))
+
+    def log_artifact(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.heard.append(("artifact", manifest["verb"], folder))
+
+    def close(self, status: int) -> None:
+        self.job = None
+        self.heard.append(("close", status))
+
+
+def job(tmp_path: Path, verb: str = "run") -> Job:
+    return Job("digest-seed1", verb, "name", {"training": {"max_steps": 5}}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [
+        (None, 0),
+        (InputError("wrong"), 2),
+        (RuntimeError("broken"), 1),
+        (SystemExit(143), 143),
+        (KeyboardInterrupt(), 1),
+    ],
+    ids=repr,
+)
+def test_a_logger_is_closed_with_the_exit_status(tmp_path: Path, end: BaseException | None, status: int) -> None:
+    recorder = Recorder()
+    with (
+        pytest.raises(type(end)) if end else contextlib.nullcontext(),
+        listening([recorder], lambda: job(tmp_path)),
+    ):
+        if end:
+            raise end
+    assert recorder.heard == [("start", "run"), ("close", status)]
+
+
+def test_a_sigterm_closes_too_and_its_handler_goes(tmp_path: Path) -> None:
+    recorder, before = Recorder(), signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit), listening([recorder], lambda: job(tmp_path)):
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert recorder.heard[-1] == ("close", 143)
+
+
+def test_a_verb_inside_of_a_job_is_a_part_of_it(tmp_path: Path) -> None:
+    recorder = Recorder()
+    with listening([recorder], lambda: job(tmp_path)), listening([recorder], lambda: job(tmp_path, "train")):
+        assert recorder.job is not None and recorder.job.verb == "run"
+    assert recorder.heard == [("start", "run"), ("close", 0)]
+
+
+def test_what_is_no_job_logger_is_left_alone(tmp_path: Path) -> None:
+    with listening([object()], lambda: pytest.fail("nobody asks for the job")):
+        tell([object()], tmp_path / "nowhere", 5)
+
+
+def test_scores_and_readings_are_told_with_their_artifact(tmp_path: Path) -> None:
+    score = Score("teacher", "pocket", "sts", "sts", "", "test", "spearman", 0.5, main=True, per_query={"q": 1.0})
+    made = Artifact(tmp_path, "evaluate", "name", {}, {})
+    made.write_records("sts", [score])
+    made.finish()
+    read = Artifact(tmp_path, "interpret", "name", {}, {})
+    read.write_records("lens", [Reading("1", "why", "logit_lens", "", [["a", "b"], ["c"]])])
+    read.finish()
+    recorder = Recorder()
+    assert isinstance(recorder, JobLogger)
+    tell([recorder], made.folder, 5)
+    assert recorder.heard == []  # of no job
+    recorder.job = job(tmp_path)
+    for artifact in (made, read):
+        tell([recorder], artifact.folder, 5)
+    metrics, table, first, readings, second = recorder.heard
+    assert metrics == ("metrics", {"evaluate/teacher/pocket/sts/spearman": 0.5}, 5)
+    assert table[1] == "evaluate/teacher/scores" and "spearman" in table[2][0] and "per_query" not in str(table)
+    assert readings[2] == [["1", "why", "logit_lens", "", "a b | c", ""]]
+    assert first == ("artifact", "evaluate", made.folder) and second[1] == "interpret"
+
+
+def test_a_named_subset_is_in_the_name_of_its_score() -> None:
+    rows = [Score("m", "e", "t", "c", subset, "test", "ndcg", 1.0, main=True) for subset in ("", "default", "de")]
+    assert list(main_scores(rows)) == ["evaluate/m/e/t/ndcg", "evaluate/m/e/t/de/ndcg"]

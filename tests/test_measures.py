@@ -1,0 +1,61 @@
+"""What a job is worth, read from its artifacts by name; a name that nothing has is refused with those there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llm2vec_gen import measures
+from llm2vec_gen.config import Plan, compose
+from llm2vec_gen.types import InputError, Score
+
+
+def scored(outputs: Path) -> Plan:
+    """A plan whose evaluation is on disk: two tasks of the pocket, one of decoding."""
+    plan = compose(f"paths.outputs={outputs}")
+    artifact = plan.artifact("evaluate")
+    values = {"retrieval": ("pocket", 0.2), "sts": ("pocket", 0.6), "decode_exact": ("decoding", 0.9)}
+    with artifact.making():
+        for task, (evaluation, value) in values.items():
+            common = {"encoder": "x", "evaluation": evaluation, "task": task, "category": "c", "subset": "all"}
+            main = Score(**common, split="test", metric="main", value=value, main=True)
+            artifact.write_records(task, [main, Score(**common, split="test", metric="other", value=5.0)])
+        artifact.finish()
+    return plan
+
+
+def test_scores_are_read_by_evaluation_and_task(tmp_path: Path) -> None:
+    plan = scored(tmp_path)
+    assert measures.read(plan, "pocket") == pytest.approx(0.4)
+    assert measures.read(plan, "pocket/sts") == 0.6
+    assert measures.read(plan, "decoding") == 0.9
+
+
+def test_a_loss_is_the_last_of_its_curve(tmp_path: Path) -> None:
+    plan = compose(f"paths.outputs={tmp_path}")
+    folder = plan.artifact("train").folder
+    folder.mkdir(parents=True)
+    (folder / "metrics.csv").write_text("step,train/loss\n1,3.0\n2,2.5\n")
+    assert measures.read(plan, "train/loss") == 2.5
+
+
+def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
+    plan = compose(f"paths.outputs={tmp_path}")
+    for name, verb in [
+        ("train/loss", "train"),
+        ("train/alignment", "run"),
+        ("pocket", "run"),
+        ("pocket/sts", "evaluate"),
+    ]:
+        measures.check(plan, name, verb)
+    with pytest.raises(InputError, match="has train/loss, train/alignment, train/reconstruction$"):
+        measures.check(plan, "pocket", "train")
+    with pytest.raises(InputError, match="decoding, pocket/retrieval,.*decoding/decode_exact$"):
+        measures.check(plan, "pocket/nothing", "run")
+    with pytest.raises(InputError, match="has nothing to measure"):
+        measures.check(plan, "train/loss", "complete")
+
+
+def test_losses_go_down_and_scores_up() -> None:
+    assert (measures.better("train/loss"), measures.better("pocket")) == ("minimize", "maximize")

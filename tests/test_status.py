@@ -1,0 +1,89 @@
+"""A status file is written at every turn of a job, and a table is made of many."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llm2vec_gen.status import Status, exit_status, table, worst
+from llm2vec_gen.types import InputError
+
+
+def status(place: Path, number: int = 0, **values: object) -> Status:
+    return Status(place, number, "train", "abc", [f"seed={number}", "name=x"], **values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("error", "exit", "said"),
+    [
+        (InputError("seed is wrong"), 2, "seed is wrong"),
+        (RuntimeError("two\nlines"), 1, "RuntimeError: two lines"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (SystemExit(143), 143, "stopped by signal 15"),
+        (SystemExit("no way"), 1, "exit no way"),
+        (MemoryError(), 1, "MemoryError"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_whatever_is_raised_stands_in_the_status(tmp_path: Path, error: BaseException, exit: int, said: str) -> None:
+    with pytest.raises(type(error)), status(tmp_path).kept():
+        assert json.loads((tmp_path / "status.json").read_text())["state"] == "running"
+        raise error
+    found = Status.read(tmp_path)
+    assert found is not None
+    assert (found.state, found.exit, found.error, found.seen) == ("failed", exit, said, "failed")
+    assert exit_status(error) == exit
+
+
+def test_a_job_that_ends_well_says_so(tmp_path: Path) -> None:
+    with status(tmp_path).kept() as job:
+        assert job.seen == "running"
+        job.folder, job.steps = "outputs/train/x", 7
+    found = json.loads((tmp_path / "status.json").read_text())
+    assert (found["state"], found["folder"], found["steps"], found["error"]) == ("done", "outputs/train/x", 7, None)
+    assert found["started"] <= found["finished"]
+    assert [file.name for file in tmp_path.iterdir()] == ["status.json"]
+
+
+def test_a_damaged_or_foreign_status_is_none(tmp_path: Path) -> None:
+    assert Status.read(tmp_path) is None
+    (tmp_path / "status.json").write_text('{"state": "do')
+    assert Status.read(tmp_path) is None
+
+
+def test_the_artifact_is_found_after_the_outputs_were_moved(tmp_path: Path) -> None:
+    (tmp_path / "new" / "train" / "x").mkdir(parents=True)
+    job = status(tmp_path, state="done", folder=str(tmp_path / "old" / "train" / "x"))
+    assert job.exists(tmp_path / "new")
+    assert not job.exists(tmp_path / "old")
+
+
+def test_the_worst_status_wins() -> None:
+    assert worst([]) == 0
+    assert worst([0, 0]) == 0
+    assert worst([0, 2]) == 2
+    assert worst([0, 2, 1]) == 1
+    assert worst([7, 2]) == 1
+    assert worst([1, 143, 0]) == 143
+
+
+def test_a_table_keeps_what_differs_and_marks_what_failed(tmp_path: Path) -> None:
+    jobs = [
+        status(tmp_path, 0, state="done", folder="f0"),
+        status(tmp_path, 1, state="failed", error="no"),
+        status(tmp_path, 2, state="running", pid=2**22 + 1),
+        status(tmp_path, 3, state="done", folder="f3", skipped="elsewhere"),
+    ]
+    jobs[2].host = __import__("socket").gethostname()
+    lines = table(jobs).splitlines()
+    assert lines[0] == "every job: name=x"
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[4:8]]
+    assert rows == [
+        ["0", "seed=0", "done", "f0"],
+        ["1", "seed=1", "FAILED", "no"],
+        ["2", "seed=2", "DEAD", "-"],
+        ["3", "seed=3", "done (earlier)", "f3"],
+    ]
+    assert lines[-1] == "2 of 4 jobs done"
