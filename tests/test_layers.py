@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "llm2vec_gen"
 LAYERS = [
     {"types", "version", "pocket"},
-    {"paths"},
+    {"paths", "endpoint"},
     {"backbones", "encoders", "losses", "evaluations", "data", "tables", "artifacts", "checkpoints"},
     {"models", "generators", "loggers"},
     {"training", "interpreters", "integrations"},

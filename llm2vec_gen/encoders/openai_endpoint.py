@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from llm2vec_gen.encoders.base import Encoder, chunks
+from llm2vec_gen.endpoint import Endpoint
 from llm2vec_gen.types import InputError
 
 
@@ -37,11 +35,9 @@ class OpenAIEndpoint(Encoder):
         timeout: float = 120.0,
         retries: int = 5,
     ):
-        self.url, self.model, self.use_instruction = url, model, use_instruction
-        self.max_texts_per_batch, self.concurrency = max_texts_per_batch, concurrency
+        self.model, self.use_instruction, self.max_texts_per_batch = model, use_instruction, max_texts_per_batch
         self._body = {**({"dimensions": dimensions} if dimensions else {}), **(request or {})}
-        self._key = _key(api_key_variable)
-        self._client = _client(url, self._key, timeout, retries)
+        self._endpoint = Endpoint("the encoder's ", url, api_key_variable, concurrency, timeout, retries)
         self.embedding_dim = len(self._ask(["a"])[0])
 
     def encode(self, texts: Sequence[str], instruction: str | None = None) -> Tensor:
@@ -52,62 +48,20 @@ class OpenAIEndpoint(Encoder):
         batches = [[rows[index] for index in chunk] for chunk in chunks(range(len(rows)), self.max_texts_per_batch)]
         if not batches:
             return torch.empty(0, self.embedding_dim)
-        pool = ThreadPoolExecutor(self.concurrency)
-        try:
-            found = list(tqdm(pool.map(self._ask, batches), "encode", len(batches), disable=None, leave=False))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        found = self._endpoint.ask_all(self._ask, batches, "encode")
         return torch.tensor([vector for batch in found for vector in batch], dtype=torch.float32)
 
     def _ask(self, texts: list[str]) -> list[list[float]]:
         """The vectors of one request, put in the order of the texts by the index that each carries."""
-        import openai
-
-        try:
-            answer = self._client.embeddings.create(
-                model=self.model, input=texts, encoding_format="float", extra_body=self._body
-            )
-        except openai.OpenAIError as error:
-            raise InputError(self._refusal(error)) from None
+        embeddings = self._endpoint.client.embeddings
+        answer = self._endpoint.request(
+            lambda: embeddings.create(model=self.model, input=texts, encoding_format="float", extra_body=self._body),
+            f"the embedding model {self.model!r}",
+        )
         vectors = {item.index: item.embedding for item in getattr(answer, "data", None) or []}
         if sorted(vectors) != list(range(len(texts))) or len({len(vector) for vector in vectors.values()}) != 1:
             raise InputError(
-                f"{self.url} gave {len(vectors)} vectors for {len(texts)} texts, or vectors of different lengths; "
+                f"{self._endpoint.url} gave {len(vectors)} vectors for {len(texts)} texts, or of different lengths; "
                 "expected one per text, all of one length: is it an embedding endpoint?"
             )
         return [vectors[index] for index in range(len(texts))]
-
-    def _refusal(self, error: Exception) -> str:
-        """What the server said, in one line, without the key."""
-        said = " ".join(str(error).split())
-        said = said.replace(self._key, "<key>") if self._key else said
-        status = getattr(error, "status_code", None)
-        what = "cannot be reached" if status is None else f"refused with status {status}"
-        return (
-            f"{self.url} {what} for the embedding model {self.model!r}: {said:.300}; check the encoder's url, model "
-            "and key, then run the same command again"
-        )
-
-
-def _key(variable: str | None) -> str:
-    if variable is None:
-        return ""
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise InputError(
-            f"the environment variable {variable} holds no key; set it, or api_key_variable=null for a server that "
-            "asks for none"
-        )
-    return key
-
-
-def _client(url: str, key: str, timeout: float, retries: int) -> Any:
-    if not url.startswith(("http://", "https://")):
-        raise InputError(f"the encoder's url={url} is no address; expected e.g. http://localhost:8000/v1")
-    try:
-        import openai
-    except ImportError as error:
-        raise InputError(
-            "the endpoint encoder needs the openai client: pip install 'llm2vec-gen-lightning[endpoint]'"
-        ) from error
-    return openai.OpenAI(base_url=url, api_key=key or "none", timeout=timeout, max_retries=retries)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Literal
 
-from tqdm import tqdm
-
+from llm2vec_gen.endpoint import Endpoint
 from llm2vec_gen.generators.base import Generator, query_seed
 from llm2vec_gen.types import Completion, InputError, Query
 
@@ -37,38 +34,31 @@ class EndpointGenerator(Generator):
         retries: int = 5,
     ):
         super().__init__()
-        self.url, self.model, self.seed, self.concurrency = url, model, seed, concurrency
+        self.model, self.seed = model, seed
         self.sampling = {"temperature": 0.0} if sampling is None else {} if sampling == "model" else dict(sampling)
         self._greedy = self.sampling.get("temperature") == 0
         self._body = {"max_tokens": max_new_tokens, **self.sampling, **(request or {})}
-        self._key = _key(api_key_variable)
-        self._client = _client(url, self._key, timeout, retries)
+        self._endpoint = Endpoint("generator.", url, api_key_variable, concurrency, timeout, retries)
 
     def complete(self, queries: Sequence[Query]) -> list[Completion]:
         """One completion per query, order kept; InputError at the first request that the server refuses for good."""
-        pool = ThreadPoolExecutor(self.concurrency)
-        try:
-            futures = [pool.submit(self._ask, query) for query in queries]
-            for future in tqdm(as_completed(futures), "complete", len(futures), disable=None, leave=False):
-                future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-        completions = [future.result() for future in futures]
+        completions = self._endpoint.ask_all(self._ask, queries, "complete")
         self.count(completions)
         return completions
 
     def _ask(self, query: Query) -> Completion:
-        import openai
-
         body = self._body if self._greedy else self._body | {"seed": query_seed(self.seed, query)}
         messages: Any = [{"role": "user", "content": query.text}]
-        try:
-            answer = self._client.chat.completions.create(model=self.model, messages=messages, extra_body=body)
-        except openai.OpenAIError as error:
-            raise InputError(self._refusal(query, error)) from None
+        chat = self._endpoint.client.chat.completions
+        answer = self._endpoint.request(
+            lambda: chat.create(model=self.model, messages=messages, extra_body=body),
+            f"the query {query.id!r} and model {self.model!r}",
+        )
         choices = getattr(answer, "choices", None)
         if not choices:
-            raise InputError(f"{self.url} answered the query {query.id!r} without choices; is it a chat endpoint?")
+            raise InputError(
+                f"{self._endpoint.url} answered the query {query.id!r} without choices; is it a chat endpoint?"
+            )
         usage = getattr(answer, "usage", None)
         return Completion(
             query.id,
@@ -78,38 +68,3 @@ class EndpointGenerator(Generator):
             usage.prompt_tokens if usage else 0,
             usage.completion_tokens if usage else 0,
         )
-
-    def _refusal(self, query: Query, error: Exception) -> str:
-        """What the server said, in one line, without the key."""
-        said = " ".join(str(error).split())
-        said = said.replace(self._key, "<key>") if self._key else said
-        status = getattr(error, "status_code", None)
-        what = "cannot be reached" if status is None else f"refused with status {status}"
-        return (
-            f"{self.url} {what} for the query {query.id!r} and model {self.model!r}: {said:.300}; check generator.url, "
-            "generator.model and the key, then run the same command again: it continues where this one stopped"
-        )
-
-
-def _key(variable: str | None) -> str:
-    if variable is None:
-        return ""
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise InputError(
-            f"the environment variable {variable} holds no key; set it, or generator.api_key_variable=null for a "
-            "server that asks for none"
-        )
-    return key
-
-
-def _client(url: str, key: str, timeout: float, retries: int) -> Any:
-    if not url.startswith(("http://", "https://")):
-        raise InputError(f"generator.url={url} is no address; expected e.g. http://localhost:8000/v1")
-    try:
-        import openai
-    except ImportError as error:
-        raise InputError(
-            "the endpoint generator needs the openai client: pip install 'llm2vec-gen-lightning[endpoint]'"
-        ) from error
-    return openai.OpenAI(base_url=url, api_key=key or "none", timeout=timeout, max_retries=retries)
