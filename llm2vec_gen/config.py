@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from llm2vec_gen.artifacts import VERSIONS, Artifact, digest, fingerprint, read_manifest, read_scores
+from llm2vec_gen.artifacts import VERSIONS, Artifact, digest, fingerprint, read_manifest, scores_for_table
 from llm2vec_gen.loggers.base import Job
 from llm2vec_gen.paths import on_disk
 from llm2vec_gen.tables import score_files
 from llm2vec_gen.training.settings import check_losses
 from llm2vec_gen.types import MODEL, InputError, Score
+
+log = logging.getLogger(__name__)
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -82,8 +86,11 @@ class Plan:
         node = OmegaConf.select(self._config, noun)
         if node is None:
             raise InputError(f"the config has no `{noun}`; choose one, e.g. {noun.split('.')[0]}=<name>")
-        with OmegaConfErrors():
-            return hydra.utils.instantiate(node, _partial_=True, _convert_="all")(**dependencies)
+        return built(node, **dependencies)
+
+    def recipe(self, noun: str) -> Callable[[], Any]:
+        """`build` as something that can be sent to another process."""
+        return functools.partial(built, self.settings[noun])
 
     def build_all(self, group: str, **dependencies: Any) -> dict[str, Any]:
         """Every member of a select-many group (loss, evaluation, interpreter, baseline), by its key."""
@@ -93,7 +100,7 @@ class Plan:
         """Who is evaluated: the trained model, the teacher and the baselines; one alone where `encoder` names it."""
         if self.settings["encoder"] != MODEL:
             return [self.settings["encoder"]]
-        return [MODEL, "teacher", *(self.settings.get("baseline") or {})]
+        return [MODEL, "teacher", *self._baselines()]
 
     def build_encoder(self, name: str = MODEL) -> Any:
         """The trained model of this config, its teacher, or one of its baselines."""
@@ -127,9 +134,13 @@ class Plan:
     def _encoder_node(self, name: str) -> str:
         if name == "teacher":
             return "teacher"
-        if name not in (self.settings.get("baseline") or {}):
+        if name not in self._baselines():
             raise InputError(f"encoder={name} is unknown; this config has {', '.join(self.encoders())}")
         return f"baseline.{name}"
+
+    def _baselines(self) -> list[str]:
+        """Those of the config; one that is null is not there."""
+        return [name for name, node in (self.settings.get("baseline") or {}).items() if node]
 
     def card(self) -> dict[str, Any]:
         """What a checkpoint's model card says about its making."""
@@ -147,13 +158,6 @@ class Plan:
 
         for seed in (random.seed, numpy.random.seed, torch.manual_seed):
             seed(self.settings["seed"])
-
-    def share(self) -> tuple[int, int]:
-        """(index, of): which rows this process makes in complete and embed, of how many that share the work."""
-        index, of = self.settings["stage"]["index"], self.settings["stage"]["of"]
-        if not (isinstance(index, int) and isinstance(of, int) and 0 <= index < of):
-            raise InputError(f"stage.index={index} stage.of={of}: expected whole numbers, 0 <= stage.index < stage.of")
-        return index, of
 
     # ---- who hears about it
 
@@ -198,14 +202,18 @@ class Plan:
             if not (CONF / "experiment" / f"{experiment}.yaml").is_file():
                 continue  # a row that nothing here measures: a hole
             shrunk = [f"scale={scale}"] if scale else []
-            plan = compose(f"experiment={experiment}", f"paths.outputs={self.outputs}", *shrunk)
+            try:
+                plan = compose(f"experiment={experiment}", f"paths.outputs={self.outputs}", *shrunk)
+            except InputError as error:  # what it is made of is not here, so nobody has measured it here
+                log.warning("%s is a hole: %s", experiment, error)
+                continue
             for encoder in [who for name, _, who in named if name == experiment and who in plan.encoders()]:
                 artifacts = {}
                 for plan.settings["seed"] in seeds:
                     artifact = plan.artifact("evaluate", encoder)
                     artifacts[artifact.digest] = artifact  # a baseline has no seed: one artifact for all
-                for artifact in [artifact for artifact in artifacts.values() if artifact.whole]:
-                    found += score_files.gathered(read_scores(artifact.folder), f"{experiment}:{encoder}")
+                for artifact in artifacts.values():
+                    found += score_files.gathered(scores_for_table(artifact), f"{experiment}:{encoder}")
         return found
 
     def publish(self, artifact: Artifact) -> Path:
@@ -276,6 +284,12 @@ def compose(*overrides: str) -> Plan:
     with open_dict(config):
         del config["hydra"]
     return Plan(config, choices)
+
+
+def built(node: Any, **dependencies: Any) -> Any:
+    """The object that a node describes, with its dependencies; InputError in one line where it does not fit."""
+    with OmegaConfErrors():
+        return hydra.utils.instantiate(node, _partial_=True, _convert_="all")(**dependencies)
 
 
 def config_digest(config: DictConfig, verb: str) -> str:

@@ -15,9 +15,10 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llm2vec_gen import artifacts
+from llm2vec_gen.evaluations.base import by_task
 from llm2vec_gen.loggers.base import listening, tell
 from llm2vec_gen.types import MODEL
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from llm2vec_gen.types import Query, QuerySource
 
 log = logging.getLogger(__name__)
+
+PRINTED = 5  # queries whose readings the terminal shows; the report has all
 
 
 def heard(verb: Callable[..., Path]) -> Callable[..., Path]:
@@ -44,33 +47,45 @@ def heard(verb: Callable[..., Path]) -> Callable[..., Path]:
 
 @heard
 def run(plan: Plan) -> Path:
-    """All verbs in order; what exists is skipped. A config of one baseline needs only its scores."""
+    """All verbs in order; what exists is skipped. A config of one baseline needs only its scores.
+
+    Tasks that fail leave holes in the table, and are its error at the end.
+    """
     trains = MODEL in plan.encoders()
     for verb in (complete, embed, train) if trains else ():
         verb(plan)
+    failed: list[Exception] = []
     for encoder in plan.encoders():
-        evaluate(plan, encoder)
+        try:
+            evaluate(plan, encoder)
+        except (artifacts.TasksFailed, artifacts.TasksRefused) as error:  # the other encoders have their turn
+            failed.append(error)
     if trains:
         interpret(plan)
-    return tabulate(plan)
+    folder = tabulate(plan)
+    if failed:
+        broken = [error for error in failed if isinstance(error, artifacts.TasksFailed)]
+        raise type((broken or failed)[0])("; ".join(map(str, failed)))
+    return folder
 
 
 @heard
 def complete(plan: Plan) -> Path:
     """Queries -> completions: what the generator answers, once for every run that shares data and generator."""
     artifact = plan.artifact("complete")
-    share = plan.share()
-    with artifact.making(share) as unfinished:
+    stage = plan.build("stage")
+    with artifact.making(stage.share) as unfinished:
         if unfinished:
             source = plan.build("data")
-            generator = plan.build("generator")
-            for start, queries in artifact.missing_rows(source.queries(), plan.settings["part_size"], share):
-                artifact.write_completions(start, generator.complete(queries))
-            sampling = getattr(generator, "sampling", None)  # resolved, also where the config says `model`
-            with artifact.finishing(source.report["kept"], share) as last:
-                if last:
-                    report = {**generator.report, "sampling": sampling}
-                    artifact.finish(plan.settings, **source.report, generator=report)
+            with stage.workers(plan.recipe("generator"), "complete") as generators:
+                missing = artifact.missing_rows(source.queries(), plan.settings["part_size"], stage.share)
+                for start, completions in generators.each(missing):
+                    artifact.write_completions(start, completions)
+                with artifact.finishing(source.report["kept"], stage.share) as last:
+                    if last:
+                        sampling = generators.facts.get("sampling")  # resolved, also where the config says `model`
+                        report = {**generators.report, "sampling": sampling}
+                        artifact.finish(plan.settings, **source.report, generator=report)
             _say(artifact)
     return artifact.folder
 
@@ -80,15 +95,17 @@ def embed(plan: Plan) -> Path:
     """Completions -> targets: the teacher's vectors, not normalised. The teacher is never loaded again."""
     completions = artifacts.Completions(plan.require("complete"))
     artifact = plan.artifact("embed")
-    share = plan.share()
-    with artifact.making(share) as unfinished:
+    stage = plan.build("stage")
+    with artifact.making(stage.share) as unfinished:
         if unfinished:
-            teacher = plan.build("teacher")
-            for start, rows in artifact.missing_rows(completions, plan.settings["part_size"], share):
-                artifact.write_targets(start, teacher.encode([row.completion for row in rows]))
-            with artifact.finishing(len(completions), share) as last:
-                if last:
-                    artifact.finish(plan.settings, embedding_dim=teacher.embedding_dim)
+            with stage.workers(plan.recipe("teacher"), "encode") as teachers:
+                missing = artifact.missing_rows(completions, plan.settings["part_size"], stage.share)
+                texts = ((start, [row.completion for row in rows]) for start, rows in missing)
+                for start, targets in teachers.each(texts):
+                    artifact.write_targets(start, targets)
+                with artifact.finishing(len(completions), stage.share) as last:
+                    if last:
+                        artifact.finish(plan.settings, embedding_dim=teachers.facts["embedding_dim"])
             _say(artifact)
     return artifact.folder
 
@@ -156,16 +173,16 @@ def evaluate(plan: Plan, encoder_name: str | None = None) -> Path:
     artifact = plan.artifact("evaluate", name)
     if not artifact.whole:
         evaluations = plan.build_all("evaluation", instruction=plan.build("instruction")).values()
-        tasks = {task: evaluation for evaluation in evaluations for task in evaluation.tasks()}
+        tasks = by_task(evaluations)
         encoder = plan.cached_encoder(name)
         for evaluation in evaluations:
             evaluation.check(encoder)
-        origin = {"encoder": name, "run": artifact.folder.name, "commit": artifacts.commit()}
+        origin: dict[str, Any] = {"encoder": name, "run": artifact.folder.name, "commit": artifacts.commit()}
         if name == MODEL:  # a baseline has no seed
             origin["seed"] = plan.settings["seed"]
         progress = artifacts.Progress(artifact, {task: tasks[task].size(task) for task in tasks})
         for task in artifacts.missing_tasks(artifact, tasks):
-            with artifacts.error_kept(artifact, task):
+            with artifacts.error_kept(artifact, task, evaluation=tasks[task].name, **origin):
                 scores = tasks[task].evaluate(encoder, task)
                 artifact.write_records(task, [replace(score, **origin) for score in scores])
                 progress.say(task)
@@ -185,6 +202,8 @@ def interpret(plan: Plan) -> Path:
         if unfinished:
             model = plan.build_encoder()
             queries = _spread(plan.build("interpret.queries"), plan.settings["interpret"]["limit"])
+            if plan.settings["interpret"].get("also"):  # those of an evaluation, whole
+                queries += plan.build("interpret.also").queries()
             for name, interpreter in plan.build_all("interpreter").items():
                 artifact.write_records(name, interpreter.interpret(model, queries))
             artifact.finish(plan.settings)
@@ -197,13 +216,13 @@ def tabulate(plan: Plan) -> Path:
     from llm2vec_gen.tables import markdown, score_files, summary
     from llm2vec_gen.tables.report import Report
 
-    scored = [artifact for name in plan.encoders() if (artifact := plan.artifact("evaluate", name)).whole]
     read, trained = plan.artifact("interpret"), plan.artifact("train")
-    scores = [score for artifact in scored for score in artifacts.read_scores(artifact.folder)]
+    scored = [plan.artifact("evaluate", name) for name in plan.encoders()]
+    scores = [score for artifact in scored for score in artifacts.scores_for_table(artifact)]
     readings = artifacts.read_readings(read.folder) if read.whole else []
     table = plan.build("table").with_readings(readings)
     if plan.settings["scores"]:
-        scores = score_files.read(plan.settings["scores"])
+        scores = score_files.read_for(table, plan.settings["scores"])
     elif table.wanted():
         scores = plan.gather(table.wanted(), plan.settings["seeds"])
     artifact = plan.artifact("tabulate", scores=artifacts.digest([asdict(score) for score in scores]))
@@ -215,9 +234,11 @@ def tabulate(plan: Plan) -> Path:
             artifact.write_text(name, text)
         for ending, picture in table.pictures(scores).items():
             artifact.write_part(f"table.{ending}", functools.partial(_write_bytes, picture))
-        artifact.write_part("scores.jsonl", lambda path: score_files.write(path, scores))
+        drawn = [score for score in scores if table.draws(score)]
+        artifact.write_part("scores.jsonl", lambda path: score_files.write(path, drawn))
         artifact.finish(plan.settings)
-    print(files["table.md"], markdown.readings(readings), sep="\n")
+    first = list(dict.fromkeys(reading.id for reading in readings))[:PRINTED]
+    print(files["table.md"], markdown.readings([row for row in readings if row.id in first]), sep="\n")
     return plan.publish(artifact)
 
 

@@ -20,7 +20,15 @@ from llm2vec_gen.artifacts.readers import (
     read_readings,
     read_scores,
 )
-from llm2vec_gen.artifacts.tasks import Progress, TasksFailed, check_errors, error_kept, missing_tasks
+from llm2vec_gen.artifacts.tasks import (
+    Progress,
+    TasksFailed,
+    TasksRefused,
+    check_errors,
+    error_kept,
+    missing_tasks,
+    scores_for_table,
+)
 
 __all__ = [
     "VERSIONS",
@@ -30,6 +38,7 @@ __all__ = [
     "Progress",
     "Targets",
     "TasksFailed",
+    "TasksRefused",
     "check_errors",
     "checksum",
     "commit",
@@ -42,4 +51,5 @@ __all__ = [
     "read_manifest",
     "read_readings",
     "read_scores",
+    "scores_for_table",
 ]

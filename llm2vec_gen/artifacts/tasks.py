@@ -16,7 +16,8 @@ from typing import Any
 
 from llm2vec_gen.artifacts.artifact import Artifact
 from llm2vec_gen.artifacts.files import write_json
-from llm2vec_gen.types import InputError
+from llm2vec_gen.artifacts.readers import read_scores
+from llm2vec_gen.types import InputError, Score
 
 PATIENCE = 1.0  # seconds until another look at the tasks that others have
 
@@ -27,6 +28,10 @@ class TasksFailed(RuntimeError):
     """Some tasks failed, all others are done; the message lists them with their errors."""
 
 
+class TasksRefused(InputError):
+    """The same, where every one of them failed by wrong input (a data set that is not there)."""
+
+
 def missing_tasks(artifact: Artifact, names: Iterable[str]) -> Iterator[str]:
     """Each task without a finished part, under its lock; ends when all are done, or failed since this call began.
 
@@ -35,7 +40,8 @@ def missing_tasks(artifact: Artifact, names: Iterable[str]) -> Iterator[str]:
     from filelock import FileLock, Timeout
 
     began, left, told = time.time(), list(dict.fromkeys(names)), False
-    while left := [name for name in left if not _settled(artifact, name, began)]:
+    tried: set[str] = set()  # by us; the times of files may be those of another machine
+    while left := [name for name in left if name not in tried and not _settled(artifact, name, began)]:
         taken = False
         for name in left:
             lock = FileLock(_locks(artifact) / name)
@@ -46,6 +52,7 @@ def missing_tasks(artifact: Artifact, names: Iterable[str]) -> Iterator[str]:
             try:
                 if not _settled(artifact, name, began):
                     taken = True
+                    tried.add(name)
                     yield name
             finally:
                 lock.release()
@@ -57,34 +64,57 @@ def missing_tasks(artifact: Artifact, names: Iterable[str]) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def error_kept(artifact: Artifact, task: str) -> Iterator[None]:
-    """An error within is logged and kept for `check_errors`, and forgotten as soon as the task succeeds."""
-    file = artifact.folder / "errors" / f"{task}.json"
+def error_kept(artifact: Artifact, task: str, **row: Any) -> Iterator[None]:
+    """An error within is logged and kept with the facts of its `row`, and forgotten as soon as the task succeeds."""
+    file = _error_file(artifact, task)
     try:
         yield
     except Exception as error:
         wrong = isinstance(error, InputError)
         text = " ".join(str(error).split())
-        log.error("%s: %s failed", artifact.verb, task, exc_info=None if wrong else error)
-        file.parent.mkdir(parents=True, exist_ok=True)
         said = text if wrong else f"{type(error).__name__}: {text}".rstrip(": ")
-        write_json(file, {"task": task, "error": said, "wrong_input": wrong, "when": time.strftime("%FT%T%z")})
+        log.error("%s: %s failed: %s", artifact.verb, task, said, exc_info=None if wrong else error)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        facts = {"error": said, "wrong_input": wrong, "when": time.strftime("%FT%T%z")}
+        write_json(file, {"task": task, **row, **facts})
     else:
         file.unlink(missing_ok=True)
 
 
 def check_errors(artifact: Artifact, names: Iterable[str]) -> None:
-    """InputError where tasks failed, all by wrong input; TasksFailed where one failed otherwise."""
-    files = [artifact.folder / "errors" / f"{name}.json" for name in names]
-    kept: list[dict[str, Any]] = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
-    if not kept:
-        return
+    """TasksRefused where tasks failed, all by wrong input; TasksFailed where one failed otherwise."""
+    names = list(names)
+    if kept := [row for row in read_errors(artifact) if row["task"] in names]:
+        raise (TasksRefused if all(row["wrong_input"] for row in kept) else TasksFailed)(
+            f"{artifact.name}: {len(kept)} of {len(names)} tasks failed, the same command tries these again: "
+            f"{_listed(kept)}"
+        )
+
+
+def read_errors(artifact: Artifact) -> list[dict[str, Any]]:
+    """The rows of the tasks that failed and have not succeeded since."""
+    rows: list[dict[str, Any]] = []
+    for file in sorted((artifact.folder / "errors").glob("[!.]*.json")):
+        with contextlib.suppress(FileNotFoundError):  # another process has just succeeded
+            rows.append(json.loads(file.read_text(encoding="utf-8")))
+    return [row for row in rows if not artifact.has(f"{row['task']}.jsonl")]
+
+
+def scores_for_table(artifact: Artifact) -> list[Score]:
+    """The scores of a whole artifact; of any other none, a row of holes, and the log says which tasks failed."""
+    if artifact.whole:
+        return read_scores(artifact.folder)
+    if failed := read_errors(artifact):
+        log.warning("%s stays a row of holes, tasks failed: %s", artifact.folder.name, _listed(failed))
+    return []
+
+
+def _listed(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Tasks with their errors; those of one error together."""
     by_error: dict[str, list[str]] = {}
-    for row in kept:
+    for row in rows:
         by_error.setdefault(row["error"], []).append(row["task"])
-    said = "; ".join(f"{', '.join(tasks)}: {error}" for error, tasks in by_error.items())
-    message = f"{len(kept)} of {len(files)} tasks failed, the same command tries these again: {said}"
-    raise (InputError if all(row["wrong_input"] for row in kept) else TasksFailed)(message)
+    return "; ".join(f"{', '.join(tasks)}: {error}" for error, tasks in by_error.items())
 
 
 class Progress:
@@ -127,5 +157,9 @@ def _locks(artifact: Artifact) -> Path:
 
 def _settled(artifact: Artifact, name: str, began: float) -> bool:
     """Whether the task is done, or failed since `began`."""
-    file = artifact.folder / "errors" / f"{name}.json"
+    file = _error_file(artifact, name)
     return artifact.has(f"{name}.jsonl") or (file.is_file() and file.stat().st_mtime >= began)
+
+
+def _error_file(artifact: Artifact, name: str) -> Path:
+    return artifact.folder / "errors" / f"{name}.json"

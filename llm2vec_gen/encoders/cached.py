@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import uuid
 import zlib
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,8 @@ class CachedEncoder:
 
     What it gives is bit for bit what the encoder once gave for this instruction and text. The folder belongs to one
     model: the caller names it by the model's fingerprint, which is the folder's name. Everything but `encode` is the
-    encoder's own. Texts are encoded longest first, `batch_size` at a time, and each batch is written before the next.
+    encoder's own. Texts of like lengths are encoded together, `batch_size` at a time. Each batch is written before the
+    next is looked for once more: processes that encode one corpus at the same time share it, each begins elsewhere.
     """
 
     def __init__(self, encoder: Encoder, folder: Path | str, batch_size: int = BATCH):
@@ -50,15 +52,21 @@ class CachedEncoder:
         missing: dict[str, list[int]] = {}
         for index in self._shards.read(found, vectors.numpy()):
             missing.setdefault(texts[index], []).append(index)
-        order = sorted(missing, key=len, reverse=True)
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            rows = self.encoder.encode(batch, instruction=instruction)
+        for batch in self._batches(sorted(missing, key=len, reverse=True)):
             places = [missing[text] for text in batch]
-            self._shards.write(found[[place[0] for place in places]], rows.numpy())
+            wanted, rows = found[[place[0] for place in places]], torch.empty(len(batch), vectors.shape[1])
+            if left := self._shards.read(wanted, rows.numpy()):
+                new = self.encoder.encode([batch[index] for index in left], instruction=instruction)
+                self._shards.write(wanted[left], new.numpy())
+                rows[left] = new
             for row, place in zip(rows, places, strict=True):
                 vectors[place] = row
         return vectors
+
+    def _batches(self, order: list[str]) -> list[list[str]]:
+        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        first = os.getpid() % max(1, len(batches))
+        return batches[first:] + batches[:first]
 
 
 def keys(texts: Sequence[str], instruction: str | None) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -74,6 +74,19 @@ class Evaluation(ABC):
             raise InputError(
                 f"evaluation {self.name!r} has no task {task!r}; expected one of {closest(task, self.tasks())}"
             )
+
+
+def by_task(evaluations: Iterable[Evaluation]) -> dict[str, Evaluation]:
+    """Task -> its evaluation, in order; InputError where two evaluations have one of the same name."""
+    found: dict[str, Evaluation] = {}
+    for evaluation in evaluations:
+        for task in evaluation.tasks():
+            if (other := found.setdefault(task, evaluation)) is not evaluation:
+                raise InputError(
+                    f"task {task!r} is in two evaluations, {other.name} and {evaluation.name}, whose scores never "
+                    "stand together; evaluate one after the other"
+                )
+    return found
 
 
 def closest(name: str, known: Sequence[str], n: int = 5) -> str:

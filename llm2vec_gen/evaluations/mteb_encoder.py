@@ -27,6 +27,7 @@ TASK_TYPES = {
     "Classification": "classification",
     "MultilabelClassification": "classification",
     "Regression": "classification",
+    "ZeroShotClassification": "classification",
     "STS": "sts",
     "Summarization": "summarization",
     "BitextMining": "bitext_mining",

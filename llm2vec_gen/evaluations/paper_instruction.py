@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -86,7 +87,9 @@ class PaperInstruction:
         if not place.is_file():
             place.parent.mkdir(parents=True, exist_ok=True)
             place.with_suffix(".sha256").write_text(found + "\n")
-            place.write_bytes(content)
+            half = place.with_suffix(f".{os.getpid()}")
+            half.write_bytes(content)
+            half.replace(place)  # in one step: several processes may fetch it
         return content
 
     def _fetched(self, name: str) -> bytes:

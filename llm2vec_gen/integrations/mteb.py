@@ -51,9 +51,11 @@ def register(folder: str | Path, name: str | None = None, **arguments: Any) -> s
     place = Path(folder)
     if not place.is_dir():
         raise InputError(f"{folder} is no folder; expected a checkpoint, or one of {', '.join(PUBLISHED)}")
-    dim = checkpoints.read(place).settings["embedding_dim"]
+    settings = checkpoints.read(place).settings
+    facts = {"embed_dim": settings["embedding_dim"], "max_tokens": settings["max_length"]}
     name = name or f"llm2vec-gen/{re.sub(r'[^A-Za-z0-9_.-]+', '_', place.resolve().name)}"
-    MODEL_REGISTRY[name] = meta(name, fingerprint(place), path=place, embed_dim=dim, **arguments)
+    facts["adapted_from"] = settings["backbone"]["path"]
+    MODEL_REGISTRY[name] = meta(name, fingerprint(place), facts, path=place, **arguments)
     return name
 
 
@@ -69,7 +71,7 @@ def load(
 
     instruction: None takes our generative wording; a mapping has the form of its yaml. arguments: dtype, backbone.
     """
-    arguments.pop("embed_dim", None)
+    arguments.pop("embed_dim", None)  # mteb hands it on; ours have one
     model = LLM2VecGen.from_pretrained(path or model_name, device, revision=None if path else revision, **arguments)
     if instruction is None or isinstance(instruction, Mapping):
         instruction = table(instruction or yaml.safe_load(WORDING.read_text(encoding="utf-8")))
@@ -81,18 +83,17 @@ def table(wording: Mapping[str, Any]) -> InstructionTable:
     return InstructionTable(**{name: value for name, value in wording.items() if name != "_target_"})
 
 
-def meta(name: str, revision: str | None = None, embed_dim: int | None = None, **arguments: Any) -> ModelMeta:
-    """What mteb shows of a model; facts that nobody has published stay None."""
+def meta(name: str, revision: str | None = None, facts: Mapping[str, Any] | None = None, **arguments: Any) -> ModelMeta:
+    """What mteb shows of a model, `facts` included; what nobody has published stays None. arguments: of `load`."""
+    known: dict[str, Any] = {"embed_dim": None, "max_tokens": 512} | dict(facts or {})
+    known["loader"] = partial(load, **arguments)
     return ModelMeta(
-        loader=partial(load, **arguments),
         name=name,
         revision=revision,
         release_date=None,
         languages=["eng-Latn"],
         n_parameters=None,
         memory_usage_mb=None,
-        max_tokens=512,
-        embed_dim=embed_dim,
         license=None,
         open_weights=True,
         public_training_code="https://github.com/McGill-NLP/llm2vec-gen",
@@ -101,6 +102,8 @@ def meta(name: str, revision: str | None = None, embed_dim: int | None = None, *
         similarity_fn_name=ScoringFunction.COSINE,
         use_instructions=True,
         training_datasets=set(),  # questions of Tulu, no task of mteb
+        reference=f"https://huggingface.co/{name}" if name in PUBLISHED else None,
+        **known,
     )
 
 

@@ -52,6 +52,17 @@ def test_only_what_is_new_is_encoded_and_repeats_once(tmp_path: Path) -> None:
     assert torch.equal(rows, Counting().encode(["c", "b", "c", "a"]))
 
 
+def test_what_another_process_has_encoded_meanwhile_is_taken(tmp_path: Path) -> None:
+    class Slow(Counting):
+        def encode(self, texts, instruction=None):
+            CachedEncoder(Counting(), tmp_path).encode(TEXTS)  # as another one would, while this one works
+            return super().encode(texts, instruction)
+
+    slow = Slow()
+    assert torch.equal(CachedEncoder(slow, tmp_path, batch_size=8).encode(TEXTS), Counting().encode(TEXTS))
+    assert 0 < len(slow.asked) <= 8
+
+
 def test_instructions_and_models_never_mix(tmp_path: Path) -> None:
     instructions = [None, "", "None", "a", "ab"]
     for model in ("a", "b"):
@@ -136,7 +147,7 @@ from llm2vec_gen.encoders.cached import CachedEncoder
 
 class Slow(Counting):
     def encode(self, texts, instruction=None):
-        time.sleep(0.2)
+        time.sleep(0.1)
         with open(sys.argv[2], "a") as stream:
             stream.write("".join(f"{text}\\n" for text in texts))
         return super().encode(texts, instruction)

@@ -7,7 +7,8 @@ from pathlib import Path
 import hydra
 import pytest
 
-from llm2vec_gen.evaluations.base import CATEGORIES
+from llm2vec_gen.evaluations.base import CATEGORIES, by_task
+from llm2vec_gen.evaluations.instructions import InstructionTable
 from llm2vec_gen.types import Evaluation, InputError, Instruction
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -48,21 +49,34 @@ def test_evaluation(name):
         evaluation.evaluate(None, "no such task")
 
 
-def test_generative_wording_has_every_task_of_mteb_english():
-    import mteb
-
+@pytest.mark.parametrize("name", ["mteb_eng_v2", "mteb_lite", "mteb_lite8", "bright", "bright_mteb", "advbench_ir"])
+def test_the_generative_wording_names_every_task_of_the_papers_suites(name):
     instruction = hydra.utils.instantiate(compose("instruction=generative").instruction, _convert_="all")
-    covered_by_category = {"STS", "Summarization"}
-    for task in mteb.get_benchmark("MTEB(eng, v2)").tasks:
-        if task.metadata.type not in covered_by_category:
-            assert instruction.tasks.get(task.metadata.name), task.metadata.name
-
-
-@pytest.mark.parametrize("name", ["advbench_ir", "bright"])
-@pytest.mark.parametrize("wording", ["generative", "embedding"])
-def test_the_safety_and_reasoning_suites_have_instructions(name, wording):
-    instruction = hydra.utils.instantiate(compose(f"instruction={wording}").instruction, _convert_="all")
-    categories = {"AdvBench-IR": "harmful_retrieval", "AdvBench-IR-benign": "benign_retrieval"}
     (node,) = compose(f"evaluation={name}").evaluation.values()
-    for task in hydra.utils.instantiate(node, instruction=instruction, _convert_="all").tasks():
-        assert instruction.query(task, categories.get(task, "reasoning"))
+    suite = hydra.utils.instantiate(node, instruction=instruction, _convert_="all")
+    assert not [task for task in suite.tasks() if not instruction.tasks.get(task)]
+    assert all(instruction.categories.get(suite.category_of(task)) for task in suite.tasks())
+    suite.check(None)
+
+
+@pytest.mark.parametrize("name", ["mteb_eng_v2", "bright", "bright_mteb", "advbench_ir"])
+def test_the_embedding_wording_has_every_category_of_the_papers_suites(name):
+    instruction = hydra.utils.instantiate(compose("instruction=embedding").instruction, _convert_="all")
+    (node,) = compose(f"evaluation={name}").evaluation.values()
+    hydra.utils.instantiate(node, instruction=instruction, _convert_="all").check(None)
+
+
+def test_a_task_without_instruction_is_refused_before_anything_is_encoded():
+    (node,) = compose("evaluation=mteb_lite").evaluation.values()
+    instruction = InstructionTable({"retrieval": "find:"}, {"BIOSES": "own:"})
+    suite = hydra.utils.instantiate(node, instruction=instruction, _convert_="all")
+    with pytest.raises(InputError, match=r"no instruction for task 'AskUbuntuDupQuestions'.*BIOSES.*retrieval.*yaml"):
+        suite.check(None)
+
+
+def test_two_evaluations_with_one_task_are_refused():
+    nodes = compose("evaluation=[mteb_lite,mteb_lite8]").evaluation.values()
+    suites = [hydra.utils.instantiate(node, instruction=None, _convert_="all") for node in nodes]
+    with pytest.raises(InputError, match="'ArguAna' is in two evaluations, mteb_lite and mteb_lite8"):
+        by_task(suites)
+    assert list(by_task(suites[1:])) == suites[1].tasks()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +11,25 @@ import pytest
 
 from llm2vec_gen.artifacts import finished_parts, read_manifest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 OVERRIDES = ["data.limit=23", "data.answers=true", "generator=replay", "part_size=4"]
 
 
 def start(verb: str, outputs: Path, *more: str) -> subprocess.Popen[str]:
+    """A script, on one thread: another number of them adds in another order."""
     command = [sys.executable, str(ROOT / "experiments" / f"{verb}.py"), f"paths.outputs={outputs}", *OVERRIDES, *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+
+def check_alike(one: Path, two: Path, verb: str) -> None:
+    """Two outputs folders hold the same artifact of a verb: digest, counts, and every part byte for byte."""
+    folders = [manifest.parent for place in (one, two) for manifest in (place / verb).glob("*/manifest.json")]
+    ours, theirs = map(read_manifest, folders)
+    assert folders[0].name == folders[1].name
+    assert ours["counts"]["rows"] == theirs["counts"]["rows"] == 23
+    assert ours["parts"] == theirs["parts"]
+    assert [part.start for part in finished_parts(folders[1])] == [0, 4, 8, 12, 16, 20]
 
 
 @pytest.mark.slow
@@ -27,12 +40,7 @@ def test_two_processes_make_the_artifacts_of_one(tmp_path: Path) -> None:
         for job in jobs:
             _, said = job.communicate(timeout=200)
             assert job.returncode == 0, said
-        (one,), (two,) = (list((tmp_path / place / verb).glob("*/manifest.json")) for place in ("one", "two"))
-        ours, theirs = read_manifest(one.parent), read_manifest(two.parent)
-        assert one.parent.name == two.parent.name
-        assert ours["counts"]["rows"] == theirs["counts"]["rows"] == 23
-        assert ours["parts"] == theirs["parts"]
-        assert [part.start for part in finished_parts(two.parent)] == [0, 4, 8, 12, 16, 20]
+        check_alike(tmp_path / "one", tmp_path / "two", verb)
 
 
 def test_a_share_out_of_range_is_refused(tmp_path: Path) -> None:
