@@ -99,6 +99,10 @@ class Table(ABC):
         """The same table, told what embeddings say; most tables have no use for it."""
         return self
 
+    def draws(self, score: Score) -> bool:
+        """Whether a score row can end in a cell: what a score file needs for this table, and no more."""
+        return True
+
     @abstractmethod
     def grids(self, scores: Iterable[Score]) -> list[Grid]:
         """The grids to draw, one below the other."""

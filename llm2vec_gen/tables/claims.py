@@ -46,7 +46,7 @@ class Claims(Table):
     """One row per claim: from our scores, as published, and what the published cells of another version give.
 
     claims     mappings with the fields of `Claim`
-    published  {version, table}: the claims as they were made
+    published  {version, table}: the claims as they were made; None where ours are of another world
     cells      name of a claim -> {version, table, column}: the published cells it can be recomputed from
     """
 
@@ -54,28 +54,33 @@ class Claims(Table):
         self,
         title: str,
         claims: Sequence[Mapping],
-        published: Mapping[str, str],
+        published: Mapping[str, str] | None = None,
         cells: Mapping[str, Mapping[str, str]] | None = None,
         note: str = "",
     ) -> None:
         self.title, self.note = title, note
         self.claims = [Claim(**{**claim, "columns": columns_of(claim["columns"])}) for claim in claims]
-        self.published = published_figures(**published)
+        self.published = published_figures(**published) if published else None
         self.cells = dict(cells or {})
 
     def wanted(self) -> list[str]:
         """The rows of all claims."""
         return list(dict.fromkeys(name for claim in self.claims for name in claim.rows()))
 
+    def draws(self, score: Score) -> bool:
+        """What a claim is made of."""
+        return any(self._table(claim).draws(score) for claim in self.claims)
+
     def grids(self, scores: Iterable[Score]) -> list[Grid]:
         """One grid."""
         rows = list(scores)
         versions = list(dict.fromkeys(cells["version"] for cells in self.cells.values()))
-        columns = ["ours", f"as claimed ({self.published.version})", *(f"from the cells of {v}" for v in versions)]
+        claimed = [f"as claimed ({self.published.version})"] if self.published else []
+        columns = ["ours", *claimed, *(f"from the cells of {v}" for v in versions)]
         body = [
             [
                 Cell(self._ours(claim, rows), signed=True),
-                Cell(self.published.figure(claim.name, "claim"), signed=True),
+                *([Cell(self.published.figure(claim.name, "claim"), signed=True)] if self.published else []),
                 *(Cell(self._recomputed(claim, version), signed=True) for version in versions),
             ]
             for claim in self.claims
@@ -84,11 +89,14 @@ class Claims(Table):
         return [Grid(self.title, labels, columns, body, note=self.note, corner="claim", bold=False)]
 
     def _ours(self, claim: Claim, scores: list[Score]) -> float | None:
+        grid = self._table(claim).grids(scores)[0]
+        return claim.combine({name: cells[-1].value for name, cells in zip(grid.rows, grid.cells, strict=True)})
+
+    @staticmethod
+    def _table(claim: Claim) -> ScoreTable:
         average = "tasks" if len(claim.columns) > 1 else None
         columns = [{"name": c.name, "category": c.category, "task": c.task, "metric": c.metric} for c in claim.columns]
-        table = ScoreTable("", columns, rows=claim.rows(), average=average, evaluations=claim.evaluations)
-        grid = table.grids(scores)[0]
-        return claim.combine({name: cells[-1].value for name, cells in zip(grid.rows, grid.cells, strict=True)})
+        return ScoreTable("", columns, rows=claim.rows(), average=average, evaluations=claim.evaluations)
 
     def _recomputed(self, claim: Claim, version: str) -> float | None:
         cells = self.cells.get(claim.name)

@@ -31,6 +31,10 @@ class Figure(Table):
         """The table's rows."""
         return self.table.wanted()
 
+    def draws(self, score: Score) -> bool:
+        """What the table draws."""
+        return self.table.draws(score)
+
     def grids(self, scores: Iterable[Score]) -> list[Grid]:
         """The table's grids."""
         return self.table.grids(scores)
@@ -144,7 +148,8 @@ def _furnish(axes: Any, grid: Grid) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     if axes.get_legend_handles_labels()[1]:
-        axes.legend(fontsize=8, frameon=False)
+        axes.margins(y=0.18)  # the legend stands above what is drawn
+        axes.legend(fontsize=8, frameon=False, loc="upper left", ncols=2, borderaxespad=0.2)
     if grid.lower_is_better:
         axes.set_ylabel("lower is better")
 

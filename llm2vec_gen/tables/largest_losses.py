@@ -52,27 +52,28 @@ class LargestLosses(Table):
         kept = [score for score in scores if score.main and score.evaluation == self.evaluation]
         check_one_source(kept)
         ours, theirs = per_query(kept, self.row), per_query(kept, self.baseline)
-        found = [
-            (theirs[task][query] - value, query, value, theirs[task][query])
-            for task, values in ours.items()
+        compared = [
+            (query, value, theirs[task][subset][query])
+            for task, subsets in ours.items()
+            for subset, values in subsets.items()
             for query, value in values.items()
-            if query in theirs.get(task, {}) and theirs[task][query] > value
+            if query in theirs.get(task, {}).get(subset, {})
         ]
+        found = [(other - own, query, own, other) for query, own, other in compared if other > own]
         found.sort(key=lambda item: (-item[0], item[1]))
         texts, decoded = self._texts(), self._decoded()
-        names = [query.partition("/")[2] for _, query, _, _ in found[: self.limit]]
+        names = [query for _, query, _, _ in found[: self.limit]]
         cells = [
             [Cell(loss), Cell(own), Cell(other), Cell(label=short(decoded.get(name)))]
             for name, (loss, _, own, other) in zip(names, found, strict=False)
         ]
-        compared = sum(query in theirs.get(task, {}) for task, values in ours.items() for query in values)
         return [
             Grid(
                 self.title,
                 rows=[f"{name}: {short(texts[name])}" if name in texts else name for name in names],
                 columns=["loss", self.row, self.baseline, "decodes to"],
                 cells=cells,
-                note=f"{self.baseline} is ahead on {len(found)} of {compared} queries.",
+                note=f"{self.baseline} is ahead on {len(found)} of {len(compared)} queries.",
                 corner="query",
                 bold=False,
             )

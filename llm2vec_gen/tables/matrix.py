@@ -52,6 +52,10 @@ class Matrix(Table):
         """Every cell's row."""
         return self._figures.wanted()
 
+    def draws(self, score: Score) -> bool:
+        """What a cell is made of."""
+        return self._figures.draws(score)
+
     def grids(self, scores: Iterable[Score]) -> list[Grid]:
         """One grid."""
         figures = self._figures.grids(scores)[0]

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
+from llm2vec_gen.tables.base import Table
 from llm2vec_gen.types import InputError, Score
 
 FIELDS = {field.name for field in fields(Score)}
@@ -21,11 +22,19 @@ def gathered(scores: Iterable[Score], row: str) -> list[Score]:
 
 
 def write(file: Path | str, scores: Iterable[Score]) -> None:
-    """One score per line; fields at their defaults are left out."""
+    """One score per line, made small: fields at their defaults are left out, values per query have eight decimals."""
     blank = {"main": False, "n": 0, "data_revision": "", "run": "", "seed": None, "commit": "", "per_query": {}}
-    records = ({k: v for k, v in asdict(score).items() if blank.get(k, ...) != v} for score in scores)
-    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    Path(file).write_text(text, encoding="utf-8")
+    with Path(file).open("w", encoding="utf-8") as stream:
+        for score in scores:
+            record = {key: value for key, value in asdict(score).items() if blank.get(key, ...) != value}
+            if score.per_query:
+                record["per_query"] = {query: _short(value) for query, value in score.per_query.items()}
+            stream.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
+
+
+def _short(value: float) -> float:
+    rounded = round(value, 8)
+    return int(rounded) if rounded == int(rounded) else rounded
 
 
 def read(paths: str | Path | Sequence[str | Path]) -> list[Score]:
@@ -36,6 +45,22 @@ def read(paths: str | Path | Sequence[str | Path]) -> list[Score]:
             with file.open(encoding="utf-8") as stream:
                 found += [_score(line, f"{file}:{number}") for number, line in enumerate(stream, 1) if line.strip()]
     return found
+
+
+def read_for(table: Table, paths: str | Path | Sequence[str | Path]) -> list[Score]:
+    """The scores of files for a table; InputError if it draws none of them, which says whose they are."""
+    scores = read(paths)
+    if scores and not any(table.draws(score) for score in scores):
+        evaluations, rows = sorted({score.evaluation for score in scores}), sorted({score.encoder for score in scores})
+        raise InputError(
+            f"scores={paths}: none of these {len(scores)} scores belongs to this table; they are of "
+            f"{_some(evaluations)} for the rows {_some(rows)}, the table's rows are {_some(table.wanted()) or 'any'}"
+        )
+    return scores
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _files(path: Path) -> Iterator[Path]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from llm2vec_gen.tables.base import Cell, Grid, Table, columns_of, mean
 from llm2vec_gen.tables.published import published as published_figures
-from llm2vec_gen.tables.statistics import paired_interval, per_query, relative_change
+from llm2vec_gen.tables.statistics import PerQuery, paired_interval, per_query, relative_change
 from llm2vec_gen.types import InputError, Reading, Score
 
 RunScores = dict[str, dict[str, float | None]]  # seed -> task -> score
@@ -63,6 +63,14 @@ class ScoreTable(Table):
         self.published = published_figures(**published) if published else None
         self.baseline = row_name(baseline, experiment) if baseline else None
 
+    def draws(self, score: Score) -> bool:
+        """Whether it is of a row, an evaluation and a column of this table."""
+        right_row = self.rows is None or score.encoder in self.rows or score.encoder == self.baseline
+        return right_row and self._reads(score) and any(column.takes(score) for column in self.columns)
+
+    def _reads(self, score: Score) -> bool:
+        return self.evaluations is None or score.evaluation in self.evaluations
+
     def wanted(self) -> list[str]:
         """The rows that name an experiment, and the baseline."""
         names = [*(self.rows or {}), *([self.baseline] if self.baseline else [])]
@@ -70,7 +78,7 @@ class ScoreTable(Table):
 
     def grids(self, scores: Iterable[Score]) -> list[Grid]:
         """One grid, and with a `baseline` a second one of differences to it."""
-        kept = [score for score in scores if self.evaluations is None or score.evaluation in self.evaluations]
+        kept = [score for score in scores if self._reads(score)]
         by_column = [[score for score in kept if column.takes(score)] for column in self.columns]
         for rows in by_column:
             check_one_source(rows)
@@ -158,16 +166,33 @@ class ScoreTable(Table):
         values = {name: [per_query(rows, name) for rows in by_column] for name in [*others, self.baseline]}
         body = []
         for name in others:
-            intervals = [
-                paired_interval(one, other, list(column))
-                for one, other, column in zip(values[name], values[self.baseline], tasks, strict=True)
-            ] + [None] * bool(self.average)
+            intervals = self._intervals(values[name], values[self.baseline], tasks)
             body.append([difference(*pair) for pair in zip(cells[name], theirs, intervals, strict=True)])
         note = (
             "Difference of the means over seeds; [95% interval] by paired bootstrap over queries, where the metric has "
             "values per query; (relative change)."
         )
         return self._grid(f"{self.title}: difference to {label}", [names[name] for name in others], body, note)
+
+    def _intervals(
+        self, ours: Sequence[PerQuery], theirs: Sequence[PerQuery], tasks: list[Any]
+    ) -> list[tuple[float, float] | None]:
+        """One per column; that of the average too, where every task in it has values per query."""
+        one, other = by_position(ours), by_position(theirs)
+        columns = [[(position, task) for task in column] for position, column in enumerate(tasks)]
+        found = [paired_interval(one, other, column) for column in columns]
+        if not self.average:
+            return found
+        every = [key for column in columns for key in column]
+        weights = [1 / (len(columns) * len(column)) for column in columns for _ in column]
+        whole = all(interval is not None for interval in found)
+        by_tasks = self.average == "tasks"
+        return [*found, paired_interval(one, other, every, None if by_tasks else weights) if whole else None]
+
+
+def by_position(columns: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str], Any]:
+    """The tasks of all columns in one mapping, those of two columns apart."""
+    return {(position, task): value for position, column in enumerate(columns) for task, value in column.items()}
 
 
 def row_name(name: str, experiment: str | None) -> str:
@@ -238,6 +263,10 @@ class TableSet(Table):
     def with_readings(self, readings: Sequence[Reading]) -> TableSet:
         """Every member told."""
         return TableSet({name: table.with_readings(readings) for name, table in self.tables.items()})
+
+    def draws(self, score: Score) -> bool:
+        """What any member draws."""
+        return any(table.draws(score) for table in self.tables.values())
 
     def grids(self, scores: Iterable[Score]) -> list[Grid]:
         """The grids of every member."""

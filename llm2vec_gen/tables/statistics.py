@@ -2,77 +2,92 @@
 
 from __future__ import annotations
 
+import functools
+import math
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from llm2vec_gen.types import Score
 
 Values = Mapping[str, float]  # query -> value
+PerQuery = Mapping[Any, Mapping[str, Values]]  # task -> subset -> query -> value
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 
 
-def per_query(scores: Iterable[Score], encoder: str) -> dict[str, dict[str, float]]:
-    """Task -> query -> value of one row, the mean over its seeds; queries that a seed lacks are left out.
+def per_query(scores: Iterable[Score], encoder: str) -> dict[str, dict[str, dict[str, float]]]:
+    """Task -> subset -> query -> value of one row, the mean over its seeds; queries that a seed lacks are left out.
 
     A task that any seed scored without per-query values is not in it.
     """
-    runs: dict[str, dict[int | None, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+    runs: dict[str, dict[str, dict[int | None, Values]]] = defaultdict(lambda: defaultdict(dict))
     bare = set()
     for score in scores:
         if score.encoder == encoder:
-            values = {f"{score.subset}/{query}": value for query, value in score.per_query.items()}
-            runs[score.task][score.seed] |= values
-            bare |= set() if values else {score.task}
+            runs[score.task][score.subset][score.seed] = score.per_query
+            bare |= set() if score.per_query else {score.task}
     return {
-        task: {query: float(np.mean([run[query] for run in by_seed.values()])) for query in shared(by_seed.values())}
-        for task, by_seed in runs.items()
+        task: {subset: over_seeds(list(by_seed.values())) for subset, by_seed in subsets.items()}
+        for task, subsets in runs.items()
         if task not in bare
     }
 
 
-def shared(runs: Iterable[Values]) -> list[str]:
-    """The queries that all runs have, in the first one's order."""
-    first, *others = list(runs)
-    return [query for query in first if all(query in other for other in others)]
+def over_seeds(runs: Sequence[Values]) -> dict[str, float]:
+    """Query -> mean, for the queries that all runs have, in the first one's order."""
+    first, *others = runs
+    shared = [query for query in first if all(query in other for other in others)]
+    return {query: math.fsum(run[query] for run in runs) / len(runs) for query in shared}
 
 
 def paired_interval(
-    ours: Mapping[str, Values],
-    theirs: Mapping[str, Values],
-    tasks: Sequence[str],
+    ours: PerQuery,
+    theirs: PerQuery,
+    tasks: Sequence[Any],
+    weights: Sequence[float] | None = None,
     confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
 ) -> tuple[float, float] | None:
     """The percentile bootstrap interval of the mean over tasks of mean(ours - theirs), queries drawn within each task.
 
-    The draw is paired: a query is drawn with both of its values. None where a task lacks per-query values on either
-    side, has other queries, or fewer than two. The generator is seeded: the same scores give the same interval.
+    The draw is paired: a query is drawn with both of its values. A task's mean is that over its subsets, queries drawn
+    within each; `weights` replace the plain mean over tasks. None where a task lacks per-query values on either side,
+    has other queries, or fewer than two. The same scores give the same interval.
     """
+    if not tasks or any(not comparable(ours.get(task), theirs.get(task)) for task in tasks):
+        return None
+    total = np.zeros(resamples)
+    for position, task in enumerate(tasks):
+        weight = weights[position] if weights else 1 / len(tasks)
+        for subset, values in ours[task].items():
+            differences = tuple(value - theirs[task][subset][query] for query, value in values.items())
+            total += weight / len(ours[task]) * resampled_means(differences, resamples, repr((task, subset)))
+    low, high = np.quantile(total, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def comparable(one: Mapping[str, Values] | None, other: Mapping[str, Values] | None) -> bool:
+    """Whether two rows have values for the same queries of the same subsets, at least two in each."""
+    if not one or not other or one.keys() != other.keys():
+        return False
+    return all(len(one[subset]) > 1 and one[subset].keys() == other[subset].keys() for subset in one)
+
+
+@functools.lru_cache(maxsize=2048)  # a task is drawn for its column and for the average, in every format of a table
+def resampled_means(values: tuple[float, ...], resamples: int, seed: str) -> np.ndarray:
+    """The means of `resamples` bootstrap samples; seeded by a name, so that rounded values are drawn alike."""
     from scipy.stats import bootstrap
 
-    distributions = []
-    for position, task in enumerate(tasks):
-        one, other = ours.get(task), theirs.get(task)
-        if not one or not other or one.keys() != other.keys() or len(one) < 2:
-            return None
-        differences = np.array([one[query] - other[query] for query in one])
-        found = bootstrap(
-            (differences,),
-            np.mean,
-            n_resamples=resamples,
-            batch=max(1, 5_000_000 // len(differences)),
-            method="percentile",
-            rng=np.random.default_rng(position),
-        )
-        distributions.append(found.bootstrap_distribution)
-    if not distributions:
-        return None
-    low, high = np.quantile(np.mean(distributions, axis=0), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    sample = np.array(values)
+    rng = np.random.default_rng(zlib.crc32(seed.encode()))
+    batch = max(1, 5_000_000 // len(sample))
+    found = bootstrap((sample,), np.mean, n_resamples=resamples, batch=batch, method="percentile", rng=rng)
+    return found.bootstrap_distribution
 
 
 def relative_change(ours: float | None, theirs: float | None) -> float | None:

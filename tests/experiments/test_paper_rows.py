@@ -1,39 +1,96 @@
-"""Every row of the paper composes and names its artifacts at scale=pocket too, and differs there from the default row.
+"""Every row of the paper composes and builds at scale=pocket too, and differs there from the default row.
 
 (That every row composes at full size and fits its classes, tests/test_config.py checks with all other yamls.)
 """
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+
 import pytest
 
 from llm2vec_gen.config import CONF, compose
 
-ROWS = sorted(
-    str(file.relative_to(CONF / "experiment").with_suffix(""))
-    for file in (CONF / "experiment" / "paper").rglob("*.yaml")
-)
-PIECES = {
-    "paper/base",
-    "paper/ablation",
-    "paper/another_teacher",
-    "paper/pocket_large",
-    "paper/pocket_large_teacher",
-    "paper/pocket_mean_teacher",
-}
+PAPER = CONF / "experiment" / "paper"
+ROWS = sorted(str(file.relative_to(CONF / "experiment").with_suffix("")) for file in PAPER.glob("*/**/*.yaml"))
+POCKET = CONF.parent / "llm2vec_gen" / "pocket"
 
 
-@pytest.mark.parametrize("row", sorted(set(ROWS) - PIECES))
-def test_every_row_shrinks_to_the_pocket(row, tmp_path):
-    plan = compose(f"experiment={row}", "scale=pocket", f"paths.outputs={tmp_path}")
+@pytest.fixture(scope="module", autouse=True)
+def stand_ins(tmp_path_factory):
+    """What rows need that is not shipped, with real weights: copies of what is, told apart by a note."""
+    folder = tmp_path_factory.mktemp("stand_ins")
+    shutil.copytree(POCKET / "lm", folder / "large")
+    for name, second in (("large_teacher", "simcse"), ("supervised", "supervised")):
+        shutil.copytree(POCKET / "teacher" / "mntp", folder / name / "mntp")
+        shutil.copytree(POCKET / "teacher" / "simcse", folder / name / second)
+    for place in ("large", "large_teacher/simcse", "supervised/supervised"):
+        (folder / place / "NOTE").write_text(place)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POCKET_LARGE", str(folder / "large"))
+        patch.setenv("POCKET_LARGE_TEACHER", str(folder / "large_teacher"))
+        patch.setenv("POCKET_SUPERVISED", str(folder / "supervised"))
+        yield folder / "outputs"
+
+
+BUILT = {}  # what was built, by its settings: rows share most of it
+
+
+def build(plan, noun, **dependencies):
+    group, _, name = noun.partition(".")
+    settings = json.dumps(plan.settings[group][name] if name else plan.settings[group], sort_keys=True)
+    if (noun, settings, *dependencies) not in BUILT:
+        BUILT[noun, settings, *dependencies] = plan.build(noun, **dependencies)
+    return BUILT[noun, settings, *dependencies]
+
+
+def build_encoders(plan):
+    for encoder in plan.encoders():
+        if encoder == "llm2vec_gen":
+            backbone, teacher = build(plan, "backbone"), build(plan, "teacher")
+            assert build(plan, "model", backbone=backbone, embedding_dim=teacher.embedding_dim).embedding_dim
+        else:
+            build(plan, "teacher" if encoder == "teacher" else f"baseline.{encoder}")
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_row_shrinks_to_the_pocket_and_builds(row, stand_ins):
+    plan = compose(f"experiment={row}", "scale=pocket", f"paths.outputs={stand_ins}")
     assert plan.settings["backbone"]["path"].startswith("package://")
     assert set(plan.settings["evaluation"]) == {"pocket", "decoding"}
     assert plan.settings["trainer"]["accelerator"] == "cpu" and plan.settings["name"] is None
-    for noun in ("data", "generator", "teacher", "instruction", "training", "backbone"):
-        plan.build(noun) if noun in ("data", "instruction", "training") else None
-        assert plan.settings[noun]["_target_"]
+    for noun in ("data", "generator", "instruction", "training"):
+        build(plan, noun)
+    for group in ("loss", "interpreter"):
+        assert [build(plan, f"{group}.{name}") for name in plan.settings[group]]
+    for name in plan.settings["evaluation"]:
+        assert build(plan, f"evaluation.{name}", instruction=build(plan, "instruction")).tasks()
+    build_encoders(plan)
     for verb in ("complete", "embed", "train", "evaluate", "interpret"):
         assert plan.artifact(verb).digest
+
+
+def test_a_row_is_a_hole_in_the_pocket_where_what_it_stands_on_was_not_made(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("POCKET_LARGE", str(tmp_path / "nowhere"))
+    plan = compose("scale=pocket", f"paths.outputs={tmp_path}")
+    assert plan.gather(["paper/figure6/completions_4b_teacher_8b:llm2vec_gen"], [42]) == []
+    assert "completions_4b_teacher_8b is a hole" in caplog.text and "nowhere does not exist" in caplog.text
+
+
+def test_a_baseline_that_is_null_is_not_there():
+    row = compose("experiment=paper/table1/qwen3_4b", "scale=pocket")
+    assert row.encoders() == ["llm2vec_gen", "teacher", "input_mean", "last_token", "echo", "hyde"]
+    assert compose("experiment=paper/figure3/qwen3_4b", "scale=pocket").encoders()[-1] == "llm2vec_supervised"
+
+
+def test_make_reproduce_runs_every_row_and_draws_every_table(tmp_path):
+    command = ["make", "--no-print-directory", "-n", "reproduce", f"QUICK={tmp_path / 'quick'}"]
+    said = subprocess.run(command, cwd=CONF.parent, capture_output=True, text=True, check=True).stdout
+    assert said.split(" experiment=")[1].split()[0].split(",") == ROWS
+    tables = sorted(f"paper/{file.stem}" for file in (CONF / "table" / "paper").glob("*.yaml"))
+    assert said.split(" table=")[1].split()[0].split(",") == tables
 
 
 def digests(row, *overrides):
@@ -76,6 +133,7 @@ def test_rows_share_what_they_can():
     assert changed("paper/figure4/tokens_10", "paper/table3/both_losses") == []
     assert changed("paper/figure4/tokens_20", "paper/figure4/tokens_10", "scale=pocket") == ["train", "evaluate"]
     assert changed("paper/figure6/completions_4b_teacher_4b", "paper/table3/both_losses") == ["evaluate"], "two suites"
+    assert changed("paper/table10/qwen3_4b", "paper/table1/qwen3_4b", "scale=pocket") == ALL[1:]
     assert changed("paper/v1/qwen3_4b", "paper/table1/qwen3_4b") == ["train", "evaluate"]
     pocket = [digests(f"paper/figure6/completions_{g}_teacher_{t}", "scale=pocket")["train"]
               for g in ("4b", "8b") for t in ("4b", "8b")]  # fmt: skip

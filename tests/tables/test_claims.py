@@ -42,3 +42,10 @@ def test_claims_from_published_cells():
     (grid,) = table.grids([])
     assert grid.cells[0][2].value == pytest.approx(61.9 / 56.8 - 1)
     assert grid.cells[1][2].value is None
+
+
+def test_claims_of_another_world_stand_alone():
+    table = Claims("c", CLAIMS)
+    rows = [score("e:x", "t", 0.5), score("e:y", "t", 0.4)]
+    assert table.grids(rows)[0].columns == ["ours"]
+    assert table.draws(rows[0]) and not table.draws(score("e:w", "t", 0.5))

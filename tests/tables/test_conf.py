@@ -9,6 +9,7 @@ import hydra
 import pytest
 import yaml
 
+from llm2vec_gen.tables import score_files
 from llm2vec_gen.tables.base import Table
 from llm2vec_gen.tables.summary import CATEGORIES
 from llm2vec_gen.types import Score
@@ -54,6 +55,26 @@ def test_rows_of_the_paper_name_experiments_that_exist(name):
         experiment, _, encoder = row.partition(":")
         there = (CONF / "experiment" / f"{experiment}.yaml").is_file() and encoder not in holes
         assert there or encoder in holes or experiment.partition("b_")[2] in holes, row
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("paper/")])
+def test_no_table_mixes_versions_of_the_paper(name):
+    rows = {row.startswith("paper/v1/") for row in build(name).wanted()}
+    assert len(rows) == 1, "rows of both versions"
+    versions = {line.split("version: ")[1][:2] for line in (CONF / "table" / f"{name}.yaml").read_text().splitlines()
+                if "published: { version: " in line}  # fmt: skip
+    assert name == "paper/claims" or versions <= {"v1" if rows == {True} else "v2"}
+
+
+def test_committed_scores_are_small_and_draw_their_tables():
+    folder = CONF.parent / "experiments" / "scores"
+    files = sorted(folder.rglob("*.jsonl"))
+    assert sum(file.stat().st_size for file in files) < 3_000_000
+    for file in files:
+        name = str(file.relative_to(folder).with_suffix(""))
+        scores = score_files.read_for(build(name), file)
+        assert all(build(name).draws(score) for score in scores), name
+        assert build(name).render(scores) == build(name).render(scores), name
 
 
 def test_published_figures_belong_to_rows_of_a_table():

@@ -160,6 +160,31 @@ def test_differences_to_a_baseline():
     assert differences.texts() == [["+20.0 [+20.0, +20.0] (+40.0%)", "–"], ["–", "–"]]
 
 
+@pytest.mark.parametrize(("average", "expected"), [("tasks", 0.4), ("categories", 0.45)])
+def test_an_average_has_an_interval_where_all_its_tasks_have_values_per_query(average, expected):
+    """Constant differences: retrieval +30 on both tasks, reranking +60 on its one; their mean is exact."""
+    rows = [
+        replace(per_query(name, {"p": value + shift, "q": shift}, task=task), category=category)
+        for task, category, shift in (("a", "retrieval", 0.3), ("b", "retrieval", 0.3), ("c", "reranking", 0.6))
+        for name, value, shift in (("x", 0.4, shift), ("y", 0.4, 0.0))
+    ]
+    table = ScoreTable("", ["retrieval", "reranking"], baseline="y", average=average)
+    cell = table.grids(rows)[1].cells[0][-1]
+    assert cell.value == pytest.approx(expected) and cell.interval == pytest.approx((expected, expected))
+    bare = [replace(row, per_query={}) if row.task == "b" else row for row in rows]
+    cell = table.grids(bare)[1].cells[0][-1]
+    assert cell.value == pytest.approx(expected) and cell.interval is None
+
+
+def test_a_table_draws_what_ends_in_its_cells():
+    table = ScoreTable("", ["sts"], rows=["a"], baseline="b", evaluations=["suite"])
+    drawn = [row for row in ROWS if table.draws(row)]
+    assert [(row.encoder, row.task, row.metric) for row in drawn] == [("a", "s1", "m"), ("b", "s1", "m")]
+    assert table.grids(drawn) == table.grids(ROWS)
+    assert not table.draws(replace(ROWS[2], evaluation="lite")) and not table.draws(replace(ROWS[2], encoder="c"))
+    assert TableSet({"one": table}).draws(ROWS[2])
+
+
 def test_a_difference_without_values_per_query_has_no_interval():
     rows = [replace(per_query(name, {"q": value}), per_query={}) for name, value in (("x", 0.5), ("y", 0.4))]
     differences = ScoreTable("", ["retrieval"], baseline="y").grids(rows)[1]

@@ -33,26 +33,33 @@ def plain_interval(tasks, resamples=4000):
 
 
 def test_the_interval_is_that_of_a_plain_paired_bootstrap():
-    ours = {"a": values(1, 60, 0.1), "b": values(2, 40, 0.1)}
-    theirs = {"a": values(3, 60, 0.0), "b": values(4, 40, 0.0)}
-    expected = plain_interval([(ours[task], theirs[task]) for task in ours])
+    ours = {"a": {"s": values(1, 60, 0.1)}, "b": {"s": values(2, 40, 0.1)}}
+    theirs = {"a": {"s": values(3, 60, 0.0)}, "b": {"s": values(4, 40, 0.0)}}
+    expected = plain_interval([(ours[task]["s"], theirs[task]["s"]) for task in ours])
     found = paired_interval(ours, theirs, ["a", "b"])
     assert found == pytest.approx(expected, abs=0.01)
     assert paired_interval(ours, theirs, ["a", "b"]) == found, "the same scores, the same interval"
+    of_subsets = [{"t": {"one": rows["a"]["s"], "two": rows["b"]["s"]}} for rows in (ours, theirs)]
+    assert paired_interval(*of_subsets, ["t"]) == pytest.approx(expected, abs=0.01), "a task is the mean of its subsets"
+    alone = paired_interval(ours, theirs, ["a"])
+    assert paired_interval(ours, theirs, ["a", "b"], weights=[1.0, 0.0]) == alone
 
 
 def test_pairing_matters():
     """Two rows that differ by the same amount in every query: unpaired noise would be wide, paired there is none."""
     theirs = values(5, 30, 0.0)
     ours = {query: value + 0.25 for query, value in theirs.items()}
-    assert paired_interval({"a": ours}, {"a": theirs}, ["a"]) == pytest.approx((0.25, 0.25))
+    found = paired_interval({"a": {"s": ours}}, {"a": {"s": theirs}}, ["a"])
+    assert found == pytest.approx((0.25, 0.25))
 
 
 @pytest.mark.parametrize(
-    "theirs", [{}, {"a": {}}, {"a": {"q": 1.0}}, {"a": {"p": 1.0, "r": 0.0}}], ids=["task", "empty", "few", "other"]
+    "theirs",
+    [{}, {"a": {}}, {"a": {"s": {"q": 1.0}}}, {"a": {"s": {"p": 1.0, "r": 0.0}}}, {"a": {"t": {"p": 1.0, "q": 0.0}}}],
+    ids=["task", "empty", "few", "other query", "other subset"],
 )
 def test_no_interval_where_there_is_nothing_to_pair(theirs):
-    assert paired_interval({"a": {"p": 1.0, "q": 0.5}}, theirs, ["a"]) is None
+    assert paired_interval({"a": {"s": {"p": 1.0, "q": 0.5}}}, theirs, ["a"]) is None
     assert paired_interval({}, {}, []) is None
 
 
@@ -66,7 +73,7 @@ def test_values_per_query_are_means_over_seeds():
         score("x", "bare", 2, {}),
         score("y", "t", 1, {"p": 9.0}),
     ]
-    assert per_query(rows, "x") == {"t": {"default/p": 0.5, "default/q": 0.75, "other/p": 0.5}}
+    assert per_query(rows, "x") == {"t": {"default": {"p": 0.5, "q": 0.75}, "other": {"p": 0.5}}}
 
 
 def test_changes_by_hand():
