@@ -19,6 +19,8 @@ from llm2vec_gen.artifacts.files import write_json
 from llm2vec_gen.artifacts.readers import read_scores
 from llm2vec_gen.types import InputError, Score
 
+QUIET = 10.0  # seconds between two lines about how far the tasks are
+
 PATIENCE = 1.0  # seconds until another look at the tasks that others have
 
 log = logging.getLogger(__name__)
@@ -118,7 +120,7 @@ def _listed(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 class Progress:
-    """Says after each task how many are done and how long the rest will take, at the pace of all processes so far.
+    """Says how many tasks are done and how long the rest will take, at the pace of all processes so far.
 
     sizes: task -> how much there is to encode, in any unit; 0 where nobody knows (then the mean of the others).
     """
@@ -127,11 +129,15 @@ class Progress:
         known = [size for size in sizes.values() if size]
         self.sizes = {task: size or (sum(known) / len(known) if known else 1) for task, size in sizes.items()}
         self.artifact, self.began = artifact, time.monotonic()
+        self.said = self.began
         self.before = self._done()
 
     def say(self, task: str) -> None:
-        """One line in the log."""
-        done, elapsed = self._done(), time.monotonic() - self.began
+        """One line in the log, unless all are done or the last line is QUIET seconds old at most."""
+        done, now = self._done(), time.monotonic()
+        if now - self.said < QUIET or len(done) == len(self.sizes):
+            return
+        elapsed, self.said = now - self.began, now
         made = sum(self.sizes[name] for name in done - self.before)
         left = sum(self.sizes[name] for name in self.sizes.keys() - done)
         rest = f"; about {duration(elapsed * left / made)} left" if made and left else ""
