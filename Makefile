@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SCRIPT = OMP_NUM_THREADS=1 $(BIN)/python experiments# so small a model gains nothing from more threads
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check lint bench chaos fuzz parity clean reproduce reproduce-full scores tables
@@ -18,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 demo: setup  ## train, evaluate and read the pocket: two tables, five decoded embeddings, outputs/demo/report.html
-	OMP_NUM_THREADS=1 $(BIN)/python experiments/run.py experiment=pocket  # so small a model gains nothing from more
+	$(SCRIPT)/run.py experiment=pocket
 
 test: setup  ## all tests, fast ones first
 	$(BIN)/python -m pytest -q -m "not slow"
@@ -54,54 +55,54 @@ parity: .parity/.installed  ## the reference package, in an environment of its o
 
 QUICK ?= outputs/quick
 FULL ?= outputs/full
-APP = OMP_NUM_THREADS=1 $(BIN)/python experiments
 LARGER := '+shape={hidden_size: 224, num_attention_heads: 7, num_key_value_heads: 7, intermediate_size: 608}'
-# Rows named by their files; a folder's pieces that are no rows stand in paper/ itself.
-rows_in = $(subst $(eval ) ,$(COMMA),$(sort $(patsubst conf/experiment/%.yaml,%,$(shell find $(1:%=conf/experiment/paper/%) -name '*.yaml'))))
-COMMA := ,
-GRID := $(foreach completions,4b 8b,$(foreach teacher,4b 8b,figure6/completions_$(completions)_teacher_$(teacher).yaml))
-FULL_ROWS = table1/qwen3_4b.yaml table1/qwen3_4b/llm2vec_supervised.yaml table3 figure4 figure5 $(GRID)
-TABLES = $(subst $(eval ) ,$(COMMA),$(sort $(patsubst conf/table/%.yaml,%,$(wildcard conf/table/paper/$(1)*.yaml))))
+# The yamls in files and folders of $(1), by name, with commas between; pieces that are no rows stand in paper/ itself.
+listed = $(shell cd $(1) && find $(2) -name '*.yaml' | sed 's/\.yaml$$//' | LC_ALL=C sort | paste -sd, -)
+ROWS = $(call listed,conf/experiment,paper/*[0-9])
+FULL_ROWS = $(call listed,conf/experiment,paper/table1/qwen3_4b.yaml paper/table1/qwen3_4b/llm2vec_supervised.yaml \
+	paper/table3 paper/figure4 paper/figure5 paper/figure6/completions_[48]b_teacher_[48]b.yaml)
+TABLES = $(call listed,conf/table,paper)
+POCKET_TABLES = $(call listed,conf/table,paper/pocket_*)
 NAMED = 'name=tables/$${hydra:runtime.choices.table}'
 MANY = sweep.skip_done=true sweep.retry_failed=true
 
 reproduce: $(QUICK)/pocket_large_teacher $(QUICK)/pocket_supervised  ## every row of the paper in the pocket with few steps, then all tables
-	$(APP)/run.py -m experiment=$(call rows_in,$(notdir $(wildcard conf/experiment/paper/*[0-9]))) \
+	$(SCRIPT)/run.py -m experiment=$(ROWS) \
 		scale=pocket_quick paths.outputs=$(QUICK) $(MANY); status=$$?; \
-	$(APP)/tabulate.py -m table=$(call TABLES) scale=pocket_quick paths.outputs=$(QUICK) $(NAMED) && exit $$status
+	$(SCRIPT)/tabulate.py -m table=$(TABLES) scale=pocket_quick paths.outputs=$(QUICK) $(NAMED) && exit $$status
 
 reproduce-full: $(FULL)/pocket_large_teacher $(FULL)/pocket_supervised  ## the rows of the pocket's tables, three seeds each (hours)
-	$(APP)/run.py -m seed=42,43,44 experiment=$(call rows_in,$(FULL_ROWS)) \
+	$(SCRIPT)/run.py -m seed=42,43,44 experiment=$(FULL_ROWS) \
 		scale=pocket paths.outputs=$(FULL) $(MANY); status=$$?; \
-	$(APP)/tabulate.py -m table=$(call TABLES,pocket_) scale=pocket paths.outputs=$(FULL) $(NAMED) && exit $$status
+	$(SCRIPT)/tabulate.py -m table=$(POCKET_TABLES) scale=pocket paths.outputs=$(FULL) $(NAMED) && exit $$status
 
 scores: setup  ## what reproduce-full measured -> experiments/scores, to be committed
-	$(APP)/tabulate.py -m table=$(call TABLES,pocket_) scale=pocket paths.outputs=$(FULL) $(NAMED)
+	$(SCRIPT)/tabulate.py -m table=$(POCKET_TABLES) scale=pocket paths.outputs=$(FULL) $(NAMED)
 	mkdir -p experiments/scores/paper
-	for table in $(patsubst conf/table/%.yaml,%,$(wildcard conf/table/paper/pocket_*.yaml)); do \
+	for table in $$(echo $(POCKET_TABLES) | tr , ' '); do \
 		cp $(FULL)/tables/$$table/scores.jsonl experiments/scores/$$table.jsonl || exit 1; done
 
 tables: setup  ## experiments/scores -> every table and figure of the pocket, in outputs/tables
-	$(APP)/tabulate.py -m table=$(call TABLES,pocket_) $(NAMED) \
+	$(SCRIPT)/tabulate.py -m table=$(POCKET_TABLES) $(NAMED) \
 		'scores=experiments/scores/$${hydra:runtime.choices.table}.jsonl'
 
 # The larger language model that rows of other sizes stand on, and the teachers that are not shipped: with $(QUICK) a few
 # steps of each. A folder is there when it is whole.
-$(QUICK)/%: BRIEF = teaching.lessons.mntp.training.max_steps=10
 $(QUICK)/pocket_large: BRIEF = +schedule.epochs=1
-$(QUICK)/pocket_large_teacher: BRIEF += teaching.lessons.simcse.training.max_steps=10
-$(QUICK)/pocket_supervised: BRIEF += teaching.lessons.supervised.training.max_steps=15
+$(QUICK)/pocket_large_teacher: BRIEF = teaching.lessons.mntp.training.max_steps=10 teaching.lessons.simcse.training.max_steps=10
+$(QUICK)/pocket_supervised: BRIEF = teaching.lessons.mntp.training.max_steps=10 teaching.lessons.supervised.training.max_steps=15
+# Run a command; the folder that it prints last becomes $@, in one step.
 kept = folder=$$($(1)) && folder=$$(echo "$$folder" | tail -n 1) && rm -rf $@.part && cp -R "$$folder" $@.part && mv $@.part $@
 
 .PRECIOUS: %/pocket_large
 %/pocket_large: | setup
-	$(APP)/build_pocket.py to=$@ $(LARGER) +schedule.learning_rate=3e-3 $(BRIEF)
+	$(SCRIPT)/build_pocket.py to=$@ $(LARGER) +schedule.learning_rate=3e-3 $(BRIEF)
 
 %/pocket_large_teacher: | %/pocket_large
-	$(call kept,$(APP)/teach.py scale=pocket paths.outputs=$* backbone.path=$*/pocket_large $(BRIEF))
+	$(call kept,$(SCRIPT)/teach.py scale=pocket paths.outputs=$* backbone.path=$*/pocket_large $(BRIEF))
 
 %/pocket_supervised: | setup
-	$(call kept,$(APP)/teach.py scale=pocket paths.outputs=$* teaching=pocket_supervised $(BRIEF))
+	$(call kept,$(SCRIPT)/teach.py scale=pocket paths.outputs=$* teaching=pocket_supervised $(BRIEF))
 
 clean:  ## remove outputs and the virtual environment
 	rm -rf outputs multirun $(VENV) .parity build *.egg-info

@@ -213,8 +213,7 @@ def interpret(plan: Plan) -> Path:
 @heard
 def tabulate(plan: Plan) -> Path:
     """Scores, readings and curves -> tables, a report and a summary; never loads a model, leaves holes as holes."""
-    from llm2vec_gen.tables import markdown, score_files, summary
-    from llm2vec_gen.tables.report import Report
+    from llm2vec_gen.tables import markdown, report, score_files, summary
 
     read, trained = plan.artifact("interpret"), plan.artifact("train")
     scored = [plan.artifact("evaluate", name) for name in plan.encoders()]
@@ -227,9 +226,9 @@ def tabulate(plan: Plan) -> Path:
         scores = plan.gather(table.wanted(), plan.settings["seeds"])
     artifact = plan.artifact("tabulate", scores=artifacts.digest([asdict(score) for score in scores]))
     with artifact.making():
-        report = Report(table).render(scores, readings, artifacts.read_curves(trained.folder), {"run": trained.name})
+        page = report.render(table, scores, readings, artifacts.read_curves(trained.folder), {"run": trained.name})
         files = {f"table.{ending}": text for ending, text in table.files(scores).items()}
-        files |= {"report.html": report, "summary.json": json.dumps(summary.summary(scores), indent=1) + "\n"}
+        files |= {"report.html": page, "summary.json": json.dumps(summary.summary(scores), indent=1) + "\n"}
         for name, text in files.items():
             artifact.write_text(name, text)
         for ending, picture in table.pictures(scores).items():

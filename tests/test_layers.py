@@ -9,22 +9,23 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "llm2vec_gen"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "llm2vec_gen"
 LAYERS = [
     {"types", "version", "pocket"},
     {"paths", "endpoint"},
-    {"backbones", "encoders", "losses", "evaluations", "data", "tables", "artifacts", "checkpoints"},
+    {"backbones", "encoders", "losses", "evaluations", "data", "tables", "artifacts", "checkpoints", "stages"},
     {"models", "generators", "loggers"},
     {"training", "interpreters", "integrations"},
     {"pipeline", "config", "status", "measures"},
     {"launch"},
     {"scripts", "rank"},
-    {"cli", "serving", "__init__"},
+    {"cli", "__init__", "hydra_plugins", "experiments"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 HOMES = {  # outside library -> the only places that may import it
-    "hydra": {"config", "scripts"},
-    "omegaconf": {"config", "scripts"},
+    "hydra": {"config", "scripts", "hydra_plugins"},
+    "omegaconf": {"config", "scripts", "hydra_plugins"},
     "lightning": {"training", "loggers"},
     "mteb": {"evaluations", "integrations"},
     "wandb": {"loggers"},
@@ -33,16 +34,18 @@ HOMES = {  # outside library -> the only places that may import it
     "sentence_transformers": {"encoders", "integrations"},
     "torchmetrics": {"training", "evaluations"},
     "vllm": {"generators"},
-    "optuna": set(),  # hydra_plugins
-    "submitit": set(),  # hydra_plugins
-    "joblib": set(),  # hydra_plugins
+    "ray": {"stages"},
+    "optuna": {"hydra_plugins"},
+    "submitit": {"hydra_plugins"},
+    "joblib": {"hydra_plugins"},
     "transformers": {"backbones", "generators", "encoders", "models", "training"},
 }
-FILES = sorted(PACKAGE.rglob("*.py"))
+FILES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "hydra_plugins").rglob("*.py"), *(ROOT / "experiments").glob("*.py")])
 
 
 def home(file: Path) -> str:
-    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    top, *rest = file.relative_to(ROOT).parts
+    return (rest[0] if top == "llm2vec_gen" else top).removesuffix(".py")
 
 
 def imports(file: Path) -> list[str]:
@@ -64,7 +67,7 @@ def imports(file: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_imports_only_downwards(file: Path) -> None:
     here = home(file)
     assert here in LEVEL, f"{here} has no layer; give it one in tests/test_layers.py and CONTRIBUTING.md"
@@ -76,7 +79,7 @@ def test_imports_only_downwards(file: Path) -> None:
             assert there == here or LEVEL[there] < LEVEL[here], f"{here} imports {there}, which is not below it"
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_outside_libraries_stay_at_home(file: Path) -> None:
     for module in imports(file):
         library = module.split(".")[0]

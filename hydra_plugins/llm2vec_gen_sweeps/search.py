@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class OptunaSweeper(GridSweeper):
-    """The options are those of conf/hydra/sweeper/optuna.yaml. The study is kept in sqlite, one search at a time."""
+    """The options are those of conf/hparams_search/optuna.yaml. The study is kept in sqlite, one search at a time."""
 
     def __init__(self, metric: str, n_trials: int, n_jobs: int, study: str, storage: str, seed: int | None = 0,
                  direction: str | None = None, params: dict[str, str] | None = None):  # fmt: skip

@@ -64,10 +64,6 @@ class Evaluation(ABC):
             if category is not None:
                 instruction_for(encoder, self.instruction).query(task, category)
 
-    def supports(self, encoder: Any) -> bool:
-        """Whether this benchmark can be asked of `encoder`; the others skip it, which leaves a hole in the table."""
-        return callable(getattr(encoder, "encode", None))
-
     def check_task(self, task: str) -> None:
         """InputError with the closest names if `task` is none of ours."""
         if task not in self.tasks():

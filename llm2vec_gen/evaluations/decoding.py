@@ -46,14 +46,10 @@ class Decoding(Evaluation):
         """One task."""
         return ["decode_exact"]
 
-    def supports(self, encoder: Any) -> bool:
-        """Whether it can decode."""
-        return callable(getattr(encoder, "decode", None)) and hasattr(encoder, "backbone")
-
     def evaluate(self, encoder: Encoder, task: str) -> list[Score]:
         """The four shares, with 0 or 1 per query; none for an encoder that cannot decode."""
         self.check_task(task)
-        if not self.supports(encoder):
+        if not (callable(getattr(encoder, "decode", None)) and hasattr(encoder, "backbone")):
             log.info("decode_exact: skipped, %s cannot decode", encoder_name(encoder))
             return []
         queries = list(islice(self.source.queries(), self.limit))

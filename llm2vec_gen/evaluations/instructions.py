@@ -1,7 +1,7 @@
 """Which instruction stands before a text: the task's own for queries and symmetric texts, one for every document.
 
 The wordings live in conf/instruction; here is only how they are looked up. An encoder joins instruction and text, each
-stripped, with one blank (METHOD: evaluation joins instruction and text).
+stripped, with one blank.
 """
 
 from __future__ import annotations

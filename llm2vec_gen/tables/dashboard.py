@@ -1,11 +1,10 @@
 """The standard views over many runs as one HTML page that needs nothing from elsewhere: loss ablation, scale, safety.
 
-`MEASURES` and `LOSSES` name what the views show; loggers/workspace.py shows the same in wandb.
+`MEASURES` names what the views show; loggers/workspace.py shows the same in wandb.
 """
 
 from __future__ import annotations
 
-import io
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from llm2vec_gen.tables import figures, html
-from llm2vec_gen.tables.base import Cell, Grid
-from llm2vec_gen.tables.report import STYLE
+from llm2vec_gen.tables.base import Grid
+from llm2vec_gen.tables.report import page, svg
+from llm2vec_gen.tables.score_table import over_runs
 from llm2vec_gen.types import Score
 
 MEASURES = {  # category of the main scores -> how it is called here
@@ -56,34 +56,23 @@ def render(runs: Sequence[Run]) -> str:
     """The page; a view that has nothing to compare says so."""
     ablation = view("Loss ablation", runs, losses_of, "losses")
     scale = view("Scale", runs, backbone_of, "backbone")
-    sections = [
-        ("Loss ablation", f"{html.render(ablation)}\n{_drawn(ablation, figures.bars)}"),
-        ("Scale", f"{html.render(scale)}\n{_drawn(scale, figures.bars)}"),
-        ("Safety against benign retrieval", safety(runs)),
-        ("Training", curves(runs)),
-    ]
-    body = "\n".join(f"<h2>{title}</h2>\n{content}" for title, content in sections)
-    return (
-        "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
-        f"<title>LLM2Vec-Gen: {len(runs)} runs</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>LLM2Vec-Gen</h1>\n<p class='facts'>{len(runs)} trained models</p>\n{body}\n</body>\n</html>\n"
-    )
+    sections = {
+        "Loss ablation": f"{html.render(ablation)}\n{_drawn(ablation, figures.bars)}",
+        "Scale": f"{html.render(scale)}\n{_drawn(scale, figures.bars)}",
+        "Safety against benign retrieval": safety(runs),
+        "Training": curves(runs),
+    }
+    return page("LLM2Vec-Gen", f"{len(runs)} trained models", sections)
 
 
 def view(title: str, runs: Sequence[Run], group: Callable[[Run], str], corner: str) -> Grid:
     """A row per group of runs, a column per measure: the mean over the group, and its spread."""
     rows = sorted({group(run) for run in runs})
     cells = [
-        [_cell([run.measure(category) for run in runs if group(run) == row]) for category in MEASURES] for row in rows
+        [over_runs([run.measure(category) for run in runs if group(run) == row]) for category in MEASURES]
+        for row in rows
     ]
     return Grid(title, rows, list(MEASURES.values()), cells, LOWER_IS_BETTER, corner=corner)
-
-
-def _cell(values: Sequence[float | None]) -> Cell:
-    known = [value for value in values if value is not None]
-    if not known:
-        return Cell()
-    return Cell(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else 0.0, len(known))
 
 
 def safety(runs: Sequence[Run]) -> str:
@@ -130,19 +119,9 @@ def _drawn(grid: Grid, kind: Callable[[Any, Grid], None]) -> str:
 
 
 def _picture(draw: Callable[[Any], None], inches: float) -> str:
-    """A panel as an inline SVG element, the same bytes for the same runs."""
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dashboard", "font.size": 9}):
-        canvas = Figure(figsize=(inches, 3.6), layout="constrained")
-        FigureCanvasSVG(canvas)
-        axes = canvas.subplots()
+    def labelled(axes: Any) -> None:
         draw(axes)
         if axes.get_legend_handles_labels()[1]:
             axes.legend(fontsize=7, frameon=False)
-        stream = io.StringIO()
-        canvas.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    text = stream.getvalue()
-    return f"<figure>{text[text.index('<svg') :].strip()}</figure>"
+
+    return f"<figure>{svg(labelled, (inches, 3.6), salt='dashboard')}</figure>"

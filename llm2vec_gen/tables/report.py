@@ -7,8 +7,9 @@ or dark setting.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
+from typing import Any
 
 from llm2vec_gen.tables import html
 from llm2vec_gen.tables.base import Table
@@ -36,60 +37,47 @@ padding: .1rem .45rem; font-size: .85rem; } .lens b { color: var(--dim); font-we
 """
 
 
-class Report:
-    """The page. `table` draws the scores; `curves` names those to plot, in order (None: all that were logged)."""
+def render(
+    table: Table,
+    scores: Iterable[Score],
+    readings: Iterable[Reading] = (),
+    curves: Curves | None = None,
+    facts: Mapping[str, object] | None = None,
+) -> str:
+    """The page of one run; `facts` (backbone, steps, seconds ...) below the title. Empty sections are left out."""
+    line = " · ".join(f"{key}: {value}" for key, value in (facts or {}).items())
+    sections = {
+        "Scores": "\n".join(html.render(grid) for grid in table.grids(scores)),
+        "Training": curve_section(curves or {}),
+        "What the embeddings say": reading_section(list(readings)),
+    }
+    return page("LLM2Vec-Gen", line, {name: content for name, content in sections.items() if content})
 
-    def __init__(self, table: Table, title: str = "LLM2Vec-Gen", curves: Sequence[str] | None = None) -> None:
-        self.table = table
-        self.title = title
-        self.curves = list(curves) if curves is not None else None
 
-    def render(
-        self,
-        scores: Iterable[Score],
-        readings: Iterable[Reading] = (),
-        curves: Curves | None = None,
-        facts: Mapping[str, object] | None = None,
-    ) -> str:
-        """The page's HTML; `facts` are printed below the title (backbone, steps, seconds ...)."""
-        sections = [
-            ("Scores", "\n".join(html.render(grid) for grid in self.table.grids(scores))),
-            ("Training", curve_section(self._chosen(curves or {}))),
-            ("What the embeddings say", reading_section(list(readings))),
-        ]
-        body = "\n".join(f"<h2>{name}</h2>\n{content}" for name, content in sections if content)
-        line = " · ".join(f"{escape(str(key))}: {escape(str(value))}" for key, value in (facts or {}).items())
-        return (
-            "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
-            "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
-            f"<title>{escape(self.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-            f"<h1>{escape(self.title)}</h1>\n<p class='facts'>{line}</p>\n{body}\n</body>\n</html>\n"
-        )
-
-    def _chosen(self, curves: Curves) -> Curves:
-        names = curves if self.curves is None else [name for name in self.curves if name in curves]
-        return {name: curves[name] for name in names if curves[name]}
+def page(title: str, line: str, sections: Mapping[str, str]) -> str:
+    """An HTML document; the sections' contents are HTML already."""
+    body = "\n".join(f"<h2>{escape(name)}</h2>\n{content}" for name, content in sections.items())
+    return (
+        "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<h1>{escape(title)}</h1>\n<p class='facts'>{escape(line)}</p>\n{body}\n</body>\n</html>\n"
+    )
 
 
 def curve_section(curves: Curves) -> str:
     """One small plot per curve; empty if there is none."""
     if not curves:
         return ""
-    plots = "\n".join(plot(name, points) for name, points in curves.items())
+    plots = "\n".join(plot(name, points) for name, points in curves.items() if points)
     return f"<div class='curves'>\n{plots}\n</div>"
 
 
 def plot(name: str, points: Sequence[tuple[float, float]]) -> str:
-    """A line of (step, value) as an SVG element: no fixed background, grey axes, the same bytes for the same points."""
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
+    """A line of (step, value): no fixed background, grey axes."""
     grey = "#888888"
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9}):
-        figure = Figure(figsize=(4.2, 2.5), layout="constrained")
-        FigureCanvasSVG(figure)
-        axes = figure.subplots()
+
+    def draw(axes: Any) -> None:
         axes.plot(*zip(*points, strict=True), color="#3f7fd0", linewidth=1.5, marker="o" if len(points) == 1 else None)
         axes.set_title(name, color=grey, fontsize=10)
         axes.set_xlabel("step", color=grey)
@@ -98,8 +86,22 @@ def plot(name: str, points: Sequence[tuple[float, float]]) -> str:
         for side, spine in axes.spines.items():
             spine.set_color(grey)
             spine.set_visible(side in ("left", "bottom"))
+
+    return svg(draw, (4.2, 2.5), salt=name, transparent=True)
+
+
+def svg(draw: Callable[[Any], None], inches: tuple[float, float], salt: str, transparent: bool = False) -> str:
+    """One panel as an inline SVG element, the same bytes for the same drawing."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 9}):
+        figure = Figure(figsize=inches, layout="constrained")
+        FigureCanvasSVG(figure)
+        draw(figure.subplots())
         stream = io.StringIO()
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        figure.savefig(stream, format="svg", transparent=transparent, metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
     return text[text.index("<svg") :].strip()
 

@@ -35,7 +35,7 @@ COUNTS = {  # whole numbers and the least each may be
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Training settings of the paper (METHOD of arXiv 2603.10913); `schedule_steps` is where the rate would reach 0.
+    """Training settings of the paper (arXiv 2603.10913); `schedule_steps` is where the rate would reach 0.
 
     Raises InputError where values contradict each other.
     """

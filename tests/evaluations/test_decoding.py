@@ -79,7 +79,6 @@ def test_an_encoder_that_cannot_decode_is_skipped_and_the_log_says_so(caplog):
     with caplog.at_level("INFO"):
         assert evaluation.evaluate(Teacher(), "decode_exact") == []
     assert "teacher cannot decode" in caplog.text
-    assert not evaluation.supports(Teacher()) and evaluation.supports(Model(DECODES, ANSWERS))
 
 
 def test_own_completions_are_greedy_answers_to_the_chat_prompt(tmp_path):

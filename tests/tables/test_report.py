@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 
-from llm2vec_gen.tables.report import Report
+from llm2vec_gen.tables.report import render
 from llm2vec_gen.tables.score_table import ScoreTable
 from llm2vec_gen.types import Reading, Score
 
@@ -12,11 +12,11 @@ READINGS = [
     Reading("1", "what is <b>?", "logit_lens", "the", [["the", "an"], ["answer"]], completion="the answer"),
     Reading("2", "and this?", "decoding", "wrong", completion="right"),
 ]
-CURVES = {"loss": [(0, 3.0), (10, 1.0), (20, 0.5)], "unseen": [(0, 1.0)]}
+CURVES = {"loss": [(0, 3.0), (10, 1.0), (20, 0.5)], "empty": []}
 
 
 def page(**more):
-    return Report(ScoreTable("Table one", ["sts"]), "A title", curves=["loss"]).render(SCORES, READINGS, CURVES, **more)
+    return render(ScoreTable("Table one", ["sts"]), SCORES, READINGS, CURVES, **more)
 
 
 def test_everything_is_on_the_page():
@@ -25,7 +25,7 @@ def test_everything_is_on_the_page():
     assert text.count("class='query'") == 2 and "what is &lt;b&gt;?" in text and "<b>?" not in text
     assert text.count("✓") == 1
     assert "the · an" in text
-    assert text.count("<svg") == text.count("</svg>") == 1 and "unseen" not in text
+    assert text.count("<svg") == text.count("</svg>") == 1 and "empty" not in text
 
 
 def test_page_is_whole_and_needs_nothing_from_elsewhere():
@@ -40,5 +40,5 @@ def test_same_input_gives_the_same_bytes():
 
 
 def test_sections_without_content_are_left_out():
-    text = Report(ScoreTable("T", ["sts"])).render(SCORES)
+    text = render(ScoreTable("T", ["sts"]), SCORES)
     assert "Training" not in text and "What the embeddings say" not in text
