@@ -27,7 +27,7 @@ from llm2vec_gen.loggers.base import Job
 from llm2vec_gen.paths import on_disk
 from llm2vec_gen.tables import score_files
 from llm2vec_gen.training.settings import check_losses
-from llm2vec_gen.types import MODEL, InputError, Score
+from llm2vec_gen.types import MODEL, InputError, Score, one_line, wrong_input
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,14 @@ class Plan:
             raise InputError(one_line(error)) from error
         self.outputs = Path(self.settings["paths"]["outputs"])
         self._check()
+
+    @classmethod
+    def of(cls, config: DictConfig) -> Plan:
+        """The plan of what Hydra composed, from which its own node is taken away."""
+        choices = dict(config.hydra.runtime.choices)
+        with open_dict(config):
+            del config["hydra"]
+        return cls(config, choices)
 
     # ---- as text, for the processes of a job
 
@@ -248,9 +256,8 @@ class Plan:
         if missing:
             raise InputError(f"{', '.join(missing)} must be chosen: add {' '.join(f'{key}=...' for key in missing)}")
         check_losses(self.settings.get("loss"))
-        for node in ("training", "trainer"):
-            built = self.build(node)  # plain settings that refuse values which contradict each other
-        built.check_batch("training.batch_size", self.settings["training"]["batch_size"])
+        self.build("training")  # plain settings that refuse values which contradict each other
+        self.build("trainer").check_batch("training.batch_size", self.settings["training"]["batch_size"])
         model = self.settings["model"]
         suffix = model.get("num_thought_tokens", 0) + model.get("num_compression_tokens", 0)
         if suffix >= model.get("max_length", 512):
@@ -280,16 +287,19 @@ def compose(*overrides: str) -> Plan:
     running = GlobalHydra.instance().is_initialized()  # inside a script
     with contextlib.nullcontext() if running else hydra.initialize_config_dir(str(CONF), version_base=None):
         config = hydra.compose("config", list(overrides), return_hydra_config=True)
-    choices = dict(config.hydra.runtime.choices)
-    with open_dict(config):
-        del config["hydra"]
-    return Plan(config, choices)
+    return Plan.of(config)
 
 
 def built(node: Any, **dependencies: Any) -> Any:
     """The object that a node describes, with its dependencies; InputError in one line where it does not fit."""
-    with OmegaConfErrors():
+    try:
         return hydra.utils.instantiate(node, _partial_=True, _convert_="all")(**dependencies)
+    except Exception as error:
+        if wrong := wrong_input(error):
+            raise wrong from None
+        if isinstance(error, HydraException | OmegaConfBaseException):
+            raise error.__cause__ or InputError(one_line(error))  # noqa: B904 - a ring of causes
+        raise
 
 
 def config_digest(config: DictConfig, verb: str) -> str:
@@ -302,26 +312,7 @@ def config_digest(config: DictConfig, verb: str) -> str:
     return digest(verb, VERSIONS, what)
 
 
-class OmegaConfErrors:
-    """What Hydra says of a node, in one line; what a constructor says of its arguments, as it is."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        cause = error
-        while cause is not None:
-            if isinstance(cause, InputError):
-                raise cause from None
-            cause = cause.__cause__
-        if isinstance(error, HydraException | OmegaConfBaseException):
-            raise error.__cause__ or InputError(one_line(error))
-
-
 # ---------------------------------------------------------------------------------------------------- helpers
-
-
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 def _resolved(config: DictConfig, noun: str) -> Any:

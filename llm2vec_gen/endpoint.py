@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import InputError, one_line
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
@@ -55,7 +55,7 @@ class Endpoint:
         try:
             return call()
         except openai.OpenAIError as error:
-            said = " ".join(str(error).split())
+            said = one_line(error)
             said = said.replace(self._key, "<key>") if self._key else said
             status = getattr(error, "status_code", None)
             refused = "cannot be reached" if status is None else f"refused with status {status}"

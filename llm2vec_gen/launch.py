@@ -79,6 +79,11 @@ def _check_one_node(trainer: TrainerSettings) -> None:
         )
 
 
+def terminated(number: int, frame: Any) -> None:
+    """The handler by which a scheduler's SIGTERM ends a job like Ctrl-C does: locks are given back, words written."""
+    raise SystemExit(128 + number)
+
+
 # ---- ranks of our own
 
 

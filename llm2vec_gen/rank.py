@@ -20,9 +20,9 @@ from typing import Any
 
 from llm2vec_gen import pipeline
 from llm2vec_gen.config import Plan
-from llm2vec_gen.launch import perform
+from llm2vec_gen.launch import perform, terminated
 from llm2vec_gen.training import ranks
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import InputError, exit_status
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("llm2vec_gen").setLevel(logging.INFO)
     if number == 0:
-        signal.signal(signal.SIGTERM, _terminated)  # the others hold nothing, and wait where Python cannot hear
+        signal.signal(signal.SIGTERM, terminated)  # the others hold nothing, and wait where Python cannot hear
     else:
         warnings.simplefilter("ignore")  # the first rank shows them
     status, word = _perform(json.loads(job.read_text(encoding="utf-8")))
@@ -48,18 +48,12 @@ def _perform(job: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     try:
         folder = perform(getattr(pipeline, job["verb"]), Plan.from_job(job))
     except InputError as error:
-        return 2, {"wrong": str(error)}
-    except KeyboardInterrupt:
-        return 130, {}
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 1, {}
-    except Exception:
-        return 1, {"error": traceback.format_exc()}
+        return exit_status(error), {"wrong": str(error)}
+    except Exception as error:
+        return exit_status(error), {"error": traceback.format_exc()}
+    except BaseException as error:  # stopped: who stopped it says so
+        return exit_status(error), {}
     return 0, {"folder": str(folder)}
-
-
-def _terminated(number: int, frame: Any) -> None:
-    raise SystemExit(128 + number)
 
 
 def _stop_with(parent: int) -> None:

@@ -14,7 +14,6 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -25,10 +24,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llm2vec_gen import launch
 from llm2vec_gen.artifacts import read_curves, read_manifest
-from llm2vec_gen.config import CONF, Plan, config_digest, one_line
-from llm2vec_gen.status import Status, exit_status, worst
+from llm2vec_gen.config import CONF, Plan, config_digest
+from llm2vec_gen.status import Status, worst
 from llm2vec_gen.training.settings import rank, started
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import InputError, exit_status, one_line, wrong_input
 
 Verb = Callable[[Plan], Path]
 
@@ -61,7 +60,7 @@ def entry(verb: Verb) -> Callable[[], None]:
         try:
             hydra.main(version_base=None, config_path=str(CONF), config_name="config")(job)()
         except (HydraException, OmegaConfBaseException, InputError) as error:
-            print(f"error: {one_line(_said(error))}", file=sys.stderr)
+            print(f"error: {one_line(wrong_input(error) or error)}", file=sys.stderr)
             statuses.append(2)
         except OSError as error:  # Hydra's own output folder
             print(f"error: {error}; choose another folder with paths.outputs=", file=sys.stderr)
@@ -85,20 +84,7 @@ def _prepare() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("llm2vec_gen").setLevel(logging.INFO)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminated)
-
-
-def _terminated(number: int, frame: Any) -> None:
-    """A scheduler's SIGTERM ends a job like Ctrl-C does: locks are given back, the status is written."""
-    raise SystemExit(128 + number)
-
-
-def _said(error: BaseException) -> BaseException:
-    """The plain InputError inside what Hydra wrapped around it (a plugin's constructor)."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, InputError):
-        cause = cause.__cause__
-    return cause or error
+        signal.signal(signal.SIGTERM, launch.terminated)
 
 
 # ---- one job

@@ -6,14 +6,13 @@ import contextlib
 import json
 import os
 import socket
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from llm2vec_gen.artifacts.files import write_json, write_text
-from llm2vec_gen.types import InputError
+from llm2vec_gen.artifacts.files import now, write_json, write_text
+from llm2vec_gen.types import exit_status, one_line, said
 
 FILE = "status.json"
 TABLE = "sweep.md"
@@ -57,18 +56,18 @@ class Status:
     @contextlib.contextmanager
     def kept(self) -> Iterator[Status]:
         """Written at the start, at the end, and when anything at all is raised."""
-        self.pid, self.host, self.started = os.getpid(), socket.gethostname(), _now()
+        self.pid, self.host, self.started = os.getpid(), socket.gethostname(), now()
         self.write()
         try:
             yield self
         except BaseException as error:
-            self.end("failed", exit_status(error), one_line(error))
+            self.end("failed", exit_status(error) or 1, last_words(error))  # a job that calls exit(0) made nothing
             raise
         self.end("done", 0)
 
     def end(self, state: str, exit: int, error: str | None = None, **more: Any) -> None:
         """The job is over: its last words."""
-        self.state, self.exit, self.error, self.finished = state, exit, error, _now()
+        self.state, self.exit, self.error, self.finished = state, exit, error, now()
         for name, value in more.items():
             setattr(self, name, value)
         self.write()
@@ -114,17 +113,6 @@ class Status:
         return {file.parent.resolve() for file in files}
 
 
-def exit_status(error: BaseException) -> int:
-    """2: wrong input; 128 + n: stopped by signal n; 1: anything else."""
-    if isinstance(error, InputError):
-        return 2
-    if isinstance(error, KeyboardInterrupt):
-        return 130
-    if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > 128:
-        return error.code
-    return 1
-
-
 def worst(statuses: Sequence[int]) -> int:
     """The exit status of several jobs: stopped before failed before wrong input before done."""
     stopped = [status for status in statuses if status in STOPPED]
@@ -133,15 +121,14 @@ def worst(statuses: Sequence[int]) -> int:
     return max((status if status in (0, 2) else 1 for status in statuses), key=(0, 2, 1).index, default=0)
 
 
-def one_line(error: BaseException) -> str:
+def last_words(error: BaseException) -> str:
     """What a status says of an error; the traceback is on standard error."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
-    text = " ".join(str(error).split())
     if isinstance(error, SystemExit):
-        stopped = error.code in STOPPED and isinstance(error.code, int)
-        return f"stopped by signal {error.code - 128}" if stopped else f"exit {text}"  # type: ignore[operator]
-    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}".rstrip(": ")
+        code = exit_status(error)
+        return f"stopped by signal {code - 128}" if code in STOPPED else f"exit {one_line(error)}"
+    return said(error)
 
 
 # ---- the table of a sweep
@@ -188,7 +175,3 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -28,6 +28,39 @@ class InputError(ValueError):
     """The user's input is wrong: the message says what was given, what was expected and what to do (exit status 2)."""
 
 
+def wrong_input(error: BaseException | None) -> InputError | None:
+    """The InputError that `error` is, or that libraries have wrapped in it; None where there is none."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__
+    return error
+
+
+def exit_status(error: BaseException) -> int:
+    """That of a process which `error` ends. 2: wrong input; 128 + n: stopped by signal n; 1: anything else."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+    return 2 if isinstance(error, InputError) else 130 if isinstance(error, KeyboardInterrupt) else 1
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an error without its line breaks."""
+    return " ".join(str(error).split())
+
+
+def said(error: BaseException) -> str:
+    """An error in one line, with its kind in front unless it is wrong input."""
+    text = one_line(error)
+    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+def check_whole(key: str, value: Any, least: int = 1, null: bool = False) -> None:
+    """InputError unless `value` is a whole number of `least` or more, or None where `null` allows it."""
+    if value is None and null:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{key}={value}: expected a whole number of {least} or more{', or null' if null else ''}")
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """One question to the backbone. `answer` is there only where the source knows one (replayed completions)."""

@@ -20,7 +20,7 @@ from llm2vec_gen.types import InputError
 
 ROOT = Path(__file__).parents[1]
 MANY = {"loss", "evaluation", "interpreter", "baseline"}
-PLAIN = {"experiment", "stage", "scale", "debug", "hparams_search", "paths"}
+PLAIN = {"experiment", "scale", "debug", "hparams_search", "paths"}
 INJECTED = {"embedding_dim", "instruction", "self"}  # what a verb gives when it builds
 CHOICES = sorted(
     (file.relative_to(CONF).parts[0], str(file.relative_to(CONF / file.relative_to(CONF).parts[0]).with_suffix("")))

@@ -6,13 +6,12 @@ import contextlib
 import json
 import os
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from llm2vec_gen.artifacts.files import write_json
+from llm2vec_gen.artifacts.files import now, write_json
 from llm2vec_gen.types import InputError
 
 RECORD = "sweep.json"
@@ -38,8 +37,7 @@ class SweepFolder:
         try:
             self._check(identity, command)
             process = {"pid": os.getpid(), "host": socket.gethostname()}
-            started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-            write_json(self.path / RECORD, {"digest": identity, "command": command, "started": started} | process)
+            write_json(self.path / RECORD, {"digest": identity, "command": command, "started": now()} | process)
             yield
         finally:
             lock.release()

@@ -15,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from llm2vec_gen.config import config_digest
 from llm2vec_gen.scripts import settled
-from llm2vec_gen.status import Status, exit_status
+from llm2vec_gen.status import Status
+from llm2vec_gen.types import exit_status
 
 
 class Job:

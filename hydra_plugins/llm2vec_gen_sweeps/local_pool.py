@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.llm2vec_gen_sweeps._job import Job
 from hydra_plugins.llm2vec_gen_sweeps._slots import Slot, slots_of_cores, slots_of_gpus, visible_gpus
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import check_whole, said
 
 LOG = "job.log"
 
@@ -31,8 +31,7 @@ class LocalPoolLauncher(Launcher):
 
     def __init__(self, slots: int | None = None, threads: int | None = None):
         for name, value in {"slots": slots, "threads": threads}.items():
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise InputError(f"hydra.launcher.{name}={value}: expected a whole number of 1 or more, or null")
+            check_whole(f"hydra.launcher.{name}", value, null=True)
         self.wanted, self.threads = slots, threads
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -107,7 +106,7 @@ class _Pool:
         except BrokenProcessPool as error:
             done = job.died(f"the job's process died ({_first_line(error.__cause__ or error)}); see {job.folder / LOG}")
         except Exception as error:  # it could not be sent there
-            done = job.died(f"{type(error).__name__}: {error}")
+            done = job.died(said(error))
         finally:
             del self._running[slot.name]
             executor.shutdown(wait=True)

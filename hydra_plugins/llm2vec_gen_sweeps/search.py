@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.llm2vec_gen_sweeps.grid import GridSweeper
 from llm2vec_gen import measures
@@ -21,7 +21,7 @@ from llm2vec_gen.artifacts import digest
 from llm2vec_gen.artifacts.files import write_json
 from llm2vec_gen.config import Plan, config_digest
 from llm2vec_gen.status import Status
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import InputError, check_whole
 
 if TYPE_CHECKING:
     import optuna
@@ -42,8 +42,7 @@ class OptunaSweeper(GridSweeper):
         if importlib.util.find_spec("optuna") is None:
             raise InputError("hparams_search=optuna needs optuna: pip install 'llm2vec-gen-lightning[search]'")
         for name in ("n_trials", "n_jobs"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise InputError(f"hydra.sweeper.{name}={getattr(self, name)}: expected a whole number of 1 or more")
+            check_whole(f"hydra.sweeper.{name}", getattr(self, name))
         if direction not in (None, "minimize", "maximize"):
             raise InputError(f"hydra.sweeper.direction={direction}: expected minimize, maximize or null")
 
@@ -55,7 +54,7 @@ class OptunaSweeper(GridSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Trials until the study has enough of them; then the best one."""
         self.space, self.fixed = self._split(arguments)
-        measures.check(self._plan(self.fixed), self.metric, self.verb)
+        measures.check(Plan.of(self.compose(self.fixed)), self.metric, self.verb)
         self.storage.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(f"{self.storage}.lock")
         try:
@@ -90,7 +89,9 @@ class OptunaSweeper(GridSweeper):
         import optuna
 
         for trial, overrides, status in zip(self._asked, jobs, statuses, strict=True):
-            value = measures.read(self._plan(overrides), self.metric) if status.state == "done" else math.nan
+            value = math.nan
+            if status.state == "done":
+                value = measures.read(Plan.of(self.compose(overrides)), self.metric)
             if math.isfinite(value):
                 self.study.tell(trial, value)
                 print(f"trial {trial.number}: {self.metric} {value:.6g}", file=sys.stderr)
@@ -138,13 +139,6 @@ class OptunaSweeper(GridSweeper):
         if not space:
             raise InputError("nothing to search: give hydra.sweeper.params or overrides like seed=1,2")
         return space, [str(override.input_line) for key, override in last.items() if key not in space]
-
-    def _plan(self, overrides: Sequence[str]) -> Plan:
-        config = self.compose(overrides)
-        choices = dict(config.hydra.runtime.choices)
-        with open_dict(config):
-            del config["hydra"]
-        return Plan(config, choices)
 
     def _tell_best(self) -> None:
         if not self._finished() - self._failed:

@@ -16,7 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from hydra_plugins.llm2vec_gen_sweeps._job import Job
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import InputError, said
 
 FOLDER = "slurm"  # in the sweep's folder: what submitit writes
 
@@ -112,7 +112,7 @@ class SlurmLauncher(Launcher):
         except submitit.core.utils.UncompletedJobError as error:
             done = job.died(f"{str(error).splitlines()[0]}; see {handle.paths.stderr}")
         except Exception as error:
-            done = job.died(f"{type(error).__name__}: {error}")
+            done = job.died(said(error))
         job.tell_folder()
         return done
 

@@ -8,7 +8,6 @@ import json
 import os
 import socket
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +20,7 @@ from llm2vec_gen.artifacts.files import (
     facts_of,
     finished_parts,
     flush,
+    now,
     room_for,
     write_json,
     write_text,
@@ -71,7 +71,7 @@ class Artifact:
             print(f"waiting for {self.folder.name}, being made by {who}", file=sys.stderr, flush=True)
             lock.acquire()
         try:
-            owner.write_text(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%H:%M:%S')}")
+            owner.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now()}")
             yield not self.whole
         finally:
             owner.unlink(missing_ok=True)
@@ -189,7 +189,7 @@ class Artifact:
                 "counts": {"rows": sum(part["rows"] for part in parts), **counts},
                 "versions": versions,
                 "commit": commit(),
-                "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                "finished": now(),
                 "parts": parts,
             },
         )

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,11 @@ class Part:
     rows: int = 0
     start: int = -1
     stop: int = -1
+
+
+def now() -> str:
+    """What files call the time: to the second, with the offset of this machine's clock."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
 def write_json(file: Path, value: Any) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from llm2vec_gen.artifacts.artifact import Artifact
-from llm2vec_gen.artifacts.files import write_json
+from llm2vec_gen.artifacts.files import now, write_json
 from llm2vec_gen.artifacts.readers import read_scores
-from llm2vec_gen.types import InputError, Score
+from llm2vec_gen.types import InputError, Score, said
 
 QUIET = 10.0  # seconds between two lines about how far the tasks are
 
@@ -73,11 +73,9 @@ def error_kept(artifact: Artifact, task: str, **row: Any) -> Iterator[None]:
         yield
     except Exception as error:
         wrong = isinstance(error, InputError)
-        text = " ".join(str(error).split())
-        said = text if wrong else f"{type(error).__name__}: {text}".rstrip(": ")
-        log.error("%s: %s failed: %s", artifact.verb, task, said, exc_info=None if wrong else error)
+        log.error("%s: %s failed: %s", artifact.verb, task, said(error), exc_info=None if wrong else error)
         file.parent.mkdir(parents=True, exist_ok=True)
-        facts = {"error": said, "wrong_input": wrong, "when": time.strftime("%FT%T%z")}
+        facts = {"error": said(error), "wrong_input": wrong, "when": now()}
         write_json(file, {"task": task, **row, **facts})
     else:
         file.unlink(missing_ok=True)

@@ -193,7 +193,7 @@ class Backbone:
             parts.append(own if before is None else Prefix.extend(before, own))
         if len(parts) == 1 and bundles[0] == list(range(len(rows))):
             return parts[0]
-        return Prefix.concatenate(parts).rows(inverse([row for bundle in bundles for row in bundle]).tolist())
+        return Prefix.concatenate(parts).rows(inverse([row for bundle in bundles for row in bundle]))
 
     def suffix_pass(self, prefix: Prefix, suffix_vectors: Tensor) -> Tensor:
         """Suffix vectors (B, S, D), each row after its own prefix -> last states (B, S, D); the only gradient path."""

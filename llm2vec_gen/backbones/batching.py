@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import torch
 from torch import Tensor
 
 from llm2vec_gen.types import InputError
@@ -44,11 +43,9 @@ def offsets(lengths: Iterable[int]) -> list[int]:
     return starts
 
 
-def inverse(order: Sequence[int]) -> Tensor:
+def inverse(order: Sequence[int]) -> list[int]:
     """The permutation that brings rows processed in `order` back to their own places."""
-    back = torch.empty(len(order), dtype=torch.long)
-    back[torch.tensor(order, dtype=torch.long)] = torch.arange(len(order))
-    return back
+    return sorted(range(len(order)), key=order.__getitem__)
 
 
 def common_prefix(rows: Sequence[Tensor]) -> int:

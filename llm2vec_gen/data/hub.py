@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from llm2vec_gen.data.base import QuerySource, Row, check_columns, row_from
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import InputError, one_line
 
 
 class HubDataset(QuerySource):
@@ -55,8 +55,7 @@ class HubDataset(QuerySource):
         try:
             return datasets.load_dataset(self.path, self.name, split=self.split, revision=self.revision, streaming=True)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{self} cannot be read: {reason} ({expected})") from error
+            raise InputError(f"{self} cannot be read: {one_line(error)} ({expected})") from error
 
     def __str__(self) -> str:
         return f"the split {self.split} of the data set {self.path}" + (f" ({self.name})" if self.name else "")

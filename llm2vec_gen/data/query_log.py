@@ -14,7 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from llm2vec_gen.data.base import QuerySource, Row, check_columns, row_from
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import InputError, one_line
 
 BLOCK_BYTES = 16 << 20  # what is held of a csv at a time; no row may be longer
 ROWS_AT_A_TIME = 1000  # how many rows are Python objects at a time
@@ -118,7 +118,7 @@ def _csv_records(file: Path, encoding: str, columns: list[str]) -> Iterator[tupl
         except StopIteration:
             return
         except pyarrow.ArrowInvalid as error:
-            raise InputError(f"{file} cannot be read after row {number}: {_line(error)}") from error
+            raise InputError(f"{file} cannot be read after row {number}: {one_line(error)}") from error
         for start in range(0, len(batch), ROWS_AT_A_TIME):
             for record in batch.slice(start, ROWS_AT_A_TIME).to_pylist():
                 number += 1
@@ -134,7 +134,7 @@ def _parquet_records(file: Path, encoding: str, columns: list[str]) -> Iterator[
                 number += 1
                 yield number, record
     except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{file} cannot be read after row {number}: {_line(error)}") from error
+        raise InputError(f"{file} cannot be read after row {number}: {one_line(error)}") from error
 
 
 FORMATS = {
@@ -166,15 +166,11 @@ def _csv(file: Path, encoding: str, columns: list[str]) -> pyarrow.csv.CSVStream
     except LookupError as error:
         raise InputError(f"data.encoding={encoding} is unknown; give a name Python knows, e.g. utf-8") from error
     except (pyarrow.ArrowInvalid, UnicodeError) as error:
-        raise InputError(f"{file} is no readable csv: {_line(error)}") from error
+        raise InputError(f"{file} is no readable csv: {one_line(error)}") from error
 
 
 def _parquet(file: Path) -> pyarrow.parquet.ParquetFile:
     try:
         return pyarrow.parquet.ParquetFile(file, memory_map=True)
     except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{file} is no readable parquet file: {_line(error)}") from error
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+        raise InputError(f"{file} is no readable parquet file: {one_line(error)}") from error

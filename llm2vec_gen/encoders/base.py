@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from llm2vec_gen.paths import on_disk
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import InputError, one_line
 
 
 class Encoder(ABC):
@@ -163,10 +163,9 @@ def load_pretrained(
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
         model, loading = AutoModel.from_pretrained(source, revision=revision, dtype=dtype, output_loading_info=True)
     except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
         raise InputError(
-            f"teacher.path={path} (revision {revision}) cannot be loaded: {reason:.300}; expected a local folder or a "
-            "hub id with a transformers model and its tokenizer"
+            f"teacher.path={path} (revision {revision}) cannot be loaded: {one_line(error):.300}; expected a local "
+            "folder or a hub id with a transformers model and its tokenizer"
         ) from error
     missing = sorted(key for key in loading["missing_keys"] if key.split(".")[0] != unread)
     if missing:

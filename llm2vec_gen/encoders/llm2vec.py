@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llm2vec_gen.encoders.base import TransformerEncoder, load_pretrained, mean_of
 from llm2vec_gen.paths import on_disk
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import InputError, one_line
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -91,9 +91,8 @@ def _fetch(path: str, revision: str, key: str) -> Path:
     try:
         return Path([hf_hub_download(path, name, revision=revision) for name in FILES][0]).parent
     except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        reason = " ".join(str(error).split())
         raise InputError(
-            f"{key}={path} (revision {revision}) is no folder here and not to be had: {reason:.300}"
+            f"{key}={path} (revision {revision}) is no folder here and not to be had: {one_line(error):.300}"
         ) from error
 
 
@@ -111,7 +110,7 @@ def with_adapter(model: Any, folder: Path) -> Any:
         settings.inference_mode = True
         adapted = peft.PeftModel(model, settings)
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        raise InputError(f"the adapter {folder} cannot be used: {' '.join(str(error).split()):.300}") from error
+        raise InputError(f"the adapter {folder} cannot be used: {one_line(error):.300}") from error
     expected = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
     _check_tensors(tensors, {name: tuple(tensor.shape) for name, tensor in expected.items()}, folder)
     peft.set_peft_model_state_dict(adapted, tensors)

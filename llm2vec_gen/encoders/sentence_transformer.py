@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from llm2vec_gen.encoders.base import Encoder
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import InputError, one_line
 
 
 class SentenceTransformerEncoder(Encoder):
@@ -36,10 +36,9 @@ class SentenceTransformerEncoder(Encoder):
         try:
             self.model = SentenceTransformer(path, revision=revision, device=device, model_kwargs={"dtype": dtype})
         except (OSError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())
             raise InputError(
-                f"teacher.path={path} (revision {revision}) cannot be loaded: {reason:.300}; expected a local folder "
-                "or a hub id of a sentence-transformers model"
+                f"teacher.path={path} (revision {revision}) cannot be loaded: {one_line(error):.300}; expected a local "
+                "folder or a hub id of a sentence-transformers model"
             ) from error
         self.model.eval().requires_grad_(False)
         if max_length is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2vec_gen.evaluations.base import Evaluation, closest
-from llm2vec_gen.types import Encoder, InputError, Instruction, Score
+from llm2vec_gen.types import Encoder, InputError, Instruction, Score, said
 
 
 class MtebSuite(Evaluation):
@@ -145,7 +145,7 @@ def load(task: Any) -> None:
         path, revision = task.metadata.dataset["path"], task.metadata.dataset.get("revision", "main")
         raise InputError(
             f"task {task.metadata.name} needs the data set {path} at revision {revision}, which cannot be read "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); connect to the hub, or download it "
+            f"({said(error):.200}); connect to the hub, or download it "
             f"elsewhere with `hf download --repo-type dataset {path} --revision {revision}` and copy the hub cache here"
         ) from error
 

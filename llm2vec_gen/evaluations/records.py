@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import InputError, one_line
 
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
@@ -83,10 +83,9 @@ def _hub(key: str, path: str, name: str | None, split: str | None, revision: str
     try:
         found = datasets.load_dataset(path, name, split=split, revision=revision)
     except (OSError, ValueError, ConnectionError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())
         raise InputError(
-            f"{key}={path} ({name or 'all'}, {split or 'all'}) cannot be read: {reason:.200}; connect to the hub, or "
-            f"download it elsewhere with `hf download --repo-type dataset {path}` and set {key} to that folder"
+            f"{key}={path} ({name or 'all'}, {split or 'all'}) cannot be read: {one_line(error):.200}; connect to the "
+            f"hub, or download it elsewhere with `hf download --repo-type dataset {path}` and set {key} to that folder"
         ) from error
     parts = found.values() if isinstance(found, dict) else [found]
     return [dict(row) for part in parts for row in part]

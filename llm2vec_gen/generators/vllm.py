@@ -35,6 +35,11 @@ class VLLMGenerator(Generator):
         vllm = _vllm()
         self.seed, self.max_prompt_tokens = seed, max_prompt_tokens
         self._parameters_of = vllm.SamplingParams
+        if isinstance(sampling, dict):  # before a model is loaded
+            try:
+                vllm.SamplingParams(**sampling)
+            except (TypeError, ValueError) as error:
+                raise InputError(f"generator.sampling={sampling}: vLLM takes no such settings ({error})") from error
         self._engine = vllm.LLM(
             model=path, revision=revision, dtype=dtype, max_model_len=max_prompt_tokens + max_new_tokens,
             enable_prefix_caching=True, **(engine or {}),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from llm2vec_gen.artifacts import read_manifest, read_readings, read_scores
-from llm2vec_gen.types import InputError, Reading, Score
+from llm2vec_gen.types import Reading, Score, exit_status
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +78,8 @@ def listening(loggers: Iterable[Any], job: Callable[[], Job]) -> Iterator[None]:
         try:
             yield
             ended = 0
-        except InputError:
-            ended = 2
-            raise
-        except SystemExit as stop:
-            ended = stop.code if isinstance(stop.code, int) else 1
+        except BaseException as error:
+            ended = exit_status(error)
             raise
 
 

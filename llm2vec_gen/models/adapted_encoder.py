@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from llm2vec_gen.encoders.base import length_sorted_batches, mean_of
 from llm2vec_gen.encoders.llm2vec import FILES, with_adapter
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import InputError, check_whole, one_line
 
 KEPT = ("peft_type", "peft_version", "task_type", "r", "lora_alpha", "lora_dropout", "bias", "fan_in_fan_out")
 """What an adapter_config.json says beside its base: nothing that other versions of PEFT do not know."""
@@ -35,8 +35,7 @@ class Lora:
     target_modules: str | Sequence[str] = "all-linear"
 
     def __post_init__(self) -> None:
-        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
-            raise InputError(f"teaching.lora.rank={self.rank}: expected a whole number of 1 or more")
+        check_whole("teaching.lora.rank", self.rank)
         if not self.alpha > 0:
             raise InputError(f"teaching.lora.alpha={self.alpha}: expected a number over 0")
 
@@ -193,8 +192,9 @@ def _adapted(backbone: Any, lora: Lora, targets: str | list[str], dropout: float
     try:
         return peft.get_peft_model(backbone.lm.base_model, settings)
     except (ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"teaching.lora.target_modules={lora.target_modules} does not fit: {reason:.300}") from error
+        raise InputError(
+            f"teaching.lora.target_modules={lora.target_modules} does not fit: {one_line(error):.300}"
+        ) from error
 
 
 def _set_attention_dropout(model: nn.Module, share: float, path: str) -> None:

@@ -27,10 +27,15 @@ class Made:
 
 
 class Workers(Protocol):
-    """One noun, or several alike. `report` and `facts` are theirs so far."""
+    """One noun, or several alike."""
 
-    report: Counter[str]
-    facts: dict[str, Any]
+    @property
+    def report(self) -> Counter[str]:
+        """What they have counted so far."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What they say of themselves: sampling, embedding_dim."""
 
     def each(self, stretches: Iterable[Stretch]) -> Iterator[tuple[int, Any]]:
         """(first row, what was made) of every stretch, in any order."""

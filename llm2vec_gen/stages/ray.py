@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from llm2vec_gen.stages.base import Made, Stage, Stretch, facts_of, make
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import InputError, check_whole
 
 QUEUED = 2  # stretches that wait at, or are in, each worker: the next is there when one is done
 
@@ -29,8 +29,7 @@ class Ray(Stage):
     """
 
     def __init__(self, workers: int | None = None, gpus: float = 0, cpus: float = 1, address: str | None = None):
-        if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
-            raise InputError(f"stage.workers={workers}: expected a whole number of 1 or more, or null")
+        check_whole("stage.workers", workers, null=True)
         if gpus < 0 or cpus < 0 or gpus + cpus == 0:
             raise InputError(f"stage.gpus={gpus} stage.cpus={cpus}: expected what a worker takes, one of them over 0")
         self.count, self.takes, self.address = workers, {"GPU": gpus, "CPU": cpus}, address
@@ -69,7 +68,9 @@ class Spread:
         import ray.data
         from pyarrow import table
 
-        blocks = [ray.put(table({"start": [start], "rows": [pickle.dumps(rows)]})) for start, rows in stretches]
+        blocks: list[Any] = [
+            ray.put(table({"start": [start], "rows": [pickle.dumps(rows)]})) for start, rows in stretches
+        ]
         if not blocks:
             return
         pool = ray.data.ActorPoolStrategy(size=self._count, max_tasks_in_flight_per_actor=QUEUED)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2vec_gen.data.base import HashSet, QuerySource
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import InputError, one_line
 
 ROWS_AT_A_TIME = 1000
 LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
@@ -79,8 +79,7 @@ class Triplets:
         try:
             return datasets.load_dataset(**options, split=self.split, streaming=True)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"teaching.corpus.path={self.path} cannot be read: {reason:.300}") from error
+            raise InputError(f"teaching.corpus.path={self.path} cannot be read: {one_line(error):.300}") from error
 
 
 class CorpusRows(Sequence[tuple[str, ...]]):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import InputError, check_whole
 
 SAME_RESULT = frozenset(
     {"max_tokens_per_micro_batch", "gradient_checkpointing", "log_every_n_steps", "checkpoint_every_n_steps"}
@@ -55,12 +55,8 @@ class TrainingSettings:
     prefetch_batches: int = 4
 
     def __post_init__(self) -> None:
-        for key in COUNTS:
-            value, least = getattr(self, key), COUNTS[key]
-            if value is None and key == "max_tokens_per_micro_batch":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"training.{key}={value}: expected a whole number of {least} or more")
+        for key, least in COUNTS.items():
+            check_whole(f"training.{key}", getattr(self, key), least, null=key == "max_tokens_per_micro_batch")
         for key in ("learning_rate", "weight_decay", "gradient_clip"):
             value = getattr(self, key)
             positive = key != "weight_decay"
@@ -105,9 +101,7 @@ class TrainerSettings:
 
     def __post_init__(self) -> None:
         for key in ("devices", "num_nodes"):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"trainer.{key}={value}: expected a whole number of 1 or more")
+            check_whole(f"trainer.{key}", getattr(self, key))
         for key, known in (("strategy", STRATEGIES), ("accelerator", ACCELERATORS)):
             if getattr(self, key) not in known:
                 raise InputError(f"trainer.{key}={getattr(self, key)}: expected {', '.join(known)}")

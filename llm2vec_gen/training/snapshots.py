@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 
 from llm2vec_gen.loggers.base import JobLogger
 from llm2vec_gen.training.datamodule import CompletionData
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import check_whole
 
 
 class Snapshots(Callback):
@@ -21,9 +21,9 @@ class Snapshots(Callback):
     """
 
     def __init__(self, every_n_steps: int | None = None, queries: int = 8, max_new_tokens: int = 64):
-        for name, value in (("every_n_steps", every_n_steps), ("queries", queries), ("max_new_tokens", max_new_tokens)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise InputError(f"callbacks.snapshots.{name}={value}: expected a whole number of 1 or more")
+        check_whole("callbacks.snapshots.every_n_steps", every_n_steps, null=True)
+        check_whole("callbacks.snapshots.queries", queries)
+        check_whole("callbacks.snapshots.max_new_tokens", max_new_tokens)
         self.every_n_steps, self.queries, self.max_new_tokens = every_n_steps, queries, max_new_tokens
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:

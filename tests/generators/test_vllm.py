@@ -1,8 +1,12 @@
-"""The code path of generator=vllm, through an engine of the same interface in the place of the library."""
+"""The code path of generator=vllm, through an engine of the same interface in the place of the library.
+
+Where vLLM is strict, so is the engine: settings have fixed names, a prompt must fit, arguments stand by name.
+"""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -24,26 +28,49 @@ class Tokenizer:
         return text.split()
 
 
+@dataclass
+class SamplingParams:
+    """The settings of vLLM's that a config may name, and its defaults."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    max_tokens: int | None = 16
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError("temperature must be non-negative")
+
+
 class Engine:
     """Says the first words of the prompt, its seed and no more than it may."""
 
-    def __init__(self, **arguments: Any):
-        self.arguments = arguments
+    def __init__(self, *, model: str, revision: str | None, dtype: str, max_model_len: int,
+                 enable_prefix_caching: bool, gpu_memory_utilization: float = 0.9):  # fmt: skip
+        self.arguments = {"prefix": enable_prefix_caching, "length": max_model_len, "share": gpu_memory_utilization}
 
     def get_tokenizer(self) -> Tokenizer:
         return Tokenizer()
 
     def get_default_sampling_params(self) -> Any:
-        return SimpleNamespace(temperature=0.6, top_p=0.9, top_k=20)
+        return SamplingParams(temperature=0.6, top_p=0.9, top_k=20)
 
-    def generate(self, prompts: list[dict[str, Any]], parameters: list[Any], use_tqdm: bool) -> list[Any]:
+    def generate(self, prompts: list[dict[str, Any]], sampling_params: list[Any], *, use_tqdm: bool) -> list[Any]:
+        parameters = sampling_params
+        for prompt in prompts:
+            if len(prompt["prompt_token_ids"]) >= self.arguments["length"]:
+                raise ValueError("the prompt is longer than the maximum model length")
         return [
             self._answer(prompt["prompt_token_ids"], given) for prompt, given in zip(prompts, parameters, strict=True)
         ]
 
     @staticmethod
     def _answer(prompt: list[str], given: Any) -> Any:
-        words = [*prompt[1:-1], str(getattr(given, "seed", "greedy"))]
+        drawn = given.temperature > 0
+        words = [*prompt[1:-1], str(given.seed) if drawn else "greedy"]
         said = words[: given.max_tokens]
         reason = "length" if len(said) < len(words) else "stop"
         output = SimpleNamespace(text=" ".join(said) + " ", finish_reason=reason, token_ids=list(range(len(said))))
@@ -53,7 +80,7 @@ class Engine:
 @pytest.fixture(autouse=True)
 def engine(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("vllm")
-    module.LLM, module.SamplingParams = Engine, SimpleNamespace  # type: ignore[attr-defined]
+    module.LLM, module.SamplingParams = Engine, SamplingParams  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vllm", module)
 
 
@@ -61,7 +88,9 @@ QUERIES = [Query("a", "one two"), Query("b", "one two three four five six seven 
 
 
 def test_completions_come_in_order_with_their_counts() -> None:
-    generator = VLLMGenerator("owner/model", max_new_tokens=4, max_prompt_tokens=7)
+    generator = VLLMGenerator(
+        "owner/model", max_new_tokens=4, max_prompt_tokens=7, engine={"gpu_memory_utilization": 0.5}
+    )
     found = generator.complete(QUERIES)
     assert [(row.id, row.completion, row.finish_reason) for row in found] == [
         ("a", "one two greedy", "stop"),
@@ -71,8 +100,7 @@ def test_completions_come_in_order_with_their_counts() -> None:
     assert [(row.query_tokens, row.completion_tokens) for row in found] == [(4, 3), (7, 4), (3, 2)]
     assert found[1].query == QUERIES[1].text  # whole, though its prompt was cut
     assert generator.report == {"completions": 3, "prompts_cut": 1, "completions_cut": 1, "blank": 0}
-    assert generator._engine.arguments["enable_prefix_caching"] is True
-    assert generator._engine.arguments["max_model_len"] == 11
+    assert generator._engine.arguments == {"prefix": True, "length": 11, "share": 0.5}
     assert generator.complete([]) == []
 
 
@@ -86,9 +114,16 @@ def test_each_query_has_its_own_seed_whatever_its_company() -> None:
 
 
 def test_sampling_may_be_the_models_own() -> None:
-    assert VLLMGenerator("owner/model", sampling="model").sampling == {"temperature": 0.6, "top_p": 0.9, "top_k": 20}
-    with pytest.raises(InputError, match="generator.sampling=hot"):
-        VLLMGenerator("owner/model", sampling="hot")  # type: ignore[arg-type]
+    assert VLLMGenerator("owner/model", sampling="model").sampling == {
+        "temperature": 0.6, "top_p": 0.9, "top_k": 20, "min_p": 0.0, "repetition_penalty": 1.0
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("sampling", ["hot", {"temprature": 1.0}, {"temperature": -1.0}], ids=repr)
+def test_other_sampling_is_refused_before_a_model_is_loaded(sampling: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("vllm.LLM")
+    with pytest.raises(InputError, match="generator.sampling="):
+        VLLMGenerator("owner/model", sampling=sampling)
 
 
 def test_a_template_that_fills_the_prompt_is_refused() -> None:

@@ -128,8 +128,9 @@ def start(outputs: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_each_job_of_a_sweep_is_one_run(tmp_path: Path, overrides: list[str]) -> None:
-    sweep = start(tmp_path, "-m", "_wandb.cli_version=0", "seed=1,2", *overrides)
+def test_each_job_of_a_sweep_is_one_run_of_its_first_rank(tmp_path: Path, overrides: list[str]) -> None:
+    ranks = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.device=cpu"]
+    sweep = start(tmp_path, "-m", "_wandb.cli_version=0", "seed=1,2", *ranks, *overrides)
     _, said = sweep.communicate(timeout=300)
     assert sweep.returncode == 0, said
     found = [records(folder) for folder in runs(tmp_path)]

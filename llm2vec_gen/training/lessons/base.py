@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from llm2vec_gen.training.settings import TrainingSettings
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import InputError, check_whole
 
 Tokenize = Callable[[Sequence[str]], list[Tensor]]
 
@@ -60,8 +60,7 @@ class Lesson(ABC):
     ):
         self.training, self.max_length = training, max_length
         self.lora_dropout, self.attention_dropout = lora_dropout, attention_dropout
-        if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 2:
-            raise InputError(f"max_length={max_length} of a lesson: expected a whole number of 2 or more")
+        check_whole("a lesson's max_length", max_length, least=2)
         for key in ("lora_dropout", "attention_dropout"):
             share_of(key, getattr(self, key), below=1.0)
 
