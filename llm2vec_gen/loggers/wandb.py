@@ -27,7 +27,6 @@ class Wandb(Logger):
     """offline: keep the run on disk, as WANDB_MODE=offline does; `wandb sync` uploads it.
 
     name: how the run is shown; null is the job's name. tags: words to find it by.
-    examples_every_n_steps: read by conf/callbacks, which decode examples during the training; null is never.
     """
 
     def __init__(
@@ -37,7 +36,6 @@ class Wandb(Logger):
         name: str | None = None,
         tags: Sequence[str] = (),
         offline: bool = False,
-        examples_every_n_steps: int | None = None,
     ):
         super().__init__()
         self.project, self.entity, self.tags, self.offline = project, entity, list(tags), offline

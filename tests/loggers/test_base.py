@@ -54,7 +54,7 @@ def job(tmp_path: Path, verb: str = "run") -> Job:
         (InputError("wrong"), 2),
         (RuntimeError("broken"), 1),
         (SystemExit(143), 143),
-        (KeyboardInterrupt(), 1),
+        (KeyboardInterrupt(), 130),
     ],
     ids=repr,
 )

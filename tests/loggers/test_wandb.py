@@ -115,7 +115,7 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "evaluation=[decoding]", "evaluation.decoding.limit=3", "evaluation.decoding.max_new_tokens=4",
         "instruction=none", "interpreter.decoding.max_new_tokens=4", "interpret.limit=2",
         "callbacks.snapshots.max_new_tokens=4", "callbacks.snapshots.queries=2",
-        "logger=wandb", "logger.wandb.examples_every_n_steps=3",
+        "logger=wandb", "callbacks.snapshots.every_n_steps=3",
     ]  # fmt: skip
 
 
