@@ -27,7 +27,7 @@ from llm2vec_gen.loggers.base import Job
 from llm2vec_gen.paths import on_disk
 from llm2vec_gen.tables import score_files
 from llm2vec_gen.training.settings import check_losses
-from llm2vec_gen.types import MODEL, InputError, Score, one_line, wrong_input
+from llm2vec_gen.types import MODEL, InputError, Score, check_flag, check_whole, one_line, wrong_input
 
 log = logging.getLogger(__name__)
 
@@ -196,9 +196,12 @@ class Plan:
         artifact = self.artifact(verb)
         if not artifact.whole:
             nouns = {"complete": "completions", "embed": "targets", "train": "checkpoint"}
+            rows = sum(part.rows for part in artifact.parts())
             what = nouns.get(verb, f"{verb} artifact")
+            so_far = f" ({rows} rows so far: a run was stopped, or another share is missing)" if rows else ""
             raise InputError(
-                f"missing {what} {artifact.folder}; run experiments/{verb}.py with the same overrides as this command"
+                f"missing {what} {artifact.folder}{so_far}; run experiments/{verb}.py with the same overrides as this "
+                "command"
             )
         return artifact.folder
 
@@ -255,6 +258,12 @@ class Plan:
         missing = sorted(OmegaConf.missing_keys(self._config))
         if missing:
             raise InputError(f"{', '.join(missing)} must be chosen: add {' '.join(f'{key}=...' for key in missing)}")
+        for key in ("keep", "sweep.skip_done", "sweep.retry_failed"):
+            check_flag(key, OmegaConf.select(self._config, key))
+        for seed in [self.settings["seed"], *self.settings["seeds"]]:
+            check_whole("seed", seed, least=0)
+            if seed >= 2**32:
+                raise InputError(f"seed={seed}: expected less than 2**32, which is as far as numpy goes")
         check_losses(self.settings.get("loss"))
         self.build("training")  # plain settings that refuse values which contradict each other
         self.build("trainer").check_batch("training.batch_size", self.settings["training"]["batch_size"])

@@ -24,7 +24,8 @@ from llm2vec_gen.types import MODEL
 
 if TYPE_CHECKING:
     from llm2vec_gen.config import Plan
-    from llm2vec_gen.types import Query, QuerySource
+    from llm2vec_gen.evaluations.base import Evaluation
+    from llm2vec_gen.types import Encoder, Query, QuerySource
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,8 @@ def run(plan: Plan) -> Path:
     Tasks that fail leave holes in the table, and are its error at the end.
     """
     trains = MODEL in plan.encoders()
+    if trains and not plan.artifact("train").whole:
+        _evaluations(plan)  # an unknown task is said now, not after the training
     for verb in (complete, embed, train) if trains else ():
         verb(plan)
     failed: list[Exception] = []
@@ -172,11 +175,8 @@ def evaluate(plan: Plan, encoder_name: str | None = None) -> Path:
     name = encoder_name or plan.settings["encoder"]
     artifact = plan.artifact("evaluate", name)
     if not artifact.whole:
-        evaluations = plan.build_all("evaluation", instruction=plan.build("instruction")).values()
-        tasks = by_task(evaluations)
         encoder = plan.cached_encoder(name)
-        for evaluation in evaluations:
-            evaluation.check(encoder)
+        tasks = _evaluations(plan, encoder)
         origin: dict[str, Any] = {"encoder": name, "run": artifact.folder.name, "commit": artifacts.commit()}
         if name == MODEL:  # a baseline has no seed
             origin["seed"] = plan.settings["seed"]
@@ -224,6 +224,10 @@ def tabulate(plan: Plan) -> Path:
         scores = score_files.read_for(table, plan.settings["scores"])
     elif table.wanted():
         scores = plan.gather(table.wanted(), plan.settings["seeds"])
+    if not any(table.draws(score) for score in scores):
+        log.warning(
+            "tabulate: no score in %s is of this table; are paths.outputs, scale and seeds right?", plan.outputs
+        )
     artifact = plan.artifact("tabulate", scores=artifacts.digest([asdict(score) for score in scores]))
     with artifact.making():
         page = report.render(table, scores, readings, artifacts.read_curves(trained.folder), {"run": trained.name})
@@ -239,6 +243,14 @@ def tabulate(plan: Plan) -> Path:
     first = list(dict.fromkeys(reading.id for reading in readings))[:PRINTED]
     print(files["table.md"], markdown.readings([row for row in readings if row.id in first]), sep="\n")
     return plan.publish(artifact)
+
+
+def _evaluations(plan: Plan, encoder: Encoder | None = None) -> dict[str, Evaluation]:
+    """Task -> its evaluation; InputError where a task is unknown, or has no instruction for the encoder."""
+    evaluations = plan.build_all("evaluation", instruction=plan.build("instruction")).values()
+    for evaluation in evaluations:
+        evaluation.check(encoder)
+    return by_task(evaluations)
 
 
 def _spread(source: QuerySource, limit: int) -> list[Query]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,7 +27,7 @@ from llm2vec_gen.artifacts import read_curves, read_manifest
 from llm2vec_gen.config import CONF, Plan, config_digest
 from llm2vec_gen.status import Status, worst
 from llm2vec_gen.training.settings import rank, started
-from llm2vec_gen.types import InputError, exit_status, one_line, wrong_input
+from llm2vec_gen.types import InputError, closest, exit_status, one_line, wrong_input
 
 Verb = Callable[[Plan], Path]
 
@@ -55,12 +55,13 @@ def entry(verb: Verb) -> Callable[[], None]:
     def main() -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # config errors reach us as exceptions instead of exit status 1
         sys.argv = ["hydra.launcher.dry=true" if argument == "--dry" else argument for argument in sys.argv]
-        sys.argv[1:] = [argument for argument in sys.argv[1:] if not WANDB_KEY.match(argument)]
+        given = [argument for argument in sys.argv[1:] if not WANDB_KEY.match(argument)]
+        sys.argv[1:] = sorted(given, key=lambda argument: argument not in ("-m", "--multirun"))  # Hydra wants it first
         _prepare()
         try:
             hydra.main(version_base=None, config_path=str(CONF), config_name="config")(job)()
         except (HydraException, OmegaConfBaseException, InputError) as error:
-            print(f"error: {one_line(wrong_input(error) or error)}", file=sys.stderr)
+            print(f"error: {_unknown_choice(error) or one_line(wrong_input(error) or error)}", file=sys.stderr)
             statuses.append(2)
         except OSError as error:  # Hydra's own output folder
             print(f"error: {error}; choose another folder with paths.outputs=", file=sys.stderr)
@@ -68,6 +69,17 @@ def entry(verb: Verb) -> Callable[[], None]:
         sys.exit(worst(statuses))
 
     return main
+
+
+def _unknown_choice(error: Exception) -> str | None:
+    """What to say of a group's choice that has no file: the closest ones that have."""
+    if not isinstance(error, MissingConfigException) or "/" not in (missing := error.missing_cfg_file or ""):
+        return None
+    group, _, choice = missing.partition("/")
+    known = sorted(str(file.relative_to(CONF / group).with_suffix("")) for file in (CONF / group).rglob("*.yaml"))
+    if not known:
+        return None
+    return f"{group}={choice} is unknown; expected one of {closest(choice, known)} (conf/{group})"
 
 
 def _plugins_in_sight() -> None:
@@ -93,9 +105,9 @@ def _prepare() -> None:
 def _run_job(verb: Verb, config: DictConfig) -> int:
     """Run one job and print its folder; its exit status. Only a signal stops the jobs after it."""
     status = _status(verb, config)
-    if status is not None and not started() and settled(status, config):  # others wait for a first rank
-        return status.exit or 0
     try:
+        if status is not None and not started() and taken_over(status, config):  # others wait for a first rank
+            return status.exit or 0
         with status.kept() if status else contextlib.nullcontext(), _outputs(config):
             folder = _make(verb, config, status)
     except InputError as error:
@@ -106,6 +118,8 @@ def _run_job(verb: Verb, config: DictConfig) -> int:
         raise SystemExit(130) from None
     except SystemExit as stop:
         if exit_status(stop) > 128:
+            if not hasattr(stop, "step"):  # of a training, which has said so
+                print("stopped by a signal: the same command continues where this one stopped", file=sys.stderr)
             raise
         traceback.print_exc()
         return 1
@@ -168,10 +182,10 @@ def _status(verb: Verb, config: DictConfig) -> Status | None:
     return Status(Path(job.runtime.output_dir), job.job.num, verb.__name__, digest, list(job.overrides.task))
 
 
-def settled(status: Status, config: DictConfig) -> bool:
+def taken_over(status: Status, config: DictConfig) -> bool:
     """Whether an earlier job spares this one; then its status says what became of that."""
-    outputs = Path(config.paths.outputs)
-    earlier = status.settled(outputs, config.sweep.retry_failed) if config.sweep.skip_done else None
+    outputs, sweep = Path(config.paths.outputs), config.sweep  # what is neither true nor false, the job itself will say
+    earlier = status.settled(outputs, sweep.retry_failed is True) if sweep.skip_done is True else None
     if earlier is None:
         return False
     where = earlier.skipped or str(earlier.place)

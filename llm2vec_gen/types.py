@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -53,12 +54,24 @@ def said(error: BaseException) -> str:
     return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
+def closest(name: str, known: Sequence[str], n: int = 5) -> str:
+    """The known names nearest to `name`, for an error message; all of them if there are few or none is near."""
+    near = get_close_matches(name, known, n=n, cutoff=0.5)
+    return ", ".join(near or known[:20]) + (" ..." if not near and len(known) > 20 else "")
+
+
 def check_whole(key: str, value: Any, least: int = 1, null: bool = False) -> None:
     """InputError unless `value` is a whole number of `least` or more, or None where `null` allows it."""
     if value is None and null:
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InputError(f"{key}={value}: expected a whole number of {least} or more{', or null' if null else ''}")
+
+
+def check_flag(key: str, value: Any) -> None:
+    """InputError unless `value` is true or false; any other text would count as true."""
+    if not isinstance(value, bool):
+        raise InputError(f"{key}={value}: expected true or false")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from llm2vec_gen.config import config_digest
-from llm2vec_gen.scripts import settled
+from llm2vec_gen.scripts import taken_over
 from llm2vec_gen.status import Status
 from llm2vec_gen.types import exit_status
 
@@ -54,7 +54,7 @@ class Job:
         """The result of an earlier job that spares this one, before anything is started (sweep.skip_done)."""
         verb = self.task.__name__
         status = Status(self.folder, self.number, verb, config_digest(self.config, verb), self.shown())
-        return self.returned(status.exit or 0) if settled(status, self.config) else None
+        return self.returned(status.exit or 0) if taken_over(status, self.config) else None
 
     def returned(self, status: int) -> JobReturn:
         """What Hydra's sweepers expect of a launcher."""

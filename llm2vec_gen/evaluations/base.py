@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, is_dataclass
-from difflib import get_close_matches
 from typing import Any
 
-from llm2vec_gen.types import Encoder, InputError, Instruction, Score
+from llm2vec_gen.types import Encoder, InputError, Instruction, Score, closest
 
 MTEB_CATEGORIES = (
     "retrieval",
@@ -57,8 +56,8 @@ class Evaluation(ABC):
         """About how many characters the task has to encode, as far as that is known without its data; else 0."""
         return 0
 
-    def check(self, encoder: Encoder) -> None:
-        """InputError, before anything is encoded, where a task has no instruction."""
+    def check(self, encoder: Encoder | None = None) -> None:
+        """InputError, before anything is encoded, where a task is unknown or has no instruction for the encoder."""
         for task in self.tasks():
             category = self.category_of(task)
             if category is not None:
@@ -83,12 +82,6 @@ def by_task(evaluations: Iterable[Evaluation]) -> dict[str, Evaluation]:
                     "stand together; evaluate one after the other"
                 )
     return found
-
-
-def closest(name: str, known: Sequence[str], n: int = 5) -> str:
-    """The known names nearest to `name`, for an error message; all of them if there are few or none is near."""
-    near = get_close_matches(name, known, n=n, cutoff=0.5)
-    return ", ".join(near or known[:20]) + (" ..." if not near and len(known) > 20 else "")
 
 
 def encoder_name(encoder: Any) -> str:

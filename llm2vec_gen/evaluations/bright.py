@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llm2vec_gen.evaluations.base import Evaluation, closest, data_revision, encoder_name, instruction_for
+from llm2vec_gen.evaluations.base import Evaluation, data_revision, encoder_name, instruction_for
 from llm2vec_gen.evaluations.ranking import Vectors, ndcg, rank, recall
 from llm2vec_gen.evaluations.records import records
-from llm2vec_gen.types import Encoder, InputError, Instruction, Score
+from llm2vec_gen.types import Encoder, InputError, Instruction, Score, closest
 
 DOMAINS = (
     "biology",

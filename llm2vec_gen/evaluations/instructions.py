@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from llm2vec_gen.evaluations.base import closest
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import InputError, closest
 
 
 class NoInstruction:

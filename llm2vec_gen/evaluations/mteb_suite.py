@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from llm2vec_gen.evaluations.base import Evaluation, closest
-from llm2vec_gen.types import Encoder, InputError, Instruction, Score, said
+from llm2vec_gen.evaluations.base import Evaluation
+from llm2vec_gen.types import Encoder, InputError, Instruction, Score, closest, said
 
 
 class MtebSuite(Evaluation):

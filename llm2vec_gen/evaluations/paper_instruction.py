@@ -10,8 +10,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from llm2vec_gen.evaluations.base import closest
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import InputError, closest
 
 BRIGHT = "bright_"
 

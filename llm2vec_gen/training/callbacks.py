@@ -103,12 +103,15 @@ class ResumeCheckpoint(Checkpoint):
             self._handlers = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        step = trainer.global_step
-        asked = ranks.largest(self._asked or 0)  # a signal may reach a single rank: all stop at the same step
+        step, asked = trainer.global_step, self.asked()
         if asked or step % self.every_n_steps == 0 or step == trainer.max_steps:
             self._save(trainer)
         if asked and step < trainer.max_steps:
             raise Stopped(asked, step)
+
+    def asked(self) -> int:
+        """The signal that asks the run to stop, on all ranks alike though it may have reached one alone; 0: none."""
+        return ranks.largest(self._asked or 0)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["identity"] = self._identity

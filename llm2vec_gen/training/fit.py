@@ -96,6 +96,8 @@ def run(
             trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
         finally:
             data.teardown("fit")  # Lightning does not call it after an error
+        if asked := resume.asked():  # in the last step: all is saved, and what comes after training must not begin
+            raise Stopped(asked, trainer.global_step)
     return {"steps": trainer.global_step, **_last(curve)}
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from llm2vec_gen.types import InputError, check_whole
+
+log = logging.getLogger(__name__)
 
 SAME_RESULT = frozenset(
     {"max_tokens_per_micro_batch", "gradient_checkpointing", "log_every_n_steps", "checkpoint_every_n_steps"}
@@ -111,7 +113,7 @@ class TrainerSettings:
         if not self.on_gpu:
             cores = os.cpu_count() or 1
             if self.devices > cores and started() is None:  # said once, by who starts them
-                warnings.warn(f"trainer.devices={self.devices} processes share {cores} CPU cores", stacklevel=3)
+                log.warning("trainer.devices=%d processes share %d CPU cores", self.devices, cores)
             return
         import torch
 
@@ -185,7 +187,7 @@ def check_losses(losses: Mapping[str, Any] | None) -> None:
         raise InputError(f"no loss is left to train with (given: none); {advice}")
     weights = {name: weight_of(loss) for name, loss in losses.items()}
     for name, weight in weights.items():
-        if not math.isfinite(weight) or weight < 0:
+        if not isinstance(weight, int | float) or not math.isfinite(weight) or weight < 0:
             raise InputError(f"loss.{name}.weight={weight}: expected a finite number of 0 or more")
     if not any(weights.values()):
         given = ", ".join(f"loss.{name}.weight=0" for name in weights)
@@ -194,5 +196,4 @@ def check_losses(losses: Mapping[str, Any] | None) -> None:
 
 def weight_of(loss: Any) -> float:
     """A loss's weight, 1 where it names none."""
-    value = loss.get("weight", 1.0) if isinstance(loss, Mapping) else getattr(loss, "weight", 1.0)
-    return float(value)
+    return loss.get("weight", 1.0) if isinstance(loss, Mapping) else getattr(loss, "weight", 1.0)

@@ -65,15 +65,16 @@ def test_a_slurm_step_of_several_tasks_is_a_group(monkeypatch: pytest.MonkeyPatc
     assert (started(), rank()) == (4, 3)
 
 
-def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     assert TrainerSettings("gpu", devices=2).backbone_device == "cuda"
     assert TrainerSettings("gpu", devices=2, strategy="fsdp").backbone_device == "cpu"
     with pytest.raises(InputError, match=r"trainer\.devices=3 needs as many GPUs, but this machine shows 2"):
         TrainerSettings("gpu", devices=3)
-    with pytest.warns(UserWarning, match="3 processes share 2 CPU cores"):
+    with caplog.at_level("WARNING"):
         TrainerSettings("cpu", devices=3)
+    assert "3 processes share 2 CPU cores" in caplog.text
     for wrong in ({"strategy": "deepspeed"}, {"accelerator": "tpu"}):
         with pytest.raises(InputError, match="expected"):
             TrainerSettings(**wrong)
