@@ -274,4 +274,5 @@ def _say(artifact: artifacts.Artifact) -> None:
 
 def _counts(artifact: artifacts.Artifact) -> str:
     counts = artifacts.read_manifest(artifact.folder)["counts"]
-    return ", ".join(f"{name} {value}" for name, value in counts.items())
+    shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in counts.items()}
+    return ", ".join(f"{name} {value}" for name, value in shown.items() if (name, value) != ("rows", 0))
