@@ -47,13 +47,13 @@ BEFORE = {"embed": ["complete"], "train": ["complete", "embed"], "evaluate": ["t
 
 # Where and how fast, never what: these keys are in no digest, wherever they stand.
 WHERE = frozenset({
-    "device", "num_workers", "prefetch_batches", "max_tokens_per_micro_batch", "gradient_checkpointing",
+    "device", "prefetch_batches", "max_tokens_per_micro_batch", "gradient_checkpointing",
     "log_every_n_steps", "checkpoint_every_n_steps", "recommended", "compile", "max_tokens_per_batch", "concurrency",
     "timeout", "retries", "api_key_variable", "max_texts_per_batch", "part_size", "cache",
 })  # fmt: skip
-WHERE_GROUPS = (
-    WHERE | {"hydra", "paths", "stage", "trainer", "logger", "callbacks", "sweep", "name", "keep"} | {"embedding_cache"}
-)
+WHERE_GROUPS = WHERE | {
+    "hydra", "paths", "stage", "trainer", "logger", "callbacks", "sweep", "name", "keep", "embedding_cache"
+}  # fmt: skip
 
 
 class Plan:

@@ -202,7 +202,7 @@ def interpret(plan: Plan) -> Path:
         if unfinished:
             model = plan.build_encoder()
             queries = _spread(plan.build("interpret.queries"), plan.settings["interpret"]["limit"])
-            if plan.settings["interpret"].get("also"):  # those of an evaluation, whole
+            if plan.settings["interpret"]["also"]:
                 queries += plan.build("interpret.also").queries()
             for name, interpreter in plan.build_all("interpreter").items():
                 artifact.write_records(name, interpreter.interpret(model, queries))

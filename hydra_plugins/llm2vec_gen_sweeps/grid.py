@@ -50,7 +50,7 @@ class GridSweeper(Sweeper):
             try:
                 for first, jobs in self.batches(arguments):
                     started |= enumerate(jobs, first)
-                    self.take(first, jobs, self._launch(first, jobs))
+                    self.take(jobs, self._launch(first, jobs))
             finally:
                 self._tell(started)
         return None
@@ -64,7 +64,7 @@ class GridSweeper(Sweeper):
         """(number of the first job, overrides of each job) of what is launched together."""
         yield 0, list(self.combinations(arguments))
 
-    def take(self, first: int, jobs: Sequence[Sequence[str]], statuses: list[Status]) -> None:
+    def take(self, jobs: Sequence[Sequence[str]], statuses: list[Status]) -> None:
         """What a batch of jobs came to; nothing to learn from it here."""
 
     def combinations(self, arguments: Sequence[str]) -> list[list[str]]:

@@ -84,7 +84,7 @@ class OptunaSweeper(GridSweeper):
             ]
             yield self._asked[0].number, jobs
 
-    def take(self, first: int, jobs: Sequence[Sequence[str]], statuses: list[Status]) -> None:
+    def take(self, jobs: Sequence[Sequence[str]], statuses: list[Status]) -> None:
         """Tell the study what the trials came to; one that failed has no value."""
         import optuna
 

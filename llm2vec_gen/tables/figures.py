@@ -60,7 +60,7 @@ class Figure(Table):
             FigureCanvasAgg(canvas)
             panels = canvas.subplots(1, len(grids), squeeze=False, width_ratios=widths)[0]
             for axes, grid, inches in zip(panels, grids, widths, strict=True):
-                axes.set_title(textwrap.fill(grid.title, round(9 * inches)), fontsize=10)
+                axes.set_title(textwrap.fill(grid.title, round(9 * (inches - margin(grid, self.kind)))), fontsize=10)
                 KINDS[self.kind](axes, grid)
             stream = io.BytesIO()
             metadata = {"Date": None, "Creator": None} if ending == "svg" else {"Software": None}
@@ -71,7 +71,12 @@ class Figure(Table):
 def width(grid: Grid, kind: str) -> float:
     """Inches for a panel."""
     count = len(grid.rows) * max(1, len(grid.columns)) if kind == "bars" else len(grid.columns)
-    return max(4.5, (0.3 if kind == "bars" else 1.0) * count)
+    return max(4.5, (0.3 if kind == "bars" else 1.0) * count) + margin(grid, kind)
+
+
+def margin(grid: Grid, kind: str) -> float:
+    """Inches of it that the names of rows take at the left."""
+    return 0.065 * max(map(len, grid.rows), default=0) if kind == "heat" else 0.0
 
 
 def bars(axes: Any, grid: Grid) -> None:
