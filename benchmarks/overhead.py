@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
 import tempfile
@@ -46,6 +47,7 @@ def main() -> None:
     parser.add_argument("--section", choices=["loader", *LOGGERS])
     options = parser.parse_args()
     if options.section:
+        del os.environ["TOKENIZERS_PARALLELISM"]  # as in a run
         with tempfile.TemporaryDirectory() as folder:
             print(json.dumps(measured(options, Path(folder))))
         return

@@ -39,7 +39,8 @@ def wrong_input(error: BaseException | None) -> InputError | None:
 def exit_status(error: BaseException) -> int:
     """That of a process which `error` ends. 2: wrong input; 128 + n: stopped by signal n; 1: anything else."""
     if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+        ended = error.code or 0
+        return ended if isinstance(ended, int) and (ended == 0 or ended > 128) else 1
     return 2 if isinstance(error, InputError) else 130 if isinstance(error, KeyboardInterrupt) else 1
 
 

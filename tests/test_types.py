@@ -16,7 +16,7 @@ from llm2vec_gen.types import InputError, check_whole, exit_status, one_line, sa
         (ValueError("no"), 1),
         (KeyboardInterrupt(), 130),
         (SystemExit(143), 143),
-        (SystemExit(7), 7),
+        (SystemExit(7), 1),
         (SystemExit(), 0),
         (SystemExit("no"), 1),
     ],
