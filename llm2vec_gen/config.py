@@ -143,7 +143,8 @@ class Plan:
         if name == "teacher":
             return "teacher"
         if name not in self._baselines():
-            raise InputError(f"encoder={name} is unknown; this config has {', '.join(self.encoders())}")
+            known = ", ".join([MODEL, "teacher", *self._baselines()])
+            raise InputError(f"encoder={name} is unknown; this config has {known}")
         return f"baseline.{name}"
 
     def _baselines(self) -> list[str]:

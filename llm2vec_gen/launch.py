@@ -93,7 +93,9 @@ def _launch(verb: str, plan: Plan, trainer: TrainerSettings) -> Path:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what went wrong is said below
+    for name in logging.root.manager.loggerDict:  # each has a level of its own; what went wrong is said below
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="llm2vec_gen-ranks-") as folder, _surroundings(trainer):
         job = Path(folder) / "job.json"
         job.write_text(json.dumps({"verb": verb, **plan.as_job()}), encoding="utf-8")
