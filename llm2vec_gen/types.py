@@ -25,6 +25,23 @@ MODEL = "llm2vec_gen"
 """What a config calls its trained encoder, beside its teacher and its baselines."""
 
 
+MTEB_CATEGORIES = (
+    "retrieval",
+    "reranking",
+    "clustering",
+    "pair_classification",
+    "classification",
+    "sts",
+    "summarization",
+)
+"""The columns of the paper's Table 1, in its order."""
+
+SAFETY_CATEGORIES = ("harmful_retrieval", "benign_retrieval", "reasoning")
+"""The columns of the paper's Table 2 (AdvBench-IR and BRIGHT), with the benign retrieval figure between them."""
+
+CATEGORIES = (*MTEB_CATEGORIES, *SAFETY_CATEGORIES)
+
+
 class InputError(ValueError):
     """The user's input is wrong: the message says what was given, what was expected and what to do (exit status 2)."""
 

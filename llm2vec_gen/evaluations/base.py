@@ -1,4 +1,4 @@
-"""What an evaluation promises, and the few things every evaluation needs: category names, data revisions, names."""
+"""What an evaluation promises, and the few things every evaluation needs: data revisions, names."""
 
 from __future__ import annotations
 
@@ -10,22 +10,6 @@ from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from llm2vec_gen.types import Encoder, InputError, Instruction, Score, closest
-
-MTEB_CATEGORIES = (
-    "retrieval",
-    "reranking",
-    "clustering",
-    "pair_classification",
-    "classification",
-    "sts",
-    "summarization",
-)
-"""The columns of the paper's Table 1, in its order."""
-
-SAFETY_CATEGORIES = ("harmful_retrieval", "benign_retrieval", "reasoning")
-"""The columns of the paper's Table 2 (AdvBench-IR and BRIGHT), with the benign retrieval figure between them."""
-
-CATEGORIES = (*MTEB_CATEGORIES, *SAFETY_CATEGORIES)
 
 
 class Evaluation(ABC):

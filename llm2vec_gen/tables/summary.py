@@ -6,20 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from llm2vec_gen.tables.score_table import ScoreTable
-from llm2vec_gen.types import Score
+from llm2vec_gen.types import CATEGORIES, Score
 
-CATEGORIES = (
-    "retrieval",
-    "reranking",
-    "clustering",
-    "pair_classification",
-    "classification",
-    "sts",
-    "summarization",
-    "harmful_retrieval",
-    "benign_retrieval",
-    "reasoning",
-)
 ENCODERS = ("llm2vec_gen", "teacher", "input_mean")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -23,38 +24,26 @@ class Rows(Protocol):
     def __getitem__(self, index: int) -> Any: ...
 
 
-class CompletionData(lightning.LightningDataModule):
-    """Batches of `batch_size` queries with their completions and targets, tokenised as they are needed.
+class TrainingData(lightning.LightningDataModule):
+    """Batches of a whole run, made ahead of time by one loader: Lightning sees a single epoch of `max_steps` steps."""
 
-    completions[i] -> Completion, targets[i] -> float32 (E,), both random access; neither is read as a whole. Queries
-    are stripped and share their `max_length` with the suffix; completions end with the family's end token.
-    """
-
-    def __init__(self, model: Any, completions: Rows, targets: Rows, settings: TrainingSettings, seed: int):
+    def __init__(self, rows: int, settings: TrainingSettings, seed: int):
         super().__init__()
-        if len(completions) != len(targets):
-            raise InputError(
-                f"{len(targets)} targets for {len(completions)} completions: they are of another completion set; "
-                "run experiments/embed.py with the same overrides"
-            )
-        self._model, self._completions, self._targets = model, completions, targets
-        self.settings, self.seed = settings, seed
+        self.settings, self.seed, self._rows = settings, seed, rows
         self._loader: BatchLoader | None = None
-        Shuffle(len(completions), settings.batch_size, seed)  # complains before anything is loaded
 
     def train_dataloader(self) -> BatchLoader:
-        """One loader for the whole run: Lightning sees a single epoch, in which each step is one batch."""
+        """One loader for the whole run."""
         settings = self.settings
-        order = Shuffle(len(self._completions), settings.batch_size, self.seed, ranks.own(), ranks.count())
+        order = Shuffle(self._rows, settings.batch_size, self.seed, ranks.own(), ranks.count())
         self._loader = BatchLoader(
-            lambda step: self._batch(order.rows(step)), settings.max_steps, settings.prefetch_batches
+            lambda step: self.batch(step, order.rows(step)), settings.max_steps, settings.prefetch_batches
         )
         return self._loader
 
-    def examples(self, count: int) -> list[Completion]:
-        """At most `count` rows, spread evenly over all: the same ones at each call."""
-        rows = len(self._completions)
-        return [self._completions[rows * place // min(count, rows)] for place in range(min(count, rows))]
+    @abstractmethod
+    def batch(self, step: int, rows: np.ndarray) -> tuple[Any, Counts]:
+        """What a step is trained on, and what it adds to the counts."""
 
     def teardown(self, stage: str) -> None:
         """Stop the thread that makes batches, also after an error."""
@@ -62,12 +51,36 @@ class CompletionData(lightning.LightningDataModule):
             self._loader.close()
 
     def counts(self) -> dict[str, int]:
-        """What was trained on so far, over all ranks: samples, tokens, how many queries and completions were cut."""
+        """What was trained on so far, over all ranks."""
         own = {} if self._loader is None else dict(self._loader.counts)
         parts = ranks.gather(own)
         return {name: sum(part[name] for part in parts) for name in own}
 
-    def _batch(self, rows: np.ndarray) -> tuple[Batch, Counts]:
+
+class CompletionData(TrainingData):
+    """Batches of `batch_size` queries with their completions and targets, tokenised as they are needed.
+
+    completions[i] -> Completion, targets[i] -> float32 (E,), both random access; neither is read as a whole. Queries
+    are stripped and share their `max_length` with the suffix; completions end with the family's end token.
+    """
+
+    def __init__(self, model: Any, completions: Rows, targets: Rows, settings: TrainingSettings, seed: int):
+        super().__init__(len(completions), settings, seed)
+        if len(completions) != len(targets):
+            raise InputError(
+                f"{len(targets)} targets for {len(completions)} completions: they are of another completion set; "
+                "run experiments/embed.py with the same overrides"
+            )
+        self._model, self._completions, self._targets = model, completions, targets
+        Shuffle(len(completions), settings.batch_size, seed)  # complains before anything is loaded
+
+    def examples(self, count: int) -> list[Completion]:
+        """At most `count` rows, spread evenly over all: the same ones at each call."""
+        rows = len(self._completions)
+        return [self._completions[rows * place // min(count, rows)] for place in range(min(count, rows))]
+
+    def batch(self, step: int, rows: np.ndarray) -> tuple[Batch, Counts]:
+        """Counts: samples, tokens, how many queries and completions were cut."""
         completions: list[Completion] = [self._completions[int(row)] for row in rows]
         queries, queries_cut = self._queries([completion.query for completion in completions])
         answers, answers_cut = self._answers([completion.completion for completion in completions])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import lightning
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,8 +12,9 @@ from torch import Tensor
 from llm2vec_gen.training import ranks
 from llm2vec_gen.training.callbacks import MetricLog
 from llm2vec_gen.training.corpus import CorpusRows
+from llm2vec_gen.training.datamodule import TrainingData
 from llm2vec_gen.training.lessons.base import Lesson, LessonBatch
-from llm2vec_gen.training.loader import BatchLoader, Counts, Shuffle
+from llm2vec_gen.training.loader import Counts
 from llm2vec_gen.training.metrics import IntervalMeans
 from llm2vec_gen.training.metrics_file import MetricsFile
 from llm2vec_gen.training.module import TrainingModule
@@ -46,36 +46,15 @@ class LessonModule(TrainingModule):
         return self.latest
 
 
-class LessonData(lightning.LightningDataModule):
+class LessonData(TrainingData):
     """Batches of `batch_size` rows of the corpus, tokenised as they are needed and cut at the lesson's `max_length`."""
 
     def __init__(self, lesson: Lesson, corpus: CorpusRows, backbone: Any, seed: int):
-        super().__init__()
-        self.lesson, self.corpus, self.backbone, self.seed = lesson, corpus, backbone, seed
-        self._loader: BatchLoader | None = None
+        super().__init__(len(corpus), lesson.training, seed)
+        self.lesson, self.corpus, self.backbone = lesson, corpus, backbone
 
-    def train_dataloader(self) -> BatchLoader:
-        """One loader for the whole lesson."""
-        training = self.lesson.training
-        order = Shuffle(len(self.corpus), training.batch_size, self.seed, ranks.own(), ranks.count())
-        self._loader = BatchLoader(
-            lambda step: self._batch(step, order.rows(step)), training.max_steps, training.prefetch_batches
-        )
-        return self._loader
-
-    def teardown(self, stage: str) -> None:
-        """Stop the thread that makes batches, also after an error."""
-        if self._loader is not None:
-            self._loader.close()
-
-    def counts(self) -> dict[str, int]:
-        """Rows and tokens that were trained on so far, over all ranks, and how many texts were cut."""
-        own = {} if self._loader is None else dict(self._loader.counts)
-        parts = ranks.gather(own)
-        return {name: sum(part[name] for part in parts) for name in own}
-
-    def _batch(self, step: int, rows: np.ndarray) -> tuple[Any, Counts]:
-        """The `LessonBatch` of a step, and its counts."""
+    def batch(self, step: int, rows: np.ndarray) -> tuple[LessonBatch, Counts]:
+        """Counts: samples, tokens, how many texts were cut."""
         counts = {"samples": len(rows), "tokens": 0, "texts_cut": 0}
 
         def tokenize(texts: Sequence[str]) -> list[Tensor]:

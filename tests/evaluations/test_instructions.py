@@ -25,7 +25,7 @@ def test_none():
 
 
 def test_pocket_covers_every_category_of_its_tasks():
-    from llm2vec_gen.evaluations.base import CATEGORIES
+    from llm2vec_gen.types import CATEGORIES
 
     instruction = PocketInstruction()
     assert all(instruction.query(category, category) for category in CATEGORIES)

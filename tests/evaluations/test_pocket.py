@@ -10,11 +10,10 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from llm2vec_gen.evaluations.base import CATEGORIES, SAFETY_CATEGORIES
 from llm2vec_gen.evaluations.instructions import NoInstruction, PocketInstruction
 from llm2vec_gen.evaluations.pocket import Pocket
 from llm2vec_gen.pocket import world
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import CATEGORIES, SAFETY_CATEGORIES, InputError
 
 
 class Hashed:

@@ -11,8 +11,7 @@ import yaml
 
 from llm2vec_gen.tables import score_files
 from llm2vec_gen.tables.base import Table
-from llm2vec_gen.tables.summary import CATEGORIES
-from llm2vec_gen.types import Score
+from llm2vec_gen.types import CATEGORIES, Score
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 NAMES = sorted(str(file.relative_to(CONF / "table").with_suffix("")) for file in (CONF / "table").rglob("*.yaml"))

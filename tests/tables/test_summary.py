@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from llm2vec_gen.tables.summary import CATEGORIES, summary
-from llm2vec_gen.types import Score
+from llm2vec_gen.tables.summary import summary
+from llm2vec_gen.types import CATEGORIES, Score
 
 
 def score(encoder, category, value, metric="m", main=True, task=None):
