@@ -21,7 +21,6 @@ from typing import Any
 from llm2vec_gen import pipeline
 from llm2vec_gen.config import Plan
 from llm2vec_gen.launch import perform, terminated
-from llm2vec_gen.training import ranks
 from llm2vec_gen.types import InputError, exit_status
 
 
@@ -39,7 +38,6 @@ def main() -> None:
     temporary = job.with_name(f"tmp-{number}.json")
     temporary.write_text(json.dumps(word), encoding="utf-8")
     temporary.replace(job.with_name(f"rank-{number}.json"))
-    ranks.leave()
     sys.exit(status)
 
 

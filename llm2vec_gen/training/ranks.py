@@ -7,6 +7,7 @@ calls them to train. Nothing here waits for a GPU; `total` stays on the device.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -72,10 +73,10 @@ def join(gpu: bool) -> None:
     if gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
+    atexit.register(_leave)  # else gloo's threads may end the process with a SIGABRT when all is done
 
 
-def leave() -> None:
-    """Leave the group at the end of the process."""
+def _leave() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
 
