@@ -68,6 +68,8 @@ class _Pool:
         self._stopping = threading.Event()
 
     def run(self, slots: Sequence[Slot]) -> None:
+        import joblib.externals.loky  # noqa: F401  here, since two threads that import it at once break each other
+
         threads = [threading.Thread(target=self._serve, args=(slot,), daemon=True) for slot in slots]
         try:
             for thread in threads:
