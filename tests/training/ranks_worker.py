@@ -81,4 +81,3 @@ if __name__ == "__main__":
     # begun by one process and stopped there; ddp goes on, fsdp after it; one process will finish
     train(folder / "relay", "ddp", "ddp", stop=5, ranks=count)
     train(folder / "relay", "ddp", "fsdp", stop=7, ranks=count)
-    ranks.leave()
