@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -50,11 +49,6 @@ class Shuffle:
         return self._order[place * self.batch_size : (place + 1) * self.batch_size][self._own]
 
 
-# Seconds that the training's thread may wait for the interpreter while the loader's tokenises: Python's own 5 ms,
-# several times in a step, would be most of what a step costs beside the model.
-PATIENCE = 0.0005
-
-
 class BatchLoader:
     """Batches of a whole run, `steps` of them, made by one thread up to `ahead` batches before they are asked for.
 
@@ -96,17 +90,12 @@ class BatchLoader:
     def _ready(self) -> Iterator[tuple[Batch, Counts]]:
         ready: queue.Queue[Any] = queue.Queue(self._ahead)
         arguments = (ready, range(self.position, self._steps), self._stop)
-        before = sys.getswitchinterval()
-        sys.setswitchinterval(PATIENCE)
-        try:
-            threading.Thread(target=self._fill, args=arguments, name="batches", daemon=True).start()
-            for _ in range(self.position, self._steps):
-                item = ready.get()
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            sys.setswitchinterval(before)
+        threading.Thread(target=self._fill, args=arguments, name="batches", daemon=True).start()
+        for _ in range(self.position, self._steps):
+            item = ready.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
 
     def _fill(self, ready: queue.Queue[Any], steps: range, stop: threading.Event) -> None:
         for step in steps:
