@@ -66,7 +66,6 @@ def entry(verb: Verb) -> Callable[[], None]:
         except OSError as error:  # Hydra's own output folder
             print(f"error: {error}; choose another folder with paths.outputs=", file=sys.stderr)
             statuses.append(2)
-        _plugins_in_sight()  # libraries put the script's folder back, and torch looks for `tabulate` when it exits
         sys.exit(worst(statuses))
 
     return main
