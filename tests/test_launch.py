@@ -145,6 +145,25 @@ def rows(outputs: Path) -> int:
     return len(files[0].read_text().splitlines()) - 1 if files else 0
 
 
+LATE = """
+import os, signal
+from llm2vec_gen.launch import terminated
+from llm2vec_gen.training import ranks
+signal.signal(signal.SIGTERM, terminated)
+ranks.join(gpu=False)
+end = ranks.dist.destroy_process_group
+ranks.dist.destroy_process_group = lambda: (os.kill(os.getpid(), signal.SIGTERM), end(), print("left"))
+"""
+
+
+def test_a_rank_that_leaves_hears_no_late_signal() -> None:
+    """It was told to stop by another rank; its own SIGTERM comes while it leaves the group."""
+    alone = os.environ | {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    done = subprocess.run([sys.executable, "-c", LATE], env=alone, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "left\n"), done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "codes", "kind", "text"),
     [

@@ -77,6 +77,8 @@ def join(gpu: bool) -> None:
 
 
 def _leave() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # ranks hear of a stop from each other too: one's own may come late
+        signal.signal(number, signal.SIG_IGN)
     if dist.is_initialized():
         dist.destroy_process_group()
 
