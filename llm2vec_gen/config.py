@@ -22,7 +22,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from llm2vec_gen.artifacts import VERSIONS, Artifact, digest, fingerprint, read_manifest, scores_for_table
+from llm2vec_gen.artifacts import VERSIONS, Artifact, digest, read_manifest, scores_for_table
+from llm2vec_gen.artifacts.identity import BEFORE, READS, WHERE_GROUPS, what
 from llm2vec_gen.loggers.base import Job
 from llm2vec_gen.paths import on_disk
 from llm2vec_gen.tables import score_files
@@ -32,28 +33,6 @@ from llm2vec_gen.types import MODEL, InputError, Score, check_flag, check_whole,
 log = logging.getLogger(__name__)
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-
-READS = {  # what enters the chain at each verb; its digest covers this and the digest of the verb before it
-    "complete": ["data", "generator"],
-    "embed": ["teacher"],
-    "train": ["backbone", "model", "loss", "training", "seed"],
-    "evaluate": ["evaluation", "instruction"],
-    "interpret": ["interpreter", "interpret"],
-    "tabulate": ["table"],
-    "teach": ["backbone", "teaching", "seed"],
-}
-BEFORE = {"embed": ["complete"], "train": ["complete", "embed"], "evaluate": ["train"], "interpret": ["train"],
-          "teach": ["complete"]}  # fmt: skip
-
-# Where and how fast, never what: these keys are in no digest, wherever they stand.
-WHERE = frozenset({
-    "device", "prefetch_batches", "max_tokens_per_micro_batch", "gradient_checkpointing",
-    "log_every_n_steps", "checkpoint_every_n_steps", "recommended", "compile", "max_tokens_per_batch", "concurrency",
-    "timeout", "retries", "api_key_variable", "max_texts_per_batch", "part_size", "cache",
-})  # fmt: skip
-WHERE_GROUPS = WHERE | {
-    "hydra", "paths", "stage", "trainer", "logger", "callbacks", "sweep", "name", "keep", "embedding_cache"
-}  # fmt: skip
 
 
 class Plan:
@@ -133,11 +112,11 @@ class Plan:
 
     def fingerprint(self, encoder: str = MODEL) -> str:
         """Another one for whatever changes an encoder's vectors: its settings, local weights, what was trained."""
-        what: Any = _what(OmegaConf.select(self._config, self._encoder_node(encoder))) if encoder != MODEL else None
-        if encoder == MODEL:
-            trained = self.artifact("train")
-            what = [trained.digest, [part["sha256"] for part in read_manifest(trained.folder)["parts"]]]
-        return digest("embeddings", VERSIONS["evaluate"], what)
+        if encoder != MODEL:
+            return digest("embeddings", VERSIONS["evaluate"], what(_plain(self._config, self._encoder_node(encoder))))
+        trained = self.artifact("train")
+        weights = [part["sha256"] for part in read_manifest(trained.folder)["parts"]]
+        return digest("embeddings", VERSIONS["evaluate"], [trained.digest, weights])
 
     def _encoder_node(self, name: str) -> str:
         if name == "teacher":
@@ -185,11 +164,11 @@ class Plan:
 
     def artifact(self, verb: str, encoder: str = MODEL, **extra: Any) -> Artifact:
         """The artifact of a verb under this config; `encoder` matters to the evaluate verb alone."""
-        config = {noun: _what(self.settings.get(noun)) for noun in READS[verb]} | extra
+        config = {noun: what(self.settings.get(noun)) for noun in READS[verb]} | extra
         before = BEFORE.get(verb, []) if verb != "teach" or self.settings["teaching"]["corpus"] is None else []
         upstream = {name: self.artifact(name).digest for name in before}
         if verb == "evaluate" and encoder != MODEL:
-            config["encoder"], upstream = _what(OmegaConf.select(self._config, self._encoder_node(encoder))), {}
+            config["encoder"], upstream = what(_plain(self._config, self._encoder_node(encoder))), {}
         return Artifact(self.outputs, verb, self._name(verb, encoder), config, upstream)
 
     def require(self, verb: str) -> Path:
@@ -316,42 +295,18 @@ def config_digest(config: DictConfig, verb: str) -> str:
     """12 digits that name what a verb makes under a config; no WHERE group or key changes them."""
     nouns = [str(noun) for noun in config if noun not in WHERE_GROUPS]
     try:
-        what = {noun: _what(_resolved(config, noun)) for noun in nouns}
+        settings = {noun: what(_plain(config, noun)) for noun in nouns}
     except OmegaConfBaseException:  # what is wrong with it, the job itself will say
-        what = {noun: OmegaConf.to_container(config)[noun] for noun in nouns}  # type: ignore[call-overload, index]
-    return digest(verb, VERSIONS, what)
+        settings = {noun: OmegaConf.to_container(config)[noun] for noun in nouns}  # type: ignore[call-overload, index]
+    return digest(verb, VERSIONS, settings)
 
 
 # ---------------------------------------------------------------------------------------------------- helpers
 
 
-def _resolved(config: DictConfig, noun: str) -> Any:
-    node = config[noun]  # with its parents, so that it may refer to them
+def _plain(config: DictConfig, key: str) -> Any:
+    node = OmegaConf.select(config, key)  # with its parents, so that it may refer to them
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-
-
-def _what(value: Any, key: str = "") -> Any:
-    """A config value as a digest sees it: without WHERE keys, and a local file or folder by its content."""
-    if isinstance(value, DictConfig):
-        value = OmegaConf.to_container(value, resolve=True)
-    if isinstance(value, dict):
-        return {name: _what(item, name) for name, item in value.items() if name not in WHERE}
-    if isinstance(value, list):
-        return [_what(item) for item in value]
-    if isinstance(value, str) and key in ("path", "adapter", "second_adapter") and on_disk(value).exists():
-        return {"content": _fingerprint(on_disk(value))}
-    return value
-
-
-def _fingerprint(path: Path) -> str:
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return _cached_fingerprint(path, sum(file.stat().st_size for file in files),
-                               max((file.stat().st_mtime_ns for file in files), default=0))  # fmt: skip
-
-
-@functools.cache
-def _cached_fingerprint(path: Path, size: int, changed: int) -> str:
-    return fingerprint(path)
 
 
 def _local_paths(settings: dict[str, Any]) -> list[tuple[str, str]]:

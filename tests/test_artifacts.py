@@ -150,6 +150,24 @@ def test_a_failing_writer_leaves_no_part(tmp_path: Path) -> None:
     assert not list(made.folder.glob(".tmp*"))
 
 
+def test_a_full_disk_at_the_manifest_leaves_the_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = artifact(tmp_path)
+    made.write_text("x.txt", "kept")
+
+    def fail(place: Path, text: str) -> None:
+        place.touch()
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr("llm2vec_gen.artifacts.files.write_text", fail)
+        with pytest.raises(InputError, match=r"no space left .*manifest\.json .*same command again"):
+            made.finish()
+    assert not made.whole
+    assert not list(made.folder.glob(".tmp*"))
+    made.finish()
+    assert [part["file"] for part in read_manifest(made.folder)["parts"]] == ["x.txt"]
+
+
 MAKER = """
 import sys, time
 from llm2vec_gen.artifacts import Artifact

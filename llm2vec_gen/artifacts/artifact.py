@@ -19,9 +19,8 @@ from llm2vec_gen.artifacts.files import (
     Part,
     facts_of,
     finished_parts,
-    flush,
     now,
-    room_for,
+    replacing,
     write_json,
     write_text,
 )
@@ -100,17 +99,11 @@ class Artifact:
     def write_part(self, name: str, write: Callable[[Path], None], **facts: Any) -> None:
         """Write one part: `write` gets a temporary path beside the final one; facts are kept with the checksum."""
         file = self.folder / name
-        temporary = file.with_name(f".tmp-{os.getpid()}-{name}")
         file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with room_for(file):
-                write(temporary)
-                flush(temporary)
-                facts = {"file": name, "sha256": checksum(temporary), "size": temporary.stat().st_size, **facts}
-                temporary.replace(file)
-                write_json(facts_of(file), facts)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(file) as temporary:
+            write(temporary)
+            facts = {"file": name, "sha256": checksum(temporary), "size": temporary.stat().st_size, **facts}
+        write_json(facts_of(file), facts)
 
     def write_text(self, name: str, text: str) -> None:
         """One part that is a text file."""
@@ -126,15 +119,15 @@ class Artifact:
     ) -> Iterator[tuple[int, list[T]]]:
         """(start, rows) of every stretch of at most `part_size` rows that no finished part holds, in order.
 
-        share (index, of): of several processes, each takes every `of`-th stretch; stretches begin at multiples of
-        `part_size`, so the parts are those that one process writes.
+        Stretches end at multiples of `part_size`. share (index, of): of several processes, each takes every `of`-th
+        stretch, so the parts are those that one process writes.
         """
         index, of = share
         done = [(part.start, part.stop) for part in self.parts() if part.start >= 0]
         stream, position = iter(rows), 0
         for begin, end in [*done, (sys.maxsize, sys.maxsize)]:
             while position < begin:
-                room = part_size if of == 1 else part_size - position % part_size
+                room = part_size - position % part_size
                 chunk = list(itertools.islice(stream, min(room, begin - position)))
                 if not chunk:
                     return

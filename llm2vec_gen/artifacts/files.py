@@ -38,11 +38,22 @@ def now() -> str:
 
 def write_json(file: Path, value: Any) -> None:
     """JSON in one atomic step, so that no reader meets half a file."""
+    with replacing(file) as temporary:
+        write_text(temporary, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+@contextlib.contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A temporary path beside `file`, which takes its place if all goes well: `file` is never half there.
+
+    Raises InputError where the disk is full.
+    """
     temporary = file.with_name(f".tmp-{os.getpid()}-{file.name}")
     try:
-        write_text(temporary, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
-        flush(temporary)
-        temporary.replace(file)
+        with room_for(file):
+            yield temporary
+            flush(temporary)
+            temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -57,7 +68,7 @@ def room_for(file: Path) -> Iterator[None]:
         if number not in FULL and not any(f"os error {full}" in str(error) for full in FULL):
             raise
         free = shutil.disk_usage(file.parent).free
-        others = [other.stat().st_size for other in file.parent.glob(f"*{file.suffix}") if other != file]
+        others = [other.stat().st_size for other in file.parent.glob(f"[!.]*{file.suffix}")]
         needed = f"a part like it takes {max(others) / 1e6:.1f} MB" if others else "nothing like it is there yet"
         raise InputError(
             f"no space left on the disk for {file} ({free / 1e6:.1f} MB are free; {needed}); free some space and run "

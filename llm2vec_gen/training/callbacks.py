@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -13,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from tqdm import tqdm
 
+from llm2vec_gen.artifacts.files import replacing
 from llm2vec_gen.training import ranks
 from llm2vec_gen.training.metrics_file import MetricsFile
 
@@ -82,7 +82,7 @@ class ResumeCheckpoint(Checkpoint):
     last one, and when SIGINT or SIGTERM asks the run to stop.
 
     `identity` is what must be the same for the run to be continued. The file is written beside its place and renamed,
-    so a kill leaves the one before. Lightning calls this callback after all others.
+    so a kill or a full disk leaves the one before. Lightning calls this callback after all others.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -139,14 +139,14 @@ class ResumeCheckpoint(Checkpoint):
         self._asked = number
 
     def _save(self, trainer: Any) -> None:
-        temporary = self.path.with_name("last.ckpt.tmp")
-        if trainer.is_global_zero:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        trainer.save_checkpoint(temporary)  # every rank takes part, the first one writes
-        if trainer.is_global_zero:
-            with temporary.open("rb") as stream:
-                os.fsync(stream.fileno())
-            temporary.replace(self.path)
+        if not trainer.is_global_zero:
+            trainer.save_checkpoint(self.path)  # every rank takes part, the first one writes
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        for torn in self.path.parent.glob(".tmp-*"):  # by a kill while it was written
+            torn.unlink()
+        with replacing(self.path) as temporary:
+            trainer.save_checkpoint(temporary)
 
 
 def _random_state() -> dict[str, torch.Tensor]:

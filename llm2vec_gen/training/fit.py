@@ -8,7 +8,6 @@ import pickle
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from llm2vec_gen.training.callbacks import MetricLog, ResumeCheckpoint, Stopped
 from llm2vec_gen.training.datamodule import CompletionData, Rows
 from llm2vec_gen.training.metrics_file import MetricsFile
 from llm2vec_gen.training.module import TrainingModule
-from llm2vec_gen.training.settings import SAME_RESULT, TrainerSettings, TrainingSettings, check_losses, weight_of
+from llm2vec_gen.training.settings import TrainerSettings, TrainingSettings, check_losses, weight_of
 from llm2vec_gen.types import InputError
 
 RESUME = "resume"  # the folder, inside the run's, that holds the state to continue from
@@ -142,9 +141,8 @@ def _identity(
     model: Any, losses: Mapping[str, Any], completions: Rows, settings: TrainingSettings, seed: int
 ) -> dict[str, Any]:
     """What makes two runs the same one; plain values, saved beside the weights."""
-    what = {key: value for key, value in asdict(settings).items() if key not in SAME_RESULT}
     return {
-        **{f"training.{key}": value for key, value in what.items()},
+        **settings.identity(),
         **{f"loss.{name}.weight": weight_of(loss) for name, loss in losses.items()},
         "seed": seed,
         "number of completions": len(completions),

@@ -9,6 +9,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from llm2vec_gen.artifacts.files import replacing, room_for
+
 
 class MetricsFile(Logger):
     """Appends rows to a csv file as they come. Lightning's own CSV logger deletes the file of the run it continues."""
@@ -34,7 +36,7 @@ class MetricsFile(Logger):
         """One row; the first one decides the columns."""
         row = {"step": step, **metrics}
         fresh = not self.path.exists()
-        with self.path.open("a", newline="", encoding="utf-8") as stream:
+        with room_for(self.path), self.path.open("a", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, list(row), lineterminator="\n")
             if fresh:
                 writer.writeheader()
@@ -50,9 +52,8 @@ class MetricsFile(Logger):
         if not kept:
             self.path.unlink()
             return
-        temporary = self.path.with_name(f"{self.path.name}.tmp")
-        temporary.write_text("".join([header, *kept]), encoding="utf-8", newline="")
-        temporary.replace(self.path)
+        with replacing(self.path) as temporary:
+            temporary.write_text("".join([header, *kept]), encoding="utf-8", newline="")
 
     def rows(self) -> list[dict[str, float]]:
         """Every row, in order."""

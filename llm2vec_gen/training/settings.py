@@ -6,18 +6,13 @@ import logging
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from llm2vec_gen.artifacts.identity import WHERE
 from llm2vec_gen.types import InputError, check_whole
 
 log = logging.getLogger(__name__)
-
-SAME_RESULT = frozenset(
-    {"max_tokens_per_micro_batch", "gradient_checkpointing", "log_every_n_steps", "checkpoint_every_n_steps"}
-    | {"prefetch_batches", "max_steps"}
-)
-"""Settings that a resumed run may change: they decide how a step is computed or how far it goes, not what it gives."""
 
 STRATEGIES = ("auto", "ddp", "fsdp")
 ACCELERATORS = ("cpu", "gpu", "cuda", "auto")
@@ -74,6 +69,10 @@ class TrainingSettings:
                 f"training.warmup_steps={self.warmup_steps} must be less than training.schedule_steps="
                 f"{self.schedule_steps}; lower the one or raise the other"
             )
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two runs the same one; a resumed run may change how a step is computed, and how far it goes."""
+        return {f"training.{key}": value for key, value in asdict(self).items() if key not in WHERE | {"max_steps"}}
 
     def rate(self, step: int) -> float:
         """Learning rate of the update number `step`, counted from 0: linear warm-up, then linear to 0."""

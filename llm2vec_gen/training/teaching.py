@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from llm2vec_gen.training.fit import RESUME, run
 from llm2vec_gen.training.lesson_module import LessonData, LessonLog, LessonModule, check_size, seed_of
 from llm2vec_gen.training.lessons.base import Lesson
 from llm2vec_gen.training.metrics_file import MetricsFile
-from llm2vec_gen.training.settings import SAME_RESULT, TrainerSettings
+from llm2vec_gen.training.settings import TrainerSettings
 from llm2vec_gen.types import InputError
 
 NOTE = "lesson.json"  # beside each adapter: what it was trained with
@@ -112,12 +111,9 @@ class Teaching:
 
     def _identity(self, number: int, lesson: Lesson, corpus: CorpusRows, backbone: Any, seed: int) -> dict[str, Any]:
         """What makes two trainings of a lesson the same one; plain values."""
-        training = {
-            f"training.{key}": value for key, value in asdict(lesson.training).items() if key not in SAME_RESULT
-        }
         return {
             **lesson.settings(),
-            **training,
+            **lesson.training.identity(),
             "max_steps": lesson.training.max_steps,
             "lora": f"{self.lora.rank}, {self.lora.alpha}, {self.lora.target_modules}",
             "after": ", ".join(list(self.lessons)[:number]),

@@ -103,6 +103,24 @@ def test_a_stopped_run_saves_its_step_and_continues(
     assert (curve(tmp_path), weights(model), without_clock(counts)) == whole
 
 
+def test_a_full_disk_keeps_the_state_before(whole: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = lightning.Trainer.save_checkpoint
+
+    def full(trainer: Any, path: Path) -> None:
+        if trainer.global_step > 5:
+            path.write_bytes(b"torn")
+            raise OSError(28, "No space left on device")
+        save(trainer, path)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(lightning.Trainer, "save_checkpoint", full)
+        with pytest.raises(InputError, match=r"no space left on the disk for .*last.ckpt .* same command again"):
+            train(tmp_path)
+    assert [file.name for file in (tmp_path / "resume").iterdir()] == ["last.ckpt"]
+    model, counts = train(tmp_path)
+    assert (curve(tmp_path), weights(model), without_clock(counts)) == whole
+
+
 def test_a_run_stopped_twice_continues_twice(whole: tuple, tmp_path: Path) -> None:
     for step in (4, 11):
         with pytest.raises(Stopped):
@@ -143,7 +161,7 @@ def test_a_killed_process_continues_bit_for_bit(whole: tuple, tmp_path: Path) ->
     process = start(tmp_path, "13")
     assert process.wait(timeout=120) == -signal.SIGKILL, process.stderr.read()
     assert torch.load(tmp_path / "resume/last.ckpt", weights_only=True)["global_step"] == 10
-    (tmp_path / "resume/last.ckpt.tmp").write_bytes(b"torn")  # as if killed while saving
+    (tmp_path / "resume/.tmp-1-last.ckpt").write_bytes(b"torn")  # as if killed while saving
     model, counts = train(tmp_path)
     assert (curve(tmp_path), weights(model), without_clock(counts)) == whole
     assert [file.name for file in (tmp_path / "resume").iterdir()] == ["last.ckpt"]
