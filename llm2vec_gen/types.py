@@ -12,7 +12,7 @@ Ragged sequences are lists of 1-D tensors, never padded matrices: padding is a m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -201,32 +201,9 @@ class Encoder(Protocol):
 
 
 @runtime_checkable
-class Evaluation(Protocol):
-    """A benchmark: named tasks, each of which gives score rows for one encoder."""
-
-    def tasks(self) -> list[str]: ...
-
-    def evaluate(self, encoder: Encoder, task: str) -> list[Score]: ...
-
-
-@runtime_checkable
-class Interpreter(Protocol):
-    """Embedding -> words, one reading per query, order kept."""
-
-    def interpret(self, model: Any, queries: Sequence[Query]) -> list[Reading]: ...
-
-
-@runtime_checkable
 class Instruction(Protocol):
     """Which instruction stands before a text: one per task for queries, one for every document."""
 
     def query(self, task: str, category: str) -> str | None: ...
 
     def document(self, task: str, category: str) -> str | None: ...
-
-
-@runtime_checkable
-class Table(Protocol):
-    """Score rows -> text (Markdown, HTML, LaTeX). Never loads a model."""
-
-    def render(self, scores: Iterable[Score]) -> str: ...

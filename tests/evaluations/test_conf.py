@@ -7,9 +7,9 @@ from pathlib import Path
 import hydra
 import pytest
 
-from llm2vec_gen.evaluations.base import by_task
+from llm2vec_gen.evaluations.base import Evaluation, by_task
 from llm2vec_gen.evaluations.instructions import InstructionTable
-from llm2vec_gen.types import CATEGORIES, Evaluation, InputError, Instruction
+from llm2vec_gen.types import CATEGORIES, InputError, Instruction
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import hydra
 import pytest
 
-from llm2vec_gen.types import Interpreter
+from llm2vec_gen.interpreters.base import Interpreter
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
