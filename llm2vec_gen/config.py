@@ -1,7 +1,7 @@
 """From a Hydra config to objects and artifact names: with scripts.py the only package file that imports hydra.
 
-A `Plan` is one resolved config. Verbs ask it for nouns (`build`), for artifacts (`artifact`, `require`) and for nothing
-else, so pipeline.py reads without knowing Hydra.
+A `Plan` is one resolved config. Verbs ask it for nouns (`build`), for artifacts (`artifact`, `require`) and for
+whatever else the config decides, so pipeline.py reads without knowing Hydra.
 """
 
 from __future__ import annotations
@@ -177,11 +177,11 @@ class Plan:
         if not artifact.whole:
             nouns = {"complete": "completions", "embed": "targets", "train": "checkpoint"}
             rows = sum(part.rows for part in artifact.parts())
-            what = nouns.get(verb, f"{verb} artifact")
+            missing = nouns.get(verb, f"{verb} artifact")
             so_far = f" ({rows} rows so far: a run was stopped, or another share is missing)" if rows else ""
             raise InputError(
-                f"missing {what} {artifact.folder}{so_far}; run experiments/{verb}.py with the same overrides as this "
-                "command"
+                f"missing {missing} {artifact.folder}{so_far}; run experiments/{verb}.py with the same overrides as "
+                "this command"
             )
         return artifact.folder
 
@@ -200,7 +200,8 @@ class Plan:
                 continue
             for encoder in [who for name, _, who in named if name == experiment and who in plan.encoders()]:
                 artifacts = {}
-                for plan.settings["seed"] in seeds:
+                for seed in seeds:
+                    plan.settings["seed"] = seed
                     artifact = plan.artifact("evaluate", encoder)
                     artifacts[artifact.digest] = artifact  # a baseline has no seed: one artifact for all
                 for artifact in artifacts.values():

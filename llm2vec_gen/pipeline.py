@@ -2,7 +2,7 @@
 
 Each verb asks its plan for the artifact it must make, returns at once if that is whole, and otherwise reads the
 artifacts of the verbs before it, builds the nouns that enter here, and writes what is missing. The nouns are known only
-by their contracts in types.py; which ones they are, a config says.
+by their contracts (base.py of each folder); which ones they are, a config says.
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ def _make(verb: Verb, config: DictConfig, status: Status | None) -> Path | None:
 
 def _steps(plan: Plan, verb: str) -> int | None:
     """Training steps made so far, None where the verb does not train."""
-    if verb not in ("run", "train", "teach"):
+    if verb not in launch.TOGETHER:
         return None
     artifact = plan.artifact("teach" if verb == "teach" else "train")
     if artifact.whole:

@@ -9,7 +9,6 @@ import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from llm2vec_gen.artifacts.files import now, write_json, write_text
 from llm2vec_gen.types import exit_status, one_line, said
@@ -65,11 +64,9 @@ class Status:
             raise
         self.end("done", 0)
 
-    def end(self, state: str, exit: int, error: str | None = None, **more: Any) -> None:
+    def end(self, state: str, exit: int, error: str | None = None) -> None:
         """The job is over: its last words."""
         self.state, self.exit, self.error, self.finished = state, exit, error, now()
-        for name, value in more.items():
-            setattr(self, name, value)
         self.write()
 
     def write(self) -> None:

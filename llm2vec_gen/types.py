@@ -1,4 +1,5 @@
-"""The words of the project as types: what travels between the verbs, and what each noun promises.
+"""The words of the project as types: what travels between the verbs, what several folders promise, and how
+errors are said.
 
 Shape legend, used in every docstring and every tensor name of the package:
 
@@ -180,15 +181,6 @@ class QuerySource(Protocol):
     report: dict[str, int]
 
     def queries(self) -> Iterator[Query]: ...
-
-
-@runtime_checkable
-class Generator(Protocol):
-    """Who writes completions; order kept, one completion per query. `report` counts what was cut, over all calls."""
-
-    report: dict[str, int]
-
-    def complete(self, queries: Sequence[Query]) -> list[Completion]: ...
 
 
 @runtime_checkable

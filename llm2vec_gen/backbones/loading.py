@@ -15,7 +15,7 @@ from llm2vec_gen.paths import PACKAGE, on_disk
 from llm2vec_gen.types import InputError
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json")
-TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json")
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 
 
@@ -40,7 +40,7 @@ def _checked(folder: Path, given: str) -> str:
         raise InputError(f"backbone folder {given!r} has no config.json; expected a folder saved by save_pretrained")
     if not any(next(folder.glob(pattern), None) for pattern in WEIGHTS):
         raise InputError(f"backbone folder {given!r} has no weights; expected *.safetensors beside its config.json")
-    if not any((folder / name).is_file() for name in TOKENIZER[:3]):
+    if not any((folder / name).is_file() for name in TOKENIZER):
         raise InputError(f"backbone folder {given!r} has no tokenizer; expected tokenizer.json beside its config.json")
     return str(folder)
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from typing import Any
 
 import torch
 
+from llm2vec_gen.backbones.attention import ATTENTION
 from llm2vec_gen.backbones.packed import PackedPasses
 from llm2vec_gen.backbones.padded import PaddedPasses
-
-LOG = logging.getLogger(__name__)
 
 
 def choose_passes(lm: Any) -> PackedPasses | PaddedPasses:
@@ -59,6 +57,6 @@ def _difference(packed: PackedPasses, padded: PaddedPasses, before: str) -> floa
         padded.run(torch.cat([rows[start:end], rows[first:last]]), [end - start + last - first])[end - start :]
         for start, end, first, last in ((0, 5, 8, 10), (5, 8, 10, 14))
     ]
-    packed.lm.set_attn_implementation("llm2vec_gen_packed")
+    packed.lm.set_attn_implementation(ATTENTION)
     wanted = torch.cat(expected).float()
     return float((states.float() - wanted).abs().max() / wanted.abs().max().clamp_min(1e-6))

@@ -40,7 +40,6 @@ FORMATS = {
     "sentence_transformers": "llm2vec_gen.checkpoints.sentence_transformers",
 }
 READING_ORDER = ("merged", "native", "reference")  # a sentence-transformers folder is a native one with more files
-PROJECTIONS = ("reconstruction_projection", "alignment_projection")
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -92,9 +91,9 @@ class Checkpoint:
         return self
 
 
-def read(source: str | Path, revision: str | None = None, local_files_only: bool = False) -> Checkpoint:
+def read(source: str | Path, revision: str | None = None) -> Checkpoint:
     """Read a folder, or fetch a hub id first; the layout is recognised by its files."""
-    folder = locate(source, revision, local_files_only)
+    folder = locate(source, revision)
     missing: dict[str, list[str]] = {}
     for name in READING_ORDER:
         module = importlib.import_module(FORMATS[name])
@@ -128,7 +127,7 @@ def write(
     return target
 
 
-def locate(source: str | Path, revision: str | None = None, local_files_only: bool = False) -> Path:
+def locate(source: str | Path, revision: str | None = None) -> Path:
     """The local folder of a path or hub id."""
     path = Path(source).expanduser()
     if path.is_dir():
@@ -138,7 +137,7 @@ def locate(source: str | Path, revision: str | None = None, local_files_only: bo
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(source)):
         raise InputError(f"no folder {str(source)!r}, and it is no hub id (owner/name); give one of the two")
     hub = importlib.import_module("llm2vec_gen.checkpoints.hub")
-    return hub.fetch(str(source), revision, local_files_only)
+    return hub.fetch(str(source), revision)
 
 
 def _check_settings(settings: Mapping[str, Any], where: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from llm2vec_gen.types import InputError
 
@@ -23,13 +22,12 @@ PATTERNS = (
 )
 
 
-def fetch(repo_id: str, revision: str | None = None, local_files_only: bool = False, client: Any = None) -> Path:
+def fetch(repo_id: str, revision: str | None = None) -> Path:
     """The folder of the downloaded files. HF_HUB_OFFLINE and the hub's own cache and token settings apply."""
-    client = client or _client()
+    import huggingface_hub
+
     try:
-        found = client.snapshot_download(
-            repo_id, revision=revision, allow_patterns=list(PATTERNS), local_files_only=local_files_only
-        )
+        found = huggingface_hub.snapshot_download(repo_id, revision=revision, allow_patterns=list(PATTERNS))
     except (OSError, ValueError) as error:  # every error of the hub's client is one of the two
         raise InputError(
             f"{repo_id!r} (revision {revision or 'main'}) could not be fetched: {type(error).__name__}. Expected a "
@@ -45,13 +43,14 @@ def push(
     private: bool = True,
     message: str = "Upload checkpoint",
     token: str | None = None,
-    client: Any = None,
 ) -> str:
     """Upload a checkpoint folder; the repository is made (private unless told otherwise) if it does not exist.
 
     Returns the commit's address. Only the checkpoint's own files go up, never what else lies in the folder.
     """
-    client = client or _client().HfApi()
+    import huggingface_hub
+
+    client = huggingface_hub.HfApi()
     patterns = [*PATTERNS, "generative_embedding.py"]
     try:
         client.create_repo(repo_id, private=private, exist_ok=True, token=token)
@@ -71,9 +70,3 @@ def push(
             "may write there; offline mode must be off"
         ) from None
     return str(getattr(commit, "commit_url", commit))
-
-
-def _client() -> Any:
-    import huggingface_hub
-
-    return huggingface_hub

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from llm2vec_gen.checkpoints import folder, reference_writer, torch_zip
 from llm2vec_gen.checkpoints.base import TOKENIZER_FILES, Checkpoint, check_tensor
+from llm2vec_gen.checkpoints.reference_writer import PROJECTIONS
 from llm2vec_gen.types import InputError
 
 RUN, MODE = "run_config.yml", "encoder_decoder_config.json"
@@ -25,7 +26,6 @@ ADAPTER, ADAPTER_CONFIG, ENCODER = (
     "encoder/adapter_config.json",
     "encoder/config.json",
 )
-PROJECTIONS = {"reconstruction_projection": "reconstruction_mlp", "alignment_projection": "alignment_mlp"}
 REQUIRED = (RUN, ADAPTER_CONFIG, ADAPTER, ENCODER, *PROJECTIONS.values(), "tokenizer.json", "tokenizer_config.json")
 END_MARKER = "<|end_of_text|>"
 _UNSUPPORTED = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "layers_to_transform", "modules_to_save")

@@ -18,6 +18,7 @@ from llm2vec_gen.checkpoints import card, folder, tokenizer_files, torch_zip
 from llm2vec_gen.checkpoints.base import Checkpoint
 from llm2vec_gen.types import InputError
 
+PROJECTIONS = {"reconstruction_projection": "reconstruction_mlp", "alignment_projection": "alignment_mlp"}  # ours: file
 EXTRA_KEYS = (
     "num_special_tokens",
     "special_tokens",
@@ -50,7 +51,7 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
         "encoder/adapter_model.safetensors": _adapter(checkpoint),
         "README.md": card.model_card(settings).encode(),
     }
-    for name, file in (("reconstruction_projection", "reconstruction_mlp"), ("alignment_projection", "alignment_mlp")):
+    for name, file in PROJECTIONS.items():
         weight, bias = checkpoint.tensors[f"{name}.weight"], checkpoint.tensors[f"{name}.bias"]
         files[file] = _projection(weight, bias, dtype_name)
     folder.write_files(path, files)

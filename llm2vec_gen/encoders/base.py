@@ -164,10 +164,10 @@ def load_pretrained(
         model, loading = AutoModel.from_pretrained(source, revision=revision, dtype=dtype, output_loading_info=True)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"teacher.path={path} (revision {revision}) cannot be loaded: {one_line(error):.300}; expected a local "
-            "folder or a hub id with a transformers model and its tokenizer"
+            f"the encoder's path={path} (revision {revision}) cannot be loaded: {one_line(error):.300}; expected a "
+            "local folder or a hub id with a transformers model and its tokenizer"
         ) from error
     missing = sorted(key for key in loading["missing_keys"] if key.split(".")[0] != unread)
     if missing:
-        raise InputError(f"teacher.path={path} lacks {len(missing)} weights, e.g. {', '.join(missing[:3])}")
+        raise InputError(f"the encoder's path={path} lacks {len(missing)} weights, e.g. {', '.join(missing[:3])}")
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), tokenizer

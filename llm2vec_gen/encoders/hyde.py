@@ -7,13 +7,16 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from llm2vec_gen.encoders.base import Encoder
 from llm2vec_gen.types import Encoder as EncoderContract
-from llm2vec_gen.types import Generator, Instruction, Query
+from llm2vec_gen.types import Instruction, Query
+
+if TYPE_CHECKING:
+    from llm2vec_gen.generators.base import Generator
 
 CHUNK = 1000  # texts that are answered at a time, and that a kill can cost at most
 

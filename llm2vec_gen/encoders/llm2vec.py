@@ -66,8 +66,8 @@ class LLM2Vec(TransformerEncoder):
         if torch.equal(states[0, 0], states[1, 0]):
             kind = self.model.config.model_type  # type: ignore[union-attr]
             raise InputError(
-                f"teacher.path={path} ({kind}) keeps its causal mask in this version of transformers; expected a model "
-                "of the Qwen3, Qwen2 or Llama kind, which follow config.is_causal"
+                f"the encoder's path={path} ({kind}) keeps its causal mask in this version of transformers; expected "
+                "a model of the Qwen3, Qwen2 or Llama kind, which follow config.is_causal"
             )
 
 

@@ -37,8 +37,8 @@ class SentenceTransformerEncoder(Encoder):
             self.model = SentenceTransformer(path, revision=revision, device=device, model_kwargs={"dtype": dtype})
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
-                f"teacher.path={path} (revision {revision}) cannot be loaded: {one_line(error):.300}; expected a local "
-                "folder or a hub id of a sentence-transformers model"
+                f"the encoder's path={path} (revision {revision}) cannot be loaded: {one_line(error):.300}; expected a "
+                "local folder or a hub id of a sentence-transformers model"
             ) from error
         self.model.eval().requires_grad_(False)
         if max_length is not None:

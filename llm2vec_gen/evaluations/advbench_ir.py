@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from llm2vec_gen.evaluations.base import Evaluation, data_revision, encoder_name, instruction_for
+from llm2vec_gen.evaluations.base import Evaluation, data_revision, instruction_for
 from llm2vec_gen.evaluations.ranking import Vectors, hit, ndcg, rank
 from llm2vec_gen.evaluations.records import records
 from llm2vec_gen.types import Encoder, Instruction, Score
@@ -64,6 +64,7 @@ class AdvBenchIR(Evaluation):
         instruction = instruction_for(encoder, self.instruction)
         corpus = self._vectors.of(encoder, self._corpus, instruction.document(task, category))
         asked = self._vectors.of(encoder, queries, instruction.query(task, category))
+        facts = {"category": category, "data_revision": self._revision}
         rows = []
         for similarity in ("dot", "cosine"):
             rankings = rank(asked, corpus, max(CUTS), similarity)
@@ -71,30 +72,13 @@ class AdvBenchIR(Evaluation):
                 for k in CUTS:
                     values = {query: hit(rankings[query], relevant[query], k) for query in queries}
                     main = similarity == "dot" and k == 5
-                    rows.append(self._row(encoder, task, category, f"{similarity}_hit_rate_at_{k}", values, main))
+                    metric = f"{similarity}_hit_rate_at_{k}"
+                    rows.append(self.row(encoder, task, values, metric=metric, main=main, **facts))
             else:
                 values = {query: ndcg(rankings[query], relevant[query]) for query in queries}
-                main = similarity == "cosine"
-                rows.append(self._row(encoder, task, category, f"{similarity}_ndcg_at_10", values, main))
+                metric, main = f"{similarity}_ndcg_at_10", similarity == "cosine"
+                rows.append(self.row(encoder, task, values, metric=metric, main=main, **facts))
         return rows
-
-    def _row(
-        self, encoder: Encoder, task: str, category: str, metric: str, values: dict[str, float], main: bool
-    ) -> Score:
-        return Score(
-            encoder=encoder_name(encoder),
-            evaluation=self.name,
-            task=task,
-            category=category,
-            subset="default",
-            split="test",
-            metric=metric,
-            value=sum(values.values()) / len(values),
-            main=main,
-            n=len(values),
-            data_revision=self._revision,
-            per_query=values,
-        )
 
     # ---- the data
 

@@ -47,6 +47,12 @@ class Evaluation(ABC):
             if category is not None:
                 instruction_for(encoder, self.instruction).query(task, category)
 
+    def row(self, encoder: Encoder, task: str, values: dict[str, float], **facts: Any) -> Score:
+        """The mean of what each query scored, id -> value; `facts` are the other fields of `Score`."""
+        mean = sum(values.values()) / len(values)
+        known: dict[str, Any] = {"subset": "default", "split": "test", "n": len(values), "per_query": values} | facts
+        return Score(encoder=encoder_name(encoder), evaluation=self.name, task=task, value=mean, **known)
+
     def check_task(self, task: str) -> None:
         """InputError with the closest names if `task` is none of ours."""
         if task not in self.tasks():

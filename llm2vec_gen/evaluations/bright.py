@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llm2vec_gen.evaluations.base import Evaluation, data_revision, encoder_name, instruction_for
+from llm2vec_gen.evaluations.base import Evaluation, data_revision, instruction_for
 from llm2vec_gen.evaluations.ranking import Vectors, ndcg, rank, recall
 from llm2vec_gen.evaluations.records import records
 from llm2vec_gen.types import Encoder, InputError, Instruction, Score, closest
@@ -75,30 +75,15 @@ class Bright(Evaluation):
         asked = memory.of(encoder, queries, instruction.query(task, "reasoning"))
         rankings = rank(asked, documents, 100, excluded=excluded)
         revision = data_revision([queries, corpus, relevant, excluded])
-        metrics = {"ndcg_at_10": ndcg, "recall_at_10": recall}
-        return [
-            self._row(encoder, task, metric, {id_: of(rankings[id_], relevant[id_]) for id_ in queries}, revision)
-            for metric, of in metrics.items()
-        ]
+        facts = {"category": "reasoning", "subset": "official", "split": "standard", "data_revision": revision}
+        rows = []
+        for metric, of in (("ndcg_at_10", ndcg), ("recall_at_10", recall)):
+            values = {id_: of(rankings[id_], relevant[id_]) for id_ in queries}
+            rows.append(self.row(encoder, task, values, metric=metric, main=metric == "ndcg_at_10", **facts))
+        return rows
 
     def _load(self, domain: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
         where: Any = {"key": "evaluation.bright.path", "path": self.path, "split": domain, "revision": self.revision}
         examples = records(name="examples", columns=("query", "id", "excluded_ids", "gold_ids"), **where)
         documents = records(name="documents", columns=("id", "content"), **where)
         return examples, {str(row["id"]): str(row["content"]) for row in documents}
-
-    def _row(self, encoder: Encoder, task: str, metric: str, values: dict[str, float], revision: str) -> Score:
-        return Score(
-            encoder=encoder_name(encoder),
-            evaluation=self.name,
-            task=task,
-            category="reasoning",
-            subset="official",
-            split="standard",
-            metric=metric,
-            value=sum(values.values()) / len(values),
-            main=metric == "ndcg_at_10",
-            n=len(values),
-            data_revision=revision,
-            per_query=values,
-        )

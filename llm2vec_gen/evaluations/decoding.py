@@ -58,7 +58,12 @@ class Decoding(Evaluation):
         decoded, completions = self.decoded(encoder, queries), self.completions(encoder, queries)
         hits = comparisons(queries, decoded, completions)
         revision = data_revision([[query.id, query.text, query.answer] for query in queries])
-        return [self._row(encoder, metric, values, revision) for metric, values in hits.items() if values]
+        facts = {"category": "decoding", "data_revision": revision}
+        return [
+            self.row(encoder, task, values, metric=metric, main=metric == "exact", **facts)
+            for metric, values in hits.items()
+            if values
+        ]
 
     def decoded(self, model: Any, queries: Sequence[Query]) -> list[str]:
         """What the soft prompts of each query decode to."""
@@ -74,22 +79,6 @@ class Decoding(Evaluation):
         prompts = backbone.tokenize([backbone.chat_prompt(query.text) for query in queries], special_tokens=False)
         answers = backbone.generate(prompts, max_new_tokens=self.max_new_tokens)
         return [backbone.tokenizer.decode(ids.tolist(), skip_special_tokens=True).strip() for ids, _ in answers]
-
-    def _row(self, encoder: Encoder, metric: str, values: dict[str, float], revision: str) -> Score:
-        return Score(
-            encoder=encoder_name(encoder),
-            evaluation=self.name,
-            task="decode_exact",
-            category="decoding",
-            subset="default",
-            split="test",
-            metric=metric,
-            value=sum(values.values()) / len(values),
-            main=metric == "exact",
-            n=len(values),
-            data_revision=revision,
-            per_query=values,
-        )
 
 
 def comparisons(

@@ -12,6 +12,7 @@ from mteb.models.model_meta import ModelMeta, ScoringFunction
 from mteb.types import PromptType
 
 from llm2vec_gen.evaluations.base import encoder_name, instruction_for
+from llm2vec_gen.evaluations.ranking import vectors
 from llm2vec_gen.types import Encoder, Instruction
 
 if TYPE_CHECKING:
@@ -87,18 +88,9 @@ class MtebEncoder(AbsEncoder):
         known = {} if self.memory is None else self.memory
         missing = list(dict.fromkeys(text for text in texts if (instruction, text) not in known))
         if missing:
-            rows = self.encoder.encode(missing, instruction=instruction)
-            self._check(rows, missing)
+            rows = vectors(self.encoder, missing, instruction)
             known.update({(instruction, text): row for text, row in zip(missing, rows, strict=True)})
         return torch.stack([known[instruction, text] for text in texts])
-
-    def _check(self, rows: torch.Tensor, texts: list[str]) -> None:
-        broken = [text for text, good in zip(texts, torch.isfinite(rows).all(-1).tolist(), strict=True) if not good]
-        if broken:
-            raise RuntimeError(
-                f"{encoder_name(self.encoder)} gave vectors that are not finite for {len(broken)} of {len(texts)} "
-                f"texts; the first is {broken[0][:80]!r}"
-            )
 
 
 def model_meta(encoder: Encoder, similarity: str = "cosine") -> ModelMeta:

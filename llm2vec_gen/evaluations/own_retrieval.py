@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-from llm2vec_gen.evaluations.base import Evaluation, data_revision, encoder_name, instruction_for
+from llm2vec_gen.evaluations.base import Evaluation, data_revision, instruction_for
 from llm2vec_gen.evaluations.ranking import Vectors, hit, ndcg, rank, recall
 from llm2vec_gen.evaluations.records import records
 from llm2vec_gen.types import Encoder, InputError, Instruction, Score
@@ -61,21 +61,9 @@ class OwnRetrieval(Evaluation):
             "recall_at_10": {id_: recall(rankings[id_], relevant[id_]) for id_ in queries},
             "hit_rate_at_1": {id_: hit(rankings[id_], relevant[id_], 1) for id_ in queries},
         }
+        facts = {"category": self.category, "split": self.split, "data_revision": revision}
         return [
-            Score(
-                encoder=encoder_name(encoder),
-                evaluation=self.name,
-                task=task,
-                category=self.category,
-                subset="default",
-                split=self.split,
-                metric=metric,
-                value=sum(scores.values()) / len(scores),
-                main=metric == "ndcg_at_10",
-                n=len(scores),
-                data_revision=revision,
-                per_query=scores,
-            )
+            self.row(encoder, task, scores, metric=metric, main=metric == "ndcg_at_10", **facts)
             for metric, scores in values.items()
         ]
 

@@ -10,9 +10,10 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from llm2vec_gen.evaluations.bright import DOMAINS
 from llm2vec_gen.types import InputError, closest
 
-BRIGHT = "bright_"
+BRIGHT = {f"bright_{domain}": domain for domain in DOMAINS}  # task -> domain
 
 
 class PaperInstruction:
@@ -41,8 +42,8 @@ class PaperInstruction:
     def query(self, task: str, category: str) -> str:
         """The task's instruction; InputError with the nearest names where the files have none."""
         task = self.same_as.get(task, task)
-        if task.startswith(BRIGHT):
-            return self._bright(task.removeprefix(BRIGHT))
+        if task in BRIGHT:
+            return self._bright(BRIGHT[task])
         if not self._tasks:
             self._tasks = self._parsed(self.file, self._content(self.file, self.sha256))
         if task not in self._tasks:

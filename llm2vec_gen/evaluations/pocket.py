@@ -12,12 +12,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from llm2vec_gen.evaluations.base import Evaluation, data_revision
 from llm2vec_gen.pocket import world
-from llm2vec_gen.types import Encoder, Instruction, Score
+from llm2vec_gen.types import Encoder, Score
 
 SETS = {
     "retrieval": world.retrieval_set,
@@ -35,17 +34,13 @@ MAIN_SCORES = {"reranking": "map_at_1000", "harmful_retrieval": "hit_rate_at_5"}
 
 
 class Pocket(Evaluation):
-    """Task names are category names. `cache`: a folder for mteb's own result files; None keeps none.
+    """Task names are category names.
 
     Retrieval kinds carry per-query values, and rows for the pocket's groups of queries beside the main one (subset
     "left out": facts that the embedder's training never asked for).
     """
 
     name = "pocket"
-
-    def __init__(self, instruction: Instruction, cache: str | Path | None = None) -> None:
-        super().__init__(instruction)
-        self.cache = cache
 
     def tasks(self) -> list[str]:
         """One task per category, in the order of the tables."""
@@ -79,7 +74,7 @@ class Pocket(Evaluation):
         from llm2vec_gen.evaluations.mteb_run import run_task, score_rows
 
         built, n = mteb_task(task, data)
-        run = run_task(built, encoder, self.instruction, task, similarity, memory, self.cache)
+        run = run_task(built, encoder, self.instruction, task, similarity, memory)
         found = score_rows(run, built, encoder, self.name, task, n, data_revision(data), **rows)
         return found + group_rows(found, getattr(data, "groups", {}))
 

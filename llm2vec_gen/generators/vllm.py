@@ -33,20 +33,21 @@ class VLLMGenerator(Generator):
         if isinstance(sampling, str) and sampling != "model":
             raise InputError(f"generator.sampling={sampling}; expected null (greedy), model, or a dict of settings")
         vllm = _vllm()
-        self.seed, self.max_prompt_tokens = seed, max_prompt_tokens
+        self.path, self.revision, self.dtype, self.engine = path, revision, dtype, dict(engine or {})
+        self.seed, self.max_prompt_tokens, self.max_new_tokens = seed, max_prompt_tokens, max_new_tokens
         self._parameters_of = vllm.SamplingParams
         if isinstance(sampling, dict):  # before a model is loaded
             try:
                 vllm.SamplingParams(**sampling)
             except (TypeError, ValueError) as error:
                 raise InputError(f"generator.sampling={sampling}: vLLM takes no such settings ({error})") from error
-        self._engine = vllm.LLM(
+        self._llm = vllm.LLM(
             model=path, revision=revision, dtype=dtype, max_model_len=max_prompt_tokens + max_new_tokens,
-            enable_prefix_caching=True, **(engine or {}),
+            enable_prefix_caching=True, **self.engine,
         )  # fmt: skip
-        self._tokenizer = self._engine.get_tokenizer()
+        self._tokenizer = self._llm.get_tokenizer()
         if sampling == "model":
-            self.sampling = _settings(self._engine.get_default_sampling_params())
+            self.sampling = _settings(self._llm.get_default_sampling_params())
         else:
             self.sampling = dict(sampling or {"temperature": 0.0})
         self._common = {**self.sampling, "max_tokens": max_new_tokens}
@@ -61,7 +62,7 @@ class VLLMGenerator(Generator):
                 prompts[row], cut = self._cut_prompt(query.text), cut + 1
         parameters = [self._parameters(query) for query in queries]
         inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
-        outputs = self._engine.generate(inputs, parameters, use_tqdm=False) if inputs else []
+        outputs = self._llm.generate(inputs, parameters, use_tqdm=False) if inputs else []
         completions = [
             Completion(query.id, query.text, output.outputs[0].text.strip(),
                        "length" if output.outputs[0].finish_reason == "length" else "stop",

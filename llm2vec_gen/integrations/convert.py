@@ -13,27 +13,31 @@ from llm2vec_gen.types import InputError
 
 
 def convert(
-    source: str | Path, target: str | Path, to: str = "native", revision: str | None = None, backbone: str | None = None
+    source: str | Path,
+    target: str | Path,
+    format: str = "native",
+    revision: str | None = None,
+    backbone: str | None = None,
 ) -> Path:
-    """Read `source` (folder or hub id, any format), write `target` (a new folder) as `to`, read it back and compare.
+    """Read `source` (a folder or hub id), write `target` (a new folder) in `format`, read it back and compare.
 
     Tensors are carried over bit by bit. Only the merged format needs the backbone itself (`backbone` replaces the
     recorded path); projections written for a 16-bit backbone in the reference layout are rounded, with a warning.
     """
-    if to not in checkpoints.FORMATS:
-        raise InputError(f"to={to!r} is no format; known: {', '.join(checkpoints.FORMATS)}")
+    if format not in checkpoints.FORMATS:
+        raise InputError(f"format={format} is no format; known: {', '.join(checkpoints.FORMATS)}")
     folder = Path(target)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"to convert into, {folder} must be a new or empty folder; choose another or remove it")
     checkpoint = checkpoints.read(source, revision)
-    if to == "merged":
+    if format == "merged":
         LLM2VecGen.from_pretrained(source, device="cpu", backbone=backbone, revision=revision).save_pretrained(
-            folder, to
+            folder, format
         )
     else:
         place = checkpoint.settings["backbone"]
         settings = checkpoint.settings | {"backbone": place | {"path": backbone or checkpoint.backbone_path()}}
-        checkpoints.write(folder, settings, checkpoint.tensors, checkpoint.files, format=to)
+        checkpoints.write(folder, settings, checkpoint.tensors, checkpoint.files, format=format)
     _compare(checkpoint, checkpoints.read(folder))
     return folder
 

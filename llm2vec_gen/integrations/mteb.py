@@ -73,6 +73,8 @@ def load(
     """
     arguments.pop("embed_dim", None)  # mteb hands it on; ours have one
     model = LLM2VecGen.from_pretrained(path or model_name, device, revision=None if path else revision, **arguments)
+    if instruction is None and not WORDING.is_file():
+        raise InputError(f"{WORDING} is not there: it comes with a checkout; from another place give instruction=...")
     if instruction is None or isinstance(instruction, Mapping):
         instruction = table(instruction or yaml.safe_load(WORDING.read_text(encoding="utf-8")))
     return MtebEncoder(model, instruction)

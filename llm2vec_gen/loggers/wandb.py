@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from llm2vec_gen.loggers.base import Job
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import InputError, one_line
 
 PARTS = ("train", "evaluate", "interpret")
 WITHOUT = "set logger.wandb.offline=true (wandb sync uploads it later) or logger=csv"
@@ -96,7 +96,7 @@ class Wandb(Logger):
                 reinit="create_new",
             )
         except (wandb.errors.CommError, wandb.errors.AuthenticationError) as error:
-            raise InputError(f"wandb cannot be reached ({' '.join(str(error).split())}); {WITHOUT}") from error
+            raise InputError(f"wandb cannot be reached ({one_line(error)}); {WITHOUT}") from error
         except BaseException:  # a signal, with the run half open
             wandb.teardown(exit_code=1)
             raise

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
+from llm2vec_gen.artifacts.files import replacing
 from llm2vec_gen.encoders.base import length_sorted_batches, mean_of
 from llm2vec_gen.encoders.llm2vec import FILES, with_adapter
 from llm2vec_gen.types import InputError, check_whole, one_line
@@ -110,10 +111,9 @@ class AdaptedEncoder(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
         (folder / FILES[0]).write_text(text, encoding="utf-8")
-        temporary = folder / f".tmp-{FILES[1]}"
-        save_file(tensors, temporary, {"format": "pt"})
-        temporary.chmod(0o644)  # as any other file; safetensors makes it private
-        temporary.replace(folder / FILES[1])
+        with replacing(folder / FILES[1]) as temporary:
+            save_file(tensors, temporary, {"format": "pt"})
+            temporary.chmod(0o644)  # as any other file; safetensors makes it private
 
     def unload(self) -> None:
         """Take the adapter off the backbone's model."""

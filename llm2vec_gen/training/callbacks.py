@@ -28,11 +28,12 @@ class Stopped(SystemExit):
 class MetricLog(Callback):
     """Every `every_n_steps` steps, and after the last one, one row of metrics to each logger of the trainer.
 
-    Between them nothing waits for the device.
+    Between them nothing waits for the device. `steps_before`: those of earlier lessons in the same job, after which
+    loggers that know one run go on counting.
     """
 
-    def __init__(self, every_n_steps: int):
-        self.every_n_steps = every_n_steps
+    def __init__(self, every_n_steps: int, steps_before: int = 0):
+        self.every_n_steps, self.steps_before = every_n_steps, steps_before
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         for logger in trainer.loggers:
@@ -45,7 +46,7 @@ class MetricLog(Callback):
         if step % self.every_n_steps == 0 or step == trainer.max_steps:
             readings = pl_module.readings()
             for logger in trainer.loggers:
-                logger.log_metrics(readings, step)
+                logger.log_metrics(readings, step if isinstance(logger, MetricsFile) else self.steps_before + step)
 
 
 class ProgressBar(Callback):

@@ -6,12 +6,12 @@ Rows are written once into a memory-mapped file, so that a corpus of any size is
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llm2vec_gen.artifacts.files import replacing
 from llm2vec_gen.data.base import HashSet, QuerySource
 from llm2vec_gen.types import InputError, one_line
 
@@ -119,13 +119,15 @@ def write_rows(file: Path, source: Any, reads: str, fields: Sequence[str]) -> Co
     names = ["id", *(f"text{place}" for place in range(len(first) - 1))]
     schema = pa.schema([(name, pa.large_string()) for name in names])
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".tmp-{os.getpid()}-{file.name}")
-    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+    with (
+        replacing(file) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, schema) as writer,
+    ):
         rows = itertools.chain([first], rows)
         while chunk := list(itertools.islice(rows, ROWS_AT_A_TIME)):
             columns = [pa.array(column, pa.large_string()) for column in zip(*chunk, strict=True)]
             writer.write_batch(pa.record_batch(columns, schema=schema))
-    temporary.replace(file)
     return CorpusRows(file)
 
 

@@ -10,13 +10,11 @@ import torch
 from torch import Tensor
 
 from llm2vec_gen.training import ranks
-from llm2vec_gen.training.callbacks import MetricLog
 from llm2vec_gen.training.corpus import CorpusRows
 from llm2vec_gen.training.datamodule import TrainingData
 from llm2vec_gen.training.lessons.base import Lesson, LessonBatch
 from llm2vec_gen.training.loader import Counts
 from llm2vec_gen.training.metrics import IntervalMeans
-from llm2vec_gen.training.metrics_file import MetricsFile
 from llm2vec_gen.training.module import TrainingModule
 from llm2vec_gen.types import InputError
 
@@ -71,22 +69,6 @@ class LessonData(TrainingData):
             lambda place: np.random.default_rng([self.seed, step, int(rows[place])]),
         )
         return batch, counts
-
-
-class LessonLog(MetricLog):
-    """As MetricLog; to loggers that know one run, steps go on from where the lesson before stopped."""
-
-    def __init__(self, every_n_steps: int, steps_before: int):
-        super().__init__(every_n_steps)
-        self.steps_before = steps_before
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        pl_module.remember(batch)
-        step = trainer.global_step
-        if step % self.every_n_steps == 0 or step == trainer.max_steps:
-            readings = pl_module.readings()
-            for logger in trainer.loggers:
-                logger.log_metrics(readings, step if isinstance(logger, MetricsFile) else self.steps_before + step)
 
 
 def check_size(name: str, lesson: Lesson, corpus: CorpusRows) -> None:

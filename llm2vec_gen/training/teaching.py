@@ -18,9 +18,10 @@ import torch
 from llm2vec_gen.encoders.llm2vec import FILES
 from llm2vec_gen.models.adapted_encoder import AdaptedEncoder, Lora, make_bidirectional, merge
 from llm2vec_gen.training import ranks
+from llm2vec_gen.training.callbacks import MetricLog
 from llm2vec_gen.training.corpus import CorpusRows, write_rows
 from llm2vec_gen.training.fit import RESUME, run
-from llm2vec_gen.training.lesson_module import LessonData, LessonLog, LessonModule, check_size, seed_of
+from llm2vec_gen.training.lesson_module import LessonData, LessonModule, check_size, seed_of
 from llm2vec_gen.training.lessons.base import Lesson
 from llm2vec_gen.training.metrics_file import MetricsFile
 from llm2vec_gen.training.settings import TrainerSettings
@@ -82,7 +83,7 @@ class Teaching:
             if not _is_taught(place, identity):
                 module = LessonModule(_encoder(backbone, self.lora, lesson, seed_of(seed, number)), lesson, name, seed)
                 data = LessonData(lesson, corpora[name], backbone, seed)
-                log = LessonLog(training.log_every_n_steps, steps_before)
+                log = MetricLog(training.log_every_n_steps, steps_before)
                 _learn(module, data, identity, trainer, place, loggers, [log, *callbacks])
                 counts |= {f"{name}_{key}": value for key, value in data.counts().items()}
             last = MetricsFile(place / "metrics.csv").rows()[-1]

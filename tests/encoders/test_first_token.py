@@ -56,5 +56,5 @@ def test_instructions(model, folder):
 
 
 def test_wrong_path(tmp_path):
-    with pytest.raises(InputError, match=r"teacher.path=.*none .*cannot be loaded"):
+    with pytest.raises(InputError, match=r"encoder's path=.*none .*cannot be loaded"):
         FirstToken(str(tmp_path / "none"))

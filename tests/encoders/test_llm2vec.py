@@ -220,7 +220,7 @@ def test_wrong_folders(qwen3, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="lacks adapter_config.json and adapter_model.safetensors"):
         build((qwen3, None, str(tmp_path / "empty")))
     good = lora_adapter_folder(tmp_path / "good", qwen3)
-    with pytest.raises(InputError, match="teacher.path=.*empty .*cannot be loaded"):
+    with pytest.raises(InputError, match="encoder's path=.*empty .*cannot be loaded"):
         build((str(tmp_path / "empty"), str(good), None))
     (good / "adapter_model.safetensors").write_bytes(b"\x10" * 100)
     with pytest.raises(InputError, match="cannot be used"):

@@ -61,5 +61,5 @@ def test_long_texts_are_cut(folder):
 
 def test_wrong_path(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError, match=r"teacher.path=.*none .*cannot be loaded"):
+    with pytest.raises(InputError, match=r"encoder's path=.*none .*cannot be loaded"):
         SentenceTransformerEncoder(str(tmp_path / "none"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import statistics
 from dataclasses import asdict
 
@@ -135,12 +134,6 @@ def test_queries_and_documents_get_their_own_instruction():
         world.QUERY_INSTRUCTIONS["reasoning"]: set(data.queries.values()),
         world.DOCUMENT_INSTRUCTION: set(data.corpus.values()),
     }
-
-
-def test_mteb_files_go_where_they_are_wanted(tmp_path):
-    Pocket(NoInstruction(), cache=tmp_path).evaluate(Hashed(), "sts")
-    (file,) = tmp_path.rglob("sts.json")
-    assert json.loads(file.read_text())["task_name"] == "sts"
 
 
 def test_unknown_task_suggests_names():

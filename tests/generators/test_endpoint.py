@@ -7,8 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from llm2vec_gen.generators.base import Generator
 from llm2vec_gen.generators.endpoint import EndpointGenerator
-from llm2vec_gen.types import Generator, InputError, Query
+from llm2vec_gen.types import InputError, Query
 
 pytest.importorskip("openai")
 KEY = "sk-very-secret-key-0123456789"

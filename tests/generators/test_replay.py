@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from llm2vec_gen.generators.base import Generator
 from llm2vec_gen.generators.replay import Replay
-from llm2vec_gen.types import Completion, Generator, InputError, Query
+from llm2vec_gen.types import Completion, InputError, Query
 
 
 def test_answers_are_handed_on():

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from llm2vec_gen.encoders.hyde import identity
 from llm2vec_gen.generators.vllm import VLLMGenerator
 from llm2vec_gen.types import InputError, Query
 
@@ -100,7 +101,7 @@ def test_completions_come_in_order_with_their_counts() -> None:
     assert [(row.query_tokens, row.completion_tokens) for row in found] == [(4, 3), (7, 4), (3, 2)]
     assert found[1].query == QUERIES[1].text  # whole, though its prompt was cut
     assert generator.report == {"completions": 3, "prompts_cut": 1, "completions_cut": 1, "blank": 0}
-    assert generator._engine.arguments == {"prefix": True, "length": 11, "share": 0.5}
+    assert generator._llm.arguments == {"prefix": True, "length": 11, "share": 0.5}
     assert generator.complete([]) == []
 
 
@@ -135,3 +136,11 @@ def test_without_the_library_it_names_the_extra(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(InputError, match=r"llm2vec-gen-lightning\[vllm\]"):
         VLLMGenerator("owner/model")
+
+
+def test_answers_kept_by_hyde_are_told_apart_by_model_and_settings() -> None:
+    one = identity(VLLMGenerator("owner/model"))
+    assert identity(VLLMGenerator("owner/model")) == one
+    changes = ({"revision": "abc"}, {"dtype": "float16"}, {"max_new_tokens": 7}, {"seed": 1}, {"sampling": "model"})
+    others = [identity(VLLMGenerator("owner/model", **change)) for change in changes]
+    assert len({one, identity(VLLMGenerator("owner/other")), *others}) == 2 + len(changes)

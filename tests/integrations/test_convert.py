@@ -23,8 +23,8 @@ TEXTS = ["Where does the cat sit?", ""]
 def test_there_and_back_is_equal(name: str, there: str, back: str, tmp_path: Path) -> None:
     family = FAMILIES / name
     backbone = str(family / "backbone")
-    convert(family / "checkpoint", tmp_path / "a", to=there, backbone=backbone)
-    convert(tmp_path / "a", tmp_path / "b", to=back, backbone=backbone)
+    convert(family / "checkpoint", tmp_path / "a", format=there, backbone=backbone)
+    convert(tmp_path / "a", tmp_path / "b", format=back, backbone=backbone)
     first, last = checkpoints.read(family / "checkpoint"), checkpoints.read(tmp_path / "b")
     for tensor in first.tensors:
         assert torch.equal(first.tensors[tensor].double(), last.tensors[tensor].double())
@@ -40,8 +40,8 @@ def test_what_we_train_becomes_the_reference_layout_and_back(family: str, tmp_pa
     model = LLM2VecGen(Backbone(str(folder), device="cpu"), 12, 2, 3, max_length=64).eval()
     model.card = {"teacher": "t", "seed": 7, "losses": {"alignment": 1.0, "reconstruction": 1.0}}
     model.save_pretrained(tmp_path / "native")
-    convert(tmp_path / "native", tmp_path / "reference", to="reference")
-    convert(tmp_path / "reference", tmp_path / "again", to="native")
+    convert(tmp_path / "native", tmp_path / "reference", format="reference")
+    convert(tmp_path / "reference", tmp_path / "again", format="native")
     assert same(checkpoints.read(tmp_path / "native"), checkpoints.read(tmp_path / "again"))
     for place in ("native", "reference", "again"):
         loaded = LLM2VecGen.from_pretrained(tmp_path / place, device="cpu")
@@ -57,13 +57,13 @@ def test_rounding_is_told(tmp_path: Path) -> None:
     checkpoint.tensors["alignment_projection.weight"] = checkpoint.tensors["alignment_projection.weight"].float() + 1e-4
     saved(tmp_path / "native", checkpoint)
     with pytest.warns(UserWarning, match="alignment_projection.weight were rounded to torch.bfloat16"):
-        convert(tmp_path / "native", tmp_path / "reference", to="reference")
+        convert(tmp_path / "native", tmp_path / "reference", format="reference")
 
 
 def test_wrong_targets(tmp_path: Path) -> None:
     source = FAMILIES / "qwen2_5" / "checkpoint"
     with pytest.raises(InputError, match="no format; known: native, reference"):
-        convert(source, tmp_path / "x", to="gguf")
+        convert(source, tmp_path / "x", format="gguf")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("")
     with pytest.raises(InputError, match="new or empty folder"):
