@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,17 @@ def terminated(number: int, frame: Any) -> None:
     raise SystemExit(128 + number)
 
 
+def end_with(parent: int) -> None:
+    """A process that is killed cannot stop those it has started: they stop by themselves, as after a SIGTERM."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 # ---- ranks of our own
 
 
@@ -98,7 +110,7 @@ def _launch(verb: str, plan: Plan, trainer: TrainerSettings) -> Path:
             logging.getLogger(name).setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="llm2vec_gen-ranks-") as folder, _surroundings(trainer):
         job = Path(folder) / "job.json"
-        job.write_text(json.dumps({"verb": verb, **plan.as_job()}), encoding="utf-8")
+        job.write_text(json.dumps({"verb": verb, "parent": os.getpid(), **plan.as_job()}), encoding="utf-8")
         config = LaunchConfig(
             min_nodes=1, max_nodes=1, nproc_per_node=trainer.devices, run_id=job.parent.name, max_restarts=0,
             rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost",
@@ -108,11 +120,19 @@ def _launch(verb: str, plan: Plan, trainer: TrainerSettings) -> Path:
         try:
             elastic_launch(config, sys.executable)("-m", "llm2vec_gen.rank", str(job))
         except SignalException as stop:
-            raise SystemExit(128 + stop.sigval) from None
+            raise _stopped(job.parent, stop.sigval) from None
         except ChildFailedError as error:
             codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
             raise _failure(job.parent, codes) from None
         return Path(json.loads((job.parent / "rank-0.json").read_text(encoding="utf-8"))["folder"])
+
+
+def _stopped(folder: Path, number: int) -> SystemExit:
+    """What to raise after a signal; with the `step` of a training that was stopped, for the first rank has said so."""
+    stop = SystemExit(128 + number)
+    with contextlib.suppress(OSError, KeyError):
+        stop.step = json.loads((folder / "rank-0.json").read_text(encoding="utf-8"))["step"]  # type: ignore[attr-defined]
+    return stop
 
 
 def _failure(folder: Path, codes: dict[int, int]) -> BaseException:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
-import threading
-import time
 import traceback
 import warnings
 from pathlib import Path
@@ -20,24 +19,31 @@ from typing import Any
 
 from llm2vec_gen import pipeline
 from llm2vec_gen.config import Plan
-from llm2vec_gen.launch import perform, terminated
+from llm2vec_gen.launch import end_with, perform, terminated
 from llm2vec_gen.types import InputError, exit_status
 
 
 def main() -> None:
     """Exit status as that of a script."""
-    job, number = Path(sys.argv[1]), int(os.environ["RANK"])
-    threading.Thread(target=_stop_with, args=(os.getppid(),), daemon=True).start()
+    place, number = Path(sys.argv[1]), int(os.environ["RANK"])
+    try:
+        job = json.loads(place.read_text(encoding="utf-8"))
+    except FileNotFoundError:  # stopped in the moment in which it started us
+        sys.exit(128 + signal.SIGTERM)
+    end_with(job["parent"])
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("llm2vec_gen").setLevel(logging.INFO)
     if number == 0:
         signal.signal(signal.SIGTERM, terminated)  # the others hold nothing, and wait where Python cannot hear
     else:
         warnings.simplefilter("ignore")  # the first rank shows them
-    status, word = _perform(json.loads(job.read_text(encoding="utf-8")))
-    temporary = job.with_name(f"tmp-{number}.json")
-    temporary.write_text(json.dumps(word), encoding="utf-8")
-    temporary.replace(job.with_name(f"rank-{number}.json"))
+    status, word = _perform(job)
+    if os.getppid() == job["parent"]:
+        temporary = place.with_name(f"tmp-{number}.json")
+        temporary.write_text(json.dumps(word), encoding="utf-8")
+        temporary.replace(place.with_name(f"rank-{number}.json"))
+    else:
+        shutil.rmtree(place.parent, ignore_errors=True)  # nobody reads it, or clears it away
     sys.exit(status)
 
 
@@ -49,16 +55,9 @@ def _perform(job: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         return exit_status(error), {"wrong": str(error)}
     except Exception as error:
         return exit_status(error), {"error": traceback.format_exc()}
-    except BaseException as error:  # stopped: who stopped it says so
-        return exit_status(error), {}
+    except BaseException as error:  # stopped: who stopped it says so, unless it is a training, which has
+        return exit_status(error), {"step": error.step} if hasattr(error, "step") else {}
     return 0, {"folder": str(folder)}
-
-
-def _stop_with(parent: int) -> None:
-    """A job that is killed cannot stop its ranks: they stop by themselves, as after a SIGTERM, and save."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

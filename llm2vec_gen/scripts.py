@@ -31,6 +31,7 @@ from llm2vec_gen.types import InputError, closest, exit_status, one_line, wrong_
 
 Verb = Callable[[Plan], Path]
 
+DRY = "hydra.launcher.dry=true"  # --dry, in Hydra's words
 WANDB_KEY = re.compile(r"[+~]*_wandb[.=]")
 """What wandb keeps in a run's config for itself, and may hand on where the config of a run is started again."""
 
@@ -54,15 +55,23 @@ def entry(verb: Verb) -> Callable[[], None]:
 
     def main() -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # config errors reach us as exceptions instead of exit status 1
-        sys.argv = ["hydra.launcher.dry=true" if argument == "--dry" else argument for argument in sys.argv]
+        sys.argv = [DRY if argument == "--dry" else argument for argument in sys.argv]
         given = [argument for argument in sys.argv[1:] if not WANDB_KEY.match(argument)]
+        if any(argument.startswith("hydra/launcher=") for argument in given):
+            given.append("-m")  # Hydra would run the one job here, and say nothing
         sys.argv[1:] = sorted(given, key=lambda argument: argument not in ("-m", "--multirun"))  # Hydra wants it first
         _prepare()
         try:
             hydra.main(version_base=None, config_path=str(CONF), config_name="config")(job)()
         except (HydraException, OmegaConfBaseException, InputError) as error:
-            print(f"error: {_unknown_choice(error) or one_line(wrong_input(error) or error)}", file=sys.stderr)
+            print(f"error: {_better_said(error) or one_line(wrong_input(error) or error)}", file=sys.stderr)
             statuses.append(2)
+        except KeyboardInterrupt:
+            print("interrupted: the same command continues where this one stopped", file=sys.stderr)
+            sys.exit(130)
+        except BrokenPipeError:  # who reads the output has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            statuses.append(1)
         except OSError as error:  # Hydra's own output folder
             print(f"error: {error}; choose another folder with paths.outputs=", file=sys.stderr)
             statuses.append(2)
@@ -71,11 +80,15 @@ def entry(verb: Verb) -> Callable[[], None]:
     return main
 
 
-def _unknown_choice(error: Exception) -> str | None:
-    """What to say of a group's choice that has no file: the closest ones that have."""
+def _better_said(error: Exception) -> str | None:
+    """What to say of a group's choice that has no file, the closest ones that have, and of a misplaced --dry."""
+    if DRY in sys.argv and DRY.partition("=")[0] in str(error):
+        return "--dry prints the sbatch file of hydra/launcher=slurm; choose that launcher too"
     if not isinstance(error, MissingConfigException) or "/" not in (missing := error.missing_cfg_file or ""):
         return None
     group, _, choice = missing.partition("/")
+    while "/" in choice and not any((CONF / group).glob("*.yaml")):  # hydra/launcher
+        group, choice = f"{group}/{choice.partition('/')[0]}", choice.partition("/")[2]
     known = sorted(str(file.relative_to(CONF / group).with_suffix("")) for file in (CONF / group).rglob("*.yaml"))
     if not known:
         return None
@@ -112,7 +125,7 @@ def _run_job(verb: Verb, config: DictConfig) -> int:
             folder = _make(verb, config, status)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _failed(2)
     except KeyboardInterrupt:
         print("interrupted: the same command continues where this one stopped", file=sys.stderr)
         raise SystemExit(130) from None
@@ -122,13 +135,20 @@ def _run_job(verb: Verb, config: DictConfig) -> int:
                 print("stopped by a signal: the same command continues where this one stopped", file=sys.stderr)
             raise
         traceback.print_exc()
-        return 1
+        return _failed(1)
     except Exception:
         traceback.print_exc()
-        return 1
+        return _failed(1)
     if config.keep and folder is not None:
         print(folder, flush=True)
     return 0
+
+
+def _failed(code: int) -> int:
+    """The exit status; it ends the process at once in a group of ranks, whose others may still be in this job."""
+    if (started() or 1) > 1:
+        raise SystemExit(code)
+    return code
 
 
 def _make(verb: Verb, config: DictConfig, status: Status | None) -> Path | None:
@@ -194,7 +214,8 @@ def taken_over(status: Status, config: DictConfig) -> bool:
         status.started = earlier.started
         status.end(earlier.state, earlier.exit or 0, earlier.error)
     status.exit = earlier.exit
-    print(f"job {status.number} is {earlier.state}, by {where}", file=sys.stderr)
+    hint = "; sweep.retry_failed=true tries it again" if earlier.state == "failed" else ""
+    print(f"job {status.number} is {earlier.state}, by {where}{hint}", file=sys.stderr)
     if earlier.folder:
         print(earlier.folder, flush=True)
     return True

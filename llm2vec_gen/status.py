@@ -86,10 +86,10 @@ class Status:
     def settled(self, outputs: Path, retry_failed: bool) -> Status | None:
         """The earlier job that spares this one: it is done and its artifact is there, or it failed of itself and
         `retry_failed` is off. One that was stopped, killed or still runs spares nothing: its artifacts are continued
-        or waited for."""
+        or waited for. Nor does one whose input was wrong, for it may be right by now: another trainer, a file."""
         found = [status for place in self._places(outputs) if (status := Status.read(place)) and self._same(status)]
         done = [status for status in found if status.state == "done" and status.exists(outputs)]
-        failed = [status for status in found if status.state == "failed" and status.exit not in STOPPED]
+        failed = [status for status in found if status.state == "failed" and status.exit not in {2, *STOPPED}]
         for group in (done, [] if retry_failed else failed):
             if group:
                 return max(group, key=lambda status: status.finished or "")

@@ -115,6 +115,20 @@ def test_torchrun_starts_the_whole_chain(world: tuple[str, ...], tmp_path: Path)
 
 
 @slow
+def test_a_multirun_under_torchrun_has_one_folder_and_one_table(world: tuple[str, ...], tmp_path: Path) -> None:
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    more = ("trainer=ddp", *TWO, "seed=11,12", f"hydra.sweep.dir={tmp_path}", "-m")
+    process = begin("train", *world, *more, launcher=launcher)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert len(output.splitlines()) == 2
+    assert errors.count("jobs done") == 1
+    assert "2 of 2 jobs done" in errors
+    states = [json.loads((tmp_path / number / "status.json").read_text())["state"] for number in "01"]
+    assert states == ["done", "done"]
+
+
+@slow
 def test_a_stopped_job_stops_its_ranks_and_goes_on(world: tuple[str, ...], tmp_path: Path) -> None:
     """SIGTERM to the job under ddp, SIGKILL of the job under fsdp, the end by one process."""
     outputs = Path(next(text for text in world if text.startswith("paths.outputs=")).partition("=")[2])
@@ -133,6 +147,7 @@ def test_a_stopped_job_stops_its_ranks_and_goes_on(world: tuple[str, ...], tmp_p
         place = wait_for(lambda: list(outputs.glob("train/*-seed7-*/resume/last.ckpt")))[0]
         saved.append((place.stat().st_mtime_ns, rows(outputs)))
         assert "Traceback" not in errors
+        assert errors.count("the same command continues") == 1
     assert saved == sorted(set(saved))  # each stop saved a later step
     (folder,) = made("train", long)
     assert json.loads((folder / "manifest.json").read_text())["counts"]["samples"] == 600 * 4

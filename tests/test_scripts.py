@@ -52,6 +52,25 @@ def test_what_is_done_is_not_done_again_and_what_failed_only_if_asked(tmp_path: 
     assert [len(runs(tmp_path, seed)) for seed in (1, 103)] == [1, 2]
 
 
+def test_wrong_input_may_be_right_the_next_time(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert sweep(tmp_path, "seed=1,102", "sweep.skip_done=true")[0] == 2
+    assert [len(runs(tmp_path, seed)) for seed in (1, 102)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--dry", "--dry prints the sbatch file of hydra/launcher=slurm; choose that launcher too"),
+        ("hydra/launcher=slurmy", "hydra/launcher=slurmy is unknown; expected one of slurm"),
+    ],
+)
+def test_a_misplaced_or_misspelt_launcher_is_said_in_one_line(tmp_path: Path, override: str, message: str) -> None:
+    code, _, err = sweep(tmp_path, "seed=1,2", override)
+    assert (code, err.count("\n")) == (2, 1)
+    assert message in err
+
+
 def test_another_config_or_a_removed_artifact_is_not_done(tmp_path: Path) -> None:
     sweep(tmp_path, "seed=1")
     sweep(tmp_path, "seed=1", "loss.alignment.weight=0.5", "sweep.skip_done=true")

@@ -6,6 +6,7 @@ import getpass
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,23 +17,28 @@ from llm2vec_gen.types import InputError
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one job; `environment` makes its process see that place alone."""
+    """A place for one job: its GPUs or cores. `environment` makes the job's process see that place alone."""
 
     name: str
+    units: tuple[str, ...]
     environment: dict[str, str]
 
-    def hold(self, given_up: Callable[[], bool]) -> FileLock | None:
-        """The slot's lock, once no other sweep on this machine uses the slot; None if the wait was given up."""
+    def hold(self, who: str, given_up: Callable[[], bool] = lambda: False) -> ExitStack | None:
+        """The locks of the slot's units, once nobody else has one of them; None if the wait was given up.
+
+        who: "sweep" or "job", which hold a unit beside each other; a job may outlive its sweep by a moment.
+        """
         folder = Path(tempfile.gettempdir()) / f"llm2vec_gen-slots-{getpass.getuser()}"
         folder.mkdir(exist_ok=True)
-        lock = FileLock(folder / f"{self.name}.lock")
-        while not given_up():
-            try:
-                lock.acquire(timeout=0.5)
-                return lock
-            except Timeout:
-                continue
-        return None
+        with ExitStack() as held:
+            for unit in sorted(self.units):  # in one order, so that nobody waits in a ring
+                lock = FileLock(folder / f"{unit}.{who}.lock")
+                while not lock.is_locked:
+                    if given_up():
+                        return None
+                    with suppress(Timeout):
+                        held.enter_context(lock.acquire(timeout=0.5))
+            return held.pop_all()
 
 
 def slots_of_gpus(devices: list[str], per_job: int, wanted: int | None) -> list[Slot]:
@@ -44,7 +50,10 @@ def slots_of_gpus(devices: list[str], per_job: int, wanted: int | None) -> list[
             f"{len(devices)} GPUs; lower hydra.launcher.slots or trainer.devices"
         )
     groups = [devices[at * per_job : (at + 1) * per_job] for at in range(wanted or there)]
-    return [_slot(f"gpu-{'-'.join(group)}", CUDA_VISIBLE_DEVICES=",".join(group)) for group in groups]
+    return [
+        _slot(f"gpu-{'-'.join(group)}", [f"gpu-{name}" for name in group], CUDA_VISIBLE_DEVICES=",".join(group))
+        for group in groups
+    ]
 
 
 def slots_of_cores(wanted: int | None, threads: int | None) -> list[Slot]:
@@ -61,7 +70,15 @@ def slots_of_cores(wanted: int | None, threads: int | None) -> list[Slot]:
             f"hydra.launcher.slots={count} with hydra.launcher.threads={each} need {each * count} cores, but there are "
             f"{cores} here; lower one of them"
         )
-    return [_slot(f"cores-{at}", CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS=str(each)) for at in range(count)]
+    return [
+        _slot(
+            f"cores-{at}",
+            [f"core-{core}" for core in range(at * each, (at + 1) * each)],
+            CUDA_VISIBLE_DEVICES="",
+            OMP_NUM_THREADS=str(each),
+        )
+        for at in range(count)
+    ]
 
 
 def visible_gpus() -> list[str]:
@@ -73,5 +90,5 @@ def visible_gpus() -> list[str]:
     return named[:count] if named else [str(at) for at in range(count)]
 
 
-def _slot(name: str, **environment: str) -> Slot:
-    return Slot(name, {"LLM2VEC_GEN_SLOT": name, **environment})
+def _slot(name: str, units: list[str], **environment: str) -> Slot:
+    return Slot(name, tuple(units), {"LLM2VEC_GEN_SLOT": name, **environment})

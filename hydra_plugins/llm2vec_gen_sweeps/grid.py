@@ -20,6 +20,7 @@ from hydra_plugins.llm2vec_gen_sweeps._folder import SweepFolder
 from llm2vec_gen.artifacts import digest
 from llm2vec_gen.config import config_digest
 from llm2vec_gen.status import Status, write_table
+from llm2vec_gen.training.settings import rank
 
 
 class GridSweeper(Sweeper):
@@ -43,6 +44,10 @@ class GridSweeper(Sweeper):
         """Run all jobs; the last thing is the table, whatever happened."""
         if OmegaConf.select(self.config, "hydra.launcher.dry"):
             return [self.launcher.launch(jobs, first) for first, jobs in self.batches(arguments)]
+        if rank() > 0:  # of a group that was started from outside: its first rank keeps the books
+            for first, jobs in self.batches(arguments):
+                self.launcher.launch(jobs, initial_job_idx=first)
+            return None
         command = " ".join([self.verb, *arguments])
         with SweepFolder(self.folder).claimed(self.identity(arguments), command):
             OmegaConf.save(self.config, self.folder / "multirun.yaml")

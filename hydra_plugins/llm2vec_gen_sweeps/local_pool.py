@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 from hydra.core.utils import JobReturn
@@ -18,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.llm2vec_gen_sweeps._job import Job
 from hydra_plugins.llm2vec_gen_sweeps._slots import Slot, slots_of_cores, slots_of_gpus, visible_gpus
+from llm2vec_gen.launch import end_with
 from llm2vec_gen.types import check_whole, said
 
 LOG = "job.log"
@@ -70,28 +72,24 @@ class _Pool:
     def run(self, slots: Sequence[Slot]) -> None:
         import joblib.externals.loky  # noqa: F401  here, since two threads that import it at once break each other
 
-        threads = [threading.Thread(target=self._serve, args=(slot,), daemon=True) for slot in slots]
-        try:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        except BaseException:
-            self._stop()
-            for thread in threads:
-                thread.join()
-            raise
+        with ThreadPoolExecutor(len(slots)) as threads:
+            served = [threads.submit(self._serve, slot) for slot in slots]
+            try:
+                for one in served:
+                    one.result()
+            except BaseException:
+                self._stop()
+                wait(served)
+                raise
 
     def _serve(self, slot: Slot) -> None:
-        while (lock := slot.hold(self._over)) is not None:
-            try:
-                job = self.waiting.get_nowait()
-            except queue.Empty:
-                return
-            else:
+        while (held := slot.hold("sweep", self._over)) is not None:
+            with held:
+                try:
+                    job = self.waiting.get_nowait()
+                except queue.Empty:
+                    return
                 self.results[job.number] = self._run(slot, job)
-            finally:
-                lock.release()
 
     def _over(self) -> bool:
         return self._stopping.is_set() or self.waiting.empty()
@@ -104,7 +102,7 @@ class _Pool:
         executor = ProcessPoolExecutor(max_workers=1, env=slot.environment)
         self._running[slot.name] = executor
         try:
-            done = job.returned(executor.submit(job, job.folder / LOG).result())
+            done = job.returned(executor.submit(_in_slot, slot, job, os.getpid()).result())
         except BrokenProcessPool as error:
             done = job.died(f"the job's process died ({_first_line(error.__cause__ or error)}); see {job.folder / LOG}")
         except Exception as error:  # it could not be sent there
@@ -123,6 +121,19 @@ class _Pool:
             for pid in list(executor._processes or {}):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGTERM)
+
+
+def _in_slot(slot: Slot, job: Job, launcher: int) -> int:
+    """In the job's process, which ends with the launcher, saved, and lets nobody else onto its slot until it does."""
+    end_with(launcher)
+    held = slot.hold("job")
+    assert held is not None
+    with held:
+        status = job(job.folder / LOG)
+        if os.getppid() != launcher:
+            sys.stdout.flush()
+            os._exit(status)  # nobody asks for it any more, and the pool's process would wait for ever
+    return status
 
 
 def _say(text: str) -> None:

@@ -54,6 +54,8 @@ class OptunaSweeper(GridSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Trials until the study has enough of them; then the best one."""
         self.space, self.fixed = self._split(arguments)
+        self.drawn_from = {key: _distribution(key, override) for key, override in self.space.items()}
+        self.compose([*self.fixed, *(f"{key}={_first(drawn)}" for key, drawn in self.drawn_from.items())])
         measures.check(Plan.of(self.compose(self.fixed)), self.metric, self.verb)
         self.storage.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(f"{self.storage}.lock")
@@ -77,10 +79,9 @@ class OptunaSweeper(GridSweeper):
     def batches(self, arguments: Sequence[str]) -> Iterator[tuple[int, list[Sequence[str]]]]:
         """`n_jobs` trials at a time; their numbers are those of the study."""
         while (left := self.n_trials - self._finished()) > 0:
-            self._asked = [self.study.ask() for _ in range(min(left, self.n_jobs))]
+            self._asked = [self.study.ask(self.drawn_from) for _ in range(min(left, self.n_jobs))]
             jobs: list[Sequence[str]] = [
-                [*self.fixed, *(_suggested(trial, key, override) for key, override in self.space.items())]
-                for trial in self._asked
+                [*self.fixed, *(f"{key}={value}" for key, value in trial.params.items())] for trial in self._asked
             ]
             yield self._asked[0].number, jobs
 
@@ -106,13 +107,15 @@ class OptunaSweeper(GridSweeper):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._failed = 0
         storage = f"sqlite:///{self.storage}"
-        study = optuna.create_study(
-            storage=storage, study_name=self.name, direction=self.direction, load_if_exists=True
-        )
+        options: Any = {"storage": storage, "study_name": self.name, "direction": self.direction}
+        study = optuna.create_study(**options, load_if_exists=True)
+        made = study.user_attrs.get("identity", identity)
+        if made != identity and not study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
+            optuna.delete_study(study_name=self.name, storage=storage)  # it came to nothing: start anew
+            study, made = optuna.create_study(**options), identity
         # A continued search must not draw the first trials again.
         seed = None if self.seed is None else self.seed + len(study.trials)
         study.sampler = optuna.samplers.TPESampler(seed=seed)
-        made = study.user_attrs.get("identity", identity)
         if made != identity:
             raise InputError(
                 f"the study {self.name} in {self.storage} belongs to `{study.user_attrs['command']}`, which searches "
@@ -151,14 +154,26 @@ class OptunaSweeper(GridSweeper):
         print(f"best: trial {best.number}, {self.metric} {best.value:.6g}, {' '.join(overrides)}", file=sys.stderr)
 
 
-def _suggested(trial: optuna.Trial, key: str, override: Override) -> str:
-    """`key=value` as Optuna chooses it."""
+def _distribution(key: str, override: Override) -> Any:
+    """What Optuna draws the key's values from; InputError where an interval has no values."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
     sweep = override.value()
-    if isinstance(sweep, IntervalSweep):
-        low, high, log = sweep.start, sweep.end, "log" in sweep.tags
-        assert low is not None and high is not None
+    if not isinstance(sweep, IntervalSweep):
+        assert isinstance(sweep, ChoiceSweep | RangeSweep)
+        return CategoricalDistribution(list(override.sweep_string_iterator()))
+    low, high, log = sweep.start, sweep.end, "log" in sweep.tags
+    assert low is not None and high is not None
+    try:
         if isinstance(low, int) and isinstance(high, int):
-            return f"{key}={trial.suggest_int(key, low, high, log=log)}"
-        return f"{key}={trial.suggest_float(key, float(low), float(high), log=log)}"
-    assert isinstance(sweep, ChoiceSweep | RangeSweep)
-    return f"{key}={trial.suggest_categorical(key, list(override.sweep_string_iterator()))}"
+            return IntDistribution(low, high, log)
+        return FloatDistribution(float(low), float(high), log)
+    except ValueError as error:
+        raise InputError(
+            f"{override.input_line}: {error}; give the lower end first{', above 0 for a log scale' if log else ''}"
+        ) from None
+
+
+def _first(drawn: Any) -> Any:
+    """One of the values, for a config that is only looked at."""
+    return drawn.choices[0] if hasattr(drawn, "choices") else drawn.low

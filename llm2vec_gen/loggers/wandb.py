@@ -63,7 +63,11 @@ class Wandb(Logger):
     def _online(self) -> bool:
         import wandb
 
-        return not self.offline and wandb.setup().settings.mode in (None, "online", "shared")
+        try:
+            mode = wandb.setup().settings.mode
+        except ValueError as error:  # a variable of the environment
+            raise InputError(f"wandb refuses its settings ({one_line(error)}); check the variables WANDB_*") from error
+        return not self.offline and mode in (None, "online", "shared")
 
     @property
     def run(self) -> Any:

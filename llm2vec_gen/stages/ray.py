@@ -42,8 +42,9 @@ class Ray(Stage):
             if room < (self.count or 1):
                 there = ", ".join(f"{resources.get(kind, 0):g} {kind}s" for kind in self.takes)
                 raise InputError(
-                    f"stage.workers={self.count} with stage.gpus={self.takes['GPU']} stage.cpus={self.takes['CPU']} "
-                    f"each: Ray shows {there}, room for {room}; lower one of them, or add nodes to the cluster first"
+                    f"stage.workers={self.count or 'null'} with stage.gpus={self.takes['GPU']} "
+                    f"stage.cpus={self.takes['CPU']} each: Ray shows {there}, room for {room}; lower one of them, or "
+                    "add nodes to the cluster first"
                 )
             yield Spread(build, method, self.count or room, self.takes)
 

@@ -52,7 +52,7 @@ class IntervalMeans(torchmetrics.Metric):
 
 @torch.no_grad()
 def observe(output: EncoderOutput, targets: Tensor) -> dict[str, Tensor]:
-    """Cosines and norms of a batch: to the matching target, and the mean over all other targets (NaN for B = 1)."""
+    """Cosines and norms of a rank's batch: to the matching target, and the mean over all others (NaN for B = 1)."""
     embeddings, targets = output.embedding.detach().float(), targets.float()
     cosines = normalize(embeddings, dim=-1) @ normalize(targets, dim=-1).T
     matches, rows = cosines.diagonal().sum(), len(embeddings)

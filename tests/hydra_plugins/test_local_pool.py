@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hydra_plugins.llm2vec_gen_sweeps._slots import slots_of_cores, slots_of_gpus
+from hydra_plugins.llm2vec_gen_sweeps._slots import Slot, slots_of_cores, slots_of_gpus
 from llm2vec_gen.types import InputError
 from tests.hydra_plugins.sweeps import runs, start, statuses, sweep, wait_for
 
@@ -51,6 +51,61 @@ def test_sigterm_reaches_the_jobs_and_no_other_starts(tmp_path: Path) -> None:
     assert (stopped["state"], stopped["exit"], stopped["error"]) == ("failed", 143, "stopped by signal 15")
     assert "NOT STARTED" in err
     assert not runs(tmp_path, 8)
+
+
+def test_a_killed_sweep_takes_its_jobs_along_before_the_slot_is_free(tmp_path: Path) -> None:
+    (tmp_path / "slow").touch()
+    one = ("hydra.launcher.slots=1", f"hydra.sweep.dir={tmp_path}/s")
+    sweep_process = start(tmp_path, POOL, "seed=106,8", *one)
+    wait_for(lambda: runs(tmp_path, 106))
+    pid = runs(tmp_path, 106)[0]["pid"]
+    os.kill(sweep_process.pid, signal.SIGKILL)
+    sweep_process.wait()
+    code, _, _ = sweep(tmp_path, POOL, "seed=9", *one[:1])  # the script fails on a slot that is busy
+    assert code == 0
+    wait_for(lambda: not _runs(pid))
+    (stopped,) = statuses(tmp_path / "s")
+    assert (stopped["state"], stopped["exit"], stopped["error"]) == ("failed", 143, "stopped by signal 15")
+    assert not runs(tmp_path, 8)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_ctrl_c_ends_a_sweep_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "slow").touch()
+    job = start(tmp_path, POOL, "seed=106,8", "hydra.launcher.slots=1")
+    wait_for(lambda: runs(tmp_path, 106))
+    os.killpg(job.pid, signal.SIGINT)
+    _, err = job.communicate(timeout=60)
+    assert job.returncode == 130
+    assert "Traceback" not in err
+    assert err.splitlines()[-1] == "interrupted: the same command continues where this one stopped"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (slots_of_gpus(["0", "1"], 2, None)[0], slots_of_gpus(["0", "1"], 1, None)[1]),
+        (slots_of_cores(1, CORES)[0], slots_of_cores(CORES, 1)[-1]),
+    ],
+)
+def test_a_gpu_or_core_is_held_once_whatever_the_size_of_slots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one: Slot, other: Slot
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    held = one.hold("sweep")
+    assert held is not None
+    tries = iter([False, True])
+    assert other.hold("sweep", lambda: next(tries)) is None
+    held.close()
+    held = other.hold("sweep")
+    assert held is not None
+    held.close()
 
 
 def test_more_slots_than_there_is_room_for_are_refused(tmp_path: Path) -> None:

@@ -100,3 +100,30 @@ def test_what_cannot_be_searched_is_said_in_one_line(world: list[str], override:
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.learning_rate=interval(1e-2,1e-3)", "; give the lower end first"),
+        ("training.learning_rate=tag(log,interval(0,1e-3))", "above 0 for a log scale"),
+        ("training.learning_rat=1,2", "Could not override 'training.learning_rat'"),
+    ],
+)
+def test_a_wrong_space_makes_no_study(world: list[str], override: str, message: str) -> None:
+    name = "hydra.sweeper.study=wrong"
+    done = search(world, override, name)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    with pytest.raises(KeyError):
+        study(world, "wrong")
+
+
+def test_a_study_that_came_to_nothing_is_in_nobodys_way(world: list[str]) -> None:
+    fixed = ["loss.alignment.weight=1", "training.learning_rate=1e-3", "hydra.sweeper.n_trials=1"]
+    name = "hydra.sweeper.study=anew"
+    assert search(world, *fixed, name, "training.batch_size=1000,1001").returncode == 2
+    done = search(world, *fixed, name, "training.batch_size=4,8")
+    assert done.returncode == 0, done.stderr
+    assert [trial.state.name for trial in study(world, "anew").trials] == ["COMPLETE"]

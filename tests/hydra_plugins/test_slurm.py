@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from hydra_plugins.llm2vec_gen_sweeps.slurm import SlurmLauncher
 from llm2vec_gen.types import InputError
-from tests.hydra_plugins.sweeps import runs, statuses, sweep
+from tests.hydra_plugins.sweeps import SCRIPT, runs, statuses, sweep
 
 SLURM = "hydra/launcher=slurm"
 
@@ -54,16 +55,25 @@ def test_a_missing_submitit_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> 
         SlurmLauncher().setup(hydra_context=nothing, task_function=nothing, config=nothing)
 
 
+def test_a_launcher_needs_no_multirun_flag(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    command = [sys.executable, str(SCRIPT), f"paths.outputs={tmp_path}", SLURM, "--dry", "seed=1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "#SBATCH --job-name=llm2vec_gen" in done.stdout
+    assert not runs(tmp_path, 1)
+
+
 @pytest.mark.slow
 def test_submitit_runs_the_jobs_and_a_dead_one_is_marked(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     local = [SLURM, "hydra.launcher.cluster=local"]
     first, second = tmp_path / "sweeps" / "a", tmp_path / "sweeps" / "b"
-    code, out, _ = sweep(tmp_path, *local, "seed=1,105,102", f"hydra.sweep.dir={first}")
+    code, out, _ = sweep(tmp_path, *local, "seed=1,105,103", f"hydra.sweep.dir={first}")
     assert code == 1
     assert [status["state"] for status in statuses(first)] == ["done", "failed", "failed"]
     assert out.splitlines() == [str(tmp_path / "work" / "1")]
-    code, _, _ = sweep(tmp_path, *local, "seed=1,102", "sweep.skip_done=true", f"hydra.sweep.dir={second}")
-    assert code == 2
+    code, _, _ = sweep(tmp_path, *local, "seed=1,103", "sweep.skip_done=true", f"hydra.sweep.dir={second}")
+    assert code == 1
     assert [status["skipped"] for status in statuses(second)] == [str(first / "0"), str(first / "2")]
     assert not (second / "slurm").exists()  # nothing was submitted
