@@ -175,19 +175,14 @@ class Backbone:
         return row.to(self.device, self.dtype) if row.is_floating_point() else self.embed(row)
 
     @torch.no_grad()
-    def prefix_pass(self, queries: Sequence[Tensor], shared: Prefix | None = None) -> Prefix:
-        """Keys and values of the queries (ids), in order. `shared`: one row that stands before each of them."""
-        return self.record([self.embed(query) for query in queries], shared)
-
-    @torch.no_grad()
-    def record(self, rows: Sequence[Tensor], shared: Prefix | None = None) -> Prefix:
-        """As `prefix_pass`, for rows of input vectors."""
+    def prefix_pass(self, rows: Sequence[Tensor], shared: Prefix | None = None) -> Prefix:
+        """Keys and values of rows of ids or input vectors, in order. `shared`: one row that stands before each."""
         lengths = [len(row) for row in rows]
         bundles = self.bundles(lengths)
         parts = []
         for bundle in bundles:
             before = None if shared is None else shared.rows([0] * len(bundle))
-            packed = torch.cat([rows[row] for row in bundle])
+            packed = torch.cat([self.vectors(rows[row]) for row in bundle])
             with record_function("prefix"):
                 own = self.passes.record(packed, [lengths[row] for row in bundle], before)
             parts.append(own if before is None else Prefix.extend(before, own))

@@ -47,7 +47,7 @@ class _Bundle:
     def run(self) -> list[Generated]:
         """Prefill all but the last prompt position, then one token per row and step until every row has stopped."""
         vectors = [self.backbone.vectors(prompt) for prompt in self.prompts]
-        step = self.backbone.passes.steps(self.backbone.record([row[:-1] for row in vectors]), self.limit)
+        step = self.backbone.passes.steps(self.backbone.prefix_pass([row[:-1] for row in vectors]), self.limit)
         inputs = torch.stack([row[-1] for row in vectors])
         for position in range(self.limit):
             tokens = self._choose(self.backbone.logits(step(inputs)), position)

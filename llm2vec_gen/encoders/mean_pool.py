@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from llm2vec_gen.encoders.base import Encoder, chunks, tokenized
+from llm2vec_gen.encoders.base import tokenized
+from llm2vec_gen.encoders.pooled import PooledStates, Span
 from llm2vec_gen.types import InputError, Query, QuerySource
 
-CHUNK = 128  # texts whose states are held at a time
 
-
-class MeanPool(Encoder):
+class MeanPool(PooledStates):
     """The mean over all tokens of the last states after the final norm; causal attention, the backbone's own.
 
     instruction: a fixed one for every text (the teacher of a full JEPA reads a completion under a summarising
@@ -41,10 +40,8 @@ class MeanPool(Encoder):
         max_length: int = 512,
         layer: int = -1,
     ):
-        self.backbone = backbone
-        self.instruction, self.use_instruction = instruction, use_instruction
-        self.max_length, self.layer = max_length, layer
-        self.embedding_dim = int(backbone.hidden_size)
+        super().__init__(backbone, max_length, use_instruction)
+        self.instruction, self.layer = instruction, layer
         self._centre_texts = None if centre is None else list(islice(_texts(centre), centre_size))
         self._centre: Tensor | None = None
         self.whiten, self._scaling = whiten, torch.ones(())
@@ -53,12 +50,11 @@ class MeanPool(Encoder):
 
     def encode(self, texts: Sequence[str], instruction: str | None = None) -> Tensor:
         """The vectors of the texts."""
-        chosen = (instruction if self.use_instruction else None) or self.instruction
-        vectors = self._means(texts, chosen)
+        vectors = super().encode(texts, instruction)
         if self._centre_texts is None:
             return vectors
         if self._centre is None:
-            self._learn_centre(self._means(self._centre_texts, self.instruction).double())
+            self._learn_centre(super().encode(self._centre_texts).double())
         assert self._centre is not None
         return vectors - self._centre if self.whiten is None else (vectors - self._centre) @ self._scaling
 
@@ -69,19 +65,12 @@ class MeanPool(Encoder):
             values = (1 - self.whiten) * values.clamp_min(0) + self.whiten * values.mean()
             self._scaling = (directions * values.clamp_min(1e-12).rsqrt() @ directions.T).float()
 
-    @torch.no_grad()
-    def _means(self, texts: Sequence[str], instruction: str | None) -> Tensor:
-        ids, skips = tokenized(lambda rows: self.backbone.tokenize(rows, self.max_length), texts, instruction)
+    def rows(self, texts: Sequence[str], instruction: str | None) -> list[tuple[list[int], Span]]:
+        """The text behind its instruction; the mean is over the text."""
+        tokenize = partial(self.backbone.tokenize, max_length=self.max_length)
+        ids, skips = tokenized(tokenize, texts, instruction or self.instruction)
         ids = [row or [self.backbone.end_id] for row in ids]
-        vectors = torch.empty(len(ids), self.embedding_dim)
-        order = sorted(range(len(ids)), key=lambda index: -len(ids[index]))
-        with tqdm(total=len(ids), desc="encode", disable=None, leave=False) as bar:
-            for chunk in chunks(order, CHUNK):
-                states = self._states([torch.tensor(ids[index]) for index in chunk])
-                for index, rows in zip(chunk, states, strict=True):
-                    vectors[index] = rows[skips[index] :].float().mean(0).cpu()
-                bar.update(len(chunk))
-        return vectors
+        return [(row, (skip, len(row))) for row, skip in zip(ids, skips, strict=True)]
 
     def _states(self, ids: list[Tensor]) -> list[Tensor]:
         if self.layer == -1:

@@ -40,9 +40,13 @@ class PooledStates(Encoder):
         order = sorted(range(len(rows)), key=lambda index: -len(rows[index][0]))
         with tqdm(total=len(rows), desc="encode", disable=None, leave=False) as bar:
             for chunk in chunks(order, CHUNK):
-                states = self.backbone.states([torch.tensor(rows[index][0]) for index in chunk])
+                states = self._states([torch.tensor(rows[index][0]) for index in chunk])
                 for index, row in zip(chunk, states, strict=True):
                     start, stop = rows[index][1]
                     vectors[index] = row[start:stop].float().mean(0).cpu()
                 bar.update(len(chunk))
         return vectors
+
+    def _states(self, ids: list[Tensor]) -> list[Tensor]:
+        """The states of each row, (L_i, D)."""
+        return self.backbone.states(ids)

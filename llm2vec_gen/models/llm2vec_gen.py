@@ -93,7 +93,7 @@ class LLM2VecGen(nn.Module):
             if self.full_gradient or self.lora is not None:
                 states = self.backbone.full_pass(queries, suffix)
             else:
-                states = self.backbone.suffix_pass(self.backbone.record(queries), suffix)
+                states = self.backbone.suffix_pass(self.backbone.prefix_pass(queries), suffix)
         soft_prompts = self.project(states[:, self.num_thought_tokens :])
         return EncoderOutput(soft_prompts, self.align(soft_prompts))
 

@@ -52,7 +52,7 @@ class QueryPass:
         model = self.model
         before, suffix = model.spelling.split(ids, model.suffix)
         with model.adapted():
-            prefix = self.backbone.record([row[skip:] for row in before], shared)
+            prefix = self.backbone.prefix_pass([row[skip:] for row in before], shared)
             states = self.backbone.suffix_pass(prefix, suffix)
         return states[:, model.num_thought_tokens :]
 
@@ -64,7 +64,7 @@ class QueryPass:
             return None
         vectors, _ = model.spelling.split(self.ids[:1], model.suffix)
         with model.adapted():
-            return self.backbone.record([vectors[0][:common]])
+            return self.backbone.prefix_pass([vectors[0][:common]])
 
     def _before_suffix(self) -> list[Tensor]:
         model = self.model

@@ -9,15 +9,17 @@ from llm2vec_gen.encoders.mean_pool import MeanPool
 from llm2vec_gen.types import InputError
 
 
-class Vectors(MeanPool):
-    """MeanPool over vectors that stand in the texts themselves."""
-
-    def _means(self, texts, instruction):
-        return torch.tensor([[float(number) for number in text.split()] for text in texts])
-
-
 class Backbone:
+    """Its states are the vectors that stand in the texts themselves."""
+
     hidden_size = 3
+
+    def tokenize(self, texts, max_length):
+        self.vectors = torch.tensor([[float(number) for number in text.split()] for text in texts])
+        return [[number] for number in range(len(texts))]
+
+    def states(self, ids):
+        return [self.vectors[row] for row in ids]
 
 
 TEXTS = [
@@ -27,14 +29,14 @@ TEXTS = [
 
 
 def test_full_whitening_gives_the_identity_as_covariance() -> None:
-    vectors = Vectors(Backbone(), centre=TEXTS, centre_size=400, whiten=0.0).encode(TEXTS)
+    vectors = MeanPool(Backbone(), centre=TEXTS, centre_size=400, whiten=0.0).encode(TEXTS)
     assert torch.allclose(vectors.mean(0), torch.zeros(3), atol=1e-4)
     assert torch.allclose(vectors.T.cov(), torch.eye(3), atol=1e-3)
 
 
 def test_a_share_of_1_only_rescales() -> None:
-    centred = Vectors(Backbone(), centre=TEXTS, centre_size=400).encode(TEXTS)
-    scaled = Vectors(Backbone(), centre=TEXTS, centre_size=400, whiten=1.0).encode(TEXTS)
+    centred = MeanPool(Backbone(), centre=TEXTS, centre_size=400).encode(TEXTS)
+    scaled = MeanPool(Backbone(), centre=TEXTS, centre_size=400, whiten=1.0).encode(TEXTS)
     variance = centred.T.cov().diagonal().mean()
     assert torch.allclose(scaled, centred / variance.sqrt(), atol=1e-4)
 
@@ -42,4 +44,4 @@ def test_a_share_of_1_only_rescales() -> None:
 @pytest.mark.parametrize(("whiten", "centre"), [(1.5, TEXTS), (-0.1, TEXTS), (0.5, None)])
 def test_what_cannot_be_whitened_is_refused(whiten: float, centre: list[str] | None) -> None:
     with pytest.raises(InputError, match="whiten"):
-        Vectors(Backbone(), centre=centre, whiten=whiten)
+        MeanPool(Backbone(), centre=centre, whiten=whiten)

@@ -154,7 +154,7 @@ def test_identity_projection_starts_as_the_mean_of_states():
     model = LLM2VecGen(backbone(dtype=torch.float32), 32, 0, 3, max_length=32, projection_init="identity")
     output = model(batch_of(rows(4), rows(2), size=32))
     queries = [model.backbone.embed(row) for row in rows(4)]
-    states = model.backbone.suffix_pass(model.backbone.record(queries), model.suffix[None])
+    states = model.backbone.suffix_pass(model.backbone.prefix_pass(queries), model.suffix[None])
     assert torch.allclose(output.embedding, states.mean(1), atol=1e-6)
 
 

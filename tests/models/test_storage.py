@@ -89,11 +89,11 @@ def test_an_instruction_is_joined_by_one_space_and_computed_once(model, monkeypa
     joined = [f"{instruction.strip()} {text.strip()}" for text in TEXTS]
     expected = torch.cat([model.encode(text) for text in joined])
     calls = []
-    record = type(model.backbone).record
+    prefix_pass = type(model.backbone).prefix_pass
     monkeypatch.setattr(
         type(model.backbone),
-        "record",
-        lambda self, rows, shared=None: calls.append(shared) or record(self, rows, shared),
+        "prefix_pass",
+        lambda self, rows, shared=None: calls.append(shared) or prefix_pass(self, rows, shared),
     )
     assert (model.encode(TEXTS, instruction) - expected).abs().max() < 1e-5
     assert calls[0] is None and all(shared is calls[1] is not None for shared in calls[1:])
