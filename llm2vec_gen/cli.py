@@ -1,12 +1,15 @@
 """llm2vec-gen encode | search | decode | lens | inspect: a trained model from the command line.
 
-Texts come from the arguments or, line by line, from a file (--file) or standard input. Exit status 2 for wrong input.
+Texts come from the arguments or, line by line, from a file (--file) or standard input, in UTF-8; an empty line is a
+text too. Exit status 2 for wrong input, 1 where whoever reads the output has enough (`| head`).
 """
 
 from __future__ import annotations
 
 import argparse
+import codecs
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,31 +23,35 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> None:
     """The `llm2vec-gen` command."""
-    options = _parser().parse_args(arguments)
+    options = _parse(sys.argv[1:] if arguments is None else arguments)
     try:
         options.run(options)
+        print(end="", flush=True)  # a closed pipe shows here, not when Python ends
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except BrokenPipeError:  # who reads the output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
 
 
 def encode(options: argparse.Namespace) -> None:
     """Write the embeddings of the texts as a float32 .npy file, one row per text, in order."""
     import numpy as np
 
+    _check_output(options.output)
     texts = _texts(options)
-    if not options.output.parent.is_dir():
-        raise InputError(f"--output {options.output}: there is no folder {options.output.parent}")
     embeddings = _model(options).encode(
         texts, instruction=options.instruction, normalize=options.normalize, show_progress=sys.stderr.isatty()
     )
-    np.save(options.output, embeddings.numpy())
+    with options.output.open("wb") as file:  # given a name, numpy would add .npy to it
+        np.save(file, embeddings.numpy())
     print(f"{options.output}  {embeddings.shape[0]} x {embeddings.shape[1]}")
 
 
 def search(options: argparse.Namespace) -> None:
     """Rank the lines of a corpus file for every query, by cosine."""
-    corpus = _lines(options.corpus)
+    corpus = _read(options.corpus)
     queries, model = _texts(options), _model(options)
     documents = model.encode(corpus, instruction=options.document_instruction, normalize=True)
     vectors = model.encode(queries, instruction=options.instruction, normalize=True)
@@ -85,13 +92,23 @@ def inspect(options: argparse.Namespace) -> None:
         print(f"{name:42s} {tuple(tensor.shape)!s:16s} {tensor.dtype}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """Texts may stand before and after options, which argparse allows only in a parser without subcommands."""
+    parser, commands = _parser()
+    if arguments and arguments[0] in commands:
+        return commands[arguments[0]].parse_intermixed_args(arguments[1:])
+    return parser.parse_args(arguments)  # help, or no such command
+
+
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The whole command, and the parser of each subcommand by its name."""
     parser = argparse.ArgumentParser(prog="llm2vec-gen", description="Generative embeddings from a trained checkpoint.")
     commands = parser.add_subparsers(required=True, metavar="command")
+    parsers: dict[str, argparse.ArgumentParser] = {}
 
     def command(run: Callable[[argparse.Namespace], None], texts: bool = True) -> argparse.ArgumentParser:
         name, story = run.__name__, (run.__doc__ or "").split("\n")[0]
-        sub = commands.add_parser(name, help=story, description=story)
+        sub = parsers[name] = commands.add_parser(name, help=story, description=story)
         sub.set_defaults(run=run)
         sub.add_argument("model", help="checkpoint folder or hub id")
         if texts:
@@ -105,21 +122,29 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     sub = command(encode)
-    sub.add_argument("--output", type=Path, default=Path("embeddings.npy"))
+    sub.add_argument("--output", type=Path, default=Path("embeddings.npy"), help="file to write, exactly this name")
     sub.add_argument("--normalize", action="store_true", help="scale every embedding to length 1")
     sub = command(search)
     sub.add_argument("--corpus", type=Path, required=True, help="documents, one per line")
     sub.add_argument("--document-instruction", help="stands before every document")
-    sub.add_argument("--top", type=int, default=5)
-    command(decode).add_argument("--max-new-tokens", type=int, default=64)
-    command(lens).add_argument("--top", type=int, default=5, help="words per compression token")
+    sub.add_argument("--top", type=_positive, default=5, help="documents per query")
+    command(decode).add_argument("--max-new-tokens", type=_positive, default=64)
+    command(lens).add_argument("--top", type=_positive, default=5, help="words per compression token")
     command(inspect, texts=False)
-    return parser
+    return parser, parsers
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number of 1 or more")
+    return int(text)
 
 
 def _model(options: argparse.Namespace) -> LLM2VecGen:
     from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 
+    if options.device:
+        _check_device(options.device)
     return LLM2VecGen.from_pretrained(
         options.model,
         device=options.device,
@@ -129,17 +154,58 @@ def _model(options: argparse.Namespace) -> LLM2VecGen:
     )
 
 
+def _check_device(name: str) -> None:
+    """InputError where this machine has no such device, before any weights are read."""
+    import torch
+
+    kind, count = torch.accelerator.current_accelerator(), torch.accelerator.device_count()
+    found = ["cpu", *([kind.type, *(f"{kind.type}:{index}" for index in range(count))] if kind and count else [])]
+    if name not in found:
+        raise InputError(f"--device {name}: this machine has {', '.join(found)}; choose one of these")
+
+
+def _check_output(file: Path) -> None:
+    """InputError where no file can be written there, before the work is done."""
+    wanted = "expected the name of a file in a folder that exists"
+    if file.is_dir():
+        raise InputError(f"--output {file}: this is a folder; {wanted}, such as {file / 'embeddings.npy'}")
+    if not file.parent.is_dir():
+        raise InputError(f"--output {file}: there is no folder {file.parent}; {wanted}, so make it first")
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise InputError(f"--output {file}: you may not write there; {wanted} and is yours to write")
+
+
 def _texts(options: argparse.Namespace) -> list[str]:
     if options.texts:
         return options.texts
     if options.file is not None:
-        return _lines(options.file)
-    if sys.stdin.isatty():
+        return _read(options.file)
+    if sys.stdin is None or sys.stdin.isatty():
         raise InputError("no texts: give them as arguments, with --file, or on standard input")
-    return [line.rstrip("\n") for line in sys.stdin]
+    return _lines(sys.stdin.buffer.read(), "standard input")
 
 
-def _lines(file: Path) -> list[str]:
-    if not file.is_file():
-        raise InputError(f"there is no file {file}")
-    return file.read_text(encoding="utf-8").splitlines()
+def _read(file: Path) -> list[str]:
+    try:
+        return _lines(file.read_bytes(), str(file))
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}; expected a file of texts, one per line") from None
+
+
+def _lines(data: bytes, source: str) -> list[str]:
+    """The lines as an editor counts them: str.splitlines would also split at form feeds and Unicode separators."""
+    if not (data := data.removeprefix(codecs.BOM_UTF8)):
+        raise InputError(f"{source} is empty; expected texts, one per line")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line, byte = data.count(b"\n", 0, error.start) + 1, data[error.start]
+        raise InputError(
+            f"{source}, line {line}: byte 0x{byte:02x} is not UTF-8, which was expected; convert the text first "
+            "(iconv -f ITS_ENCODING -t UTF-8)"
+        ) from None
+    return [row.removesuffix("\r") for row in text.removesuffix("\n").split("\n")]
+
+
+if __name__ == "__main__":
+    main()

@@ -123,7 +123,7 @@ class Plan:
             return "teacher"
         if name not in self._baselines():
             known = ", ".join([MODEL, "teacher", *self._baselines()])
-            raise InputError(f"encoder={name} is unknown; this config has {known}")
+            raise InputError(f"encoder={name} is unknown; this config has {known}; baseline=[<name>] adds one")
         return f"baseline.{name}"
 
     def _baselines(self) -> list[str]:
@@ -241,6 +241,8 @@ class Plan:
             raise InputError(f"{', '.join(missing)} must be chosen: add {' '.join(f'{key}=...' for key in missing)}")
         for key in ("keep", "sweep.skip_done", "sweep.retry_failed"):
             check_flag(key, OmegaConf.select(self._config, key))
+        if not isinstance(self.settings["seeds"], list):
+            raise InputError(f"seeds={self.settings['seeds']}: expected a list, e.g. seeds=[1,2]")
         for seed in [self.settings["seed"], *self.settings["seeds"]]:
             check_whole("seed", seed, least=0)
             if seed >= 2**32:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from llm2vec_gen import artifacts
 from llm2vec_gen.evaluations.base import by_task
 from llm2vec_gen.loggers.base import listening, tell
-from llm2vec_gen.types import MODEL
+from llm2vec_gen.types import MODEL, check_whole
 
 if TYPE_CHECKING:
     from llm2vec_gen.config import Plan
@@ -200,8 +200,10 @@ def interpret(plan: Plan) -> Path:
     artifact = plan.artifact("interpret")
     with artifact.making() as unfinished:
         if unfinished:
+            limit = plan.settings["interpret"]["limit"]
+            check_whole("interpret.limit", limit, least=0)
             model = plan.build_encoder()
-            queries = _spread(plan.build("interpret.queries"), plan.settings["interpret"]["limit"])
+            queries = _spread(plan.build("interpret.queries"), limit)
             if plan.settings["interpret"]["also"]:
                 queries += plan.build("interpret.also").queries()
             for name, interpreter in plan.build_all("interpreter").items():
@@ -220,7 +222,7 @@ def tabulate(plan: Plan) -> Path:
     scores = [score for artifact in scored for score in artifacts.scores_for_table(artifact)]
     readings = artifacts.read_readings(read.folder) if read.whole else []
     table = plan.build("table").with_readings(readings)
-    if plan.settings["scores"]:
+    if plan.settings["scores"] not in (None, []):
         scores = score_files.read_for(table, plan.settings["scores"])
     elif table.wanted():
         scores = plan.gather(table.wanted(), plan.settings["seeds"])

@@ -63,7 +63,7 @@ def entry(verb: Verb) -> Callable[[], None]:
         _prepare()
         try:
             hydra.main(version_base=None, config_path=str(CONF), config_name="config")(job)()
-        except (HydraException, OmegaConfBaseException, InputError) as error:
+        except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra raises bare ones too
             print(f"error: {_better_said(error) or one_line(wrong_input(error) or error)}", file=sys.stderr)
             statuses.append(2)
         except KeyboardInterrupt:

@@ -72,6 +72,17 @@ def test_a_wrong_order_is_one_line_and_status_2(tmp_path: Path, world: list[str]
     assert "experiments/complete.py" in done.stderr
 
 
+def test_given_scores_are_the_table_or_wrong_input_and_none_given_leaves_holes(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for given, said in ((f"[{tmp_path / 'empty'}]", f"scores=['{tmp_path / 'empty'}'] holds no score"),
+                        ("0", "scores=0: expected a .jsonl file of scores")):  # fmt: skip
+        done = call("tabulate", tmp_path, [], f"scores={given}")
+        assert done.returncode == 2
+        assert len(done.stderr.strip().splitlines()) == 1 and said in done.stderr
+    holes = [made("tabulate", tmp_path, [], *more) for more in ((), ("scores=[]",))]
+    assert holes[0] == holes[1]
+
+
 def test_the_chain_is_whole_and_counts_what_it_dropped(whole: Path) -> None:
     complete = only(whole, "complete")
     counts = read_manifest(complete)["counts"]

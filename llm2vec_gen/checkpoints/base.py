@@ -122,7 +122,10 @@ def write(
     target = Path(folder)
     if target.is_file():
         raise InputError(f"{target} is a file; give the name of a folder to write a checkpoint into")
-    target.mkdir(parents=True, exist_ok=True)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{target} cannot be made ({error.strerror}); give another folder to write into") from None
     importlib.import_module(FORMATS[format]).write(target, checkpoint, **extra)
     return target
 

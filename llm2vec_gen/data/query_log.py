@@ -98,7 +98,9 @@ def _jsonl_records(file: Path, encoding: str, columns: list[str]) -> Iterator[tu
             if not line.strip():
                 continue
             if UNDECODED.search(line):
-                raise InputError(f"{file}:{number} is not {encoding} text; give the file's encoding as data.encoding=")
+                raise InputError(
+                    f"{file}:{number} is no text in data.encoding={encoding.removesuffix('-sig')}; give the file's own"
+                )
             try:
                 record = json.loads(line)
             except (ValueError, RecursionError) as error:
@@ -118,7 +120,9 @@ def _csv_records(file: Path, encoding: str, columns: list[str]) -> Iterator[tupl
         except StopIteration:
             return
         except pyarrow.ArrowInvalid as error:
-            raise InputError(f"{file} cannot be read after row {number}: {one_line(error)}") from error
+            raise InputError(
+                f"{file} cannot be read after row {number}: {one_line(error)}; is data.encoding right?"
+            ) from error
         for start in range(0, len(batch), ROWS_AT_A_TIME):
             for record in batch.slice(start, ROWS_AT_A_TIME).to_pylist():
                 number += 1
@@ -166,7 +170,9 @@ def _csv(file: Path, encoding: str, columns: list[str]) -> pyarrow.csv.CSVStream
     except LookupError as error:
         raise InputError(f"data.encoding={encoding} is unknown; give a name Python knows, e.g. utf-8") from error
     except (pyarrow.ArrowInvalid, UnicodeError) as error:
-        raise InputError(f"{file} is no readable csv: {one_line(error)}") from error
+        raise InputError(
+            f"{file} is no readable csv in data.encoding={encoding.removesuffix('-sig')}: {one_line(error)}"
+        ) from error
 
 
 def _parquet(file: Path) -> pyarrow.parquet.ParquetFile:

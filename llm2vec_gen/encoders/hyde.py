@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llm2vec_gen.encoders.base import Encoder
 from llm2vec_gen.types import Encoder as EncoderContract
-from llm2vec_gen.types import Instruction, Query
+from llm2vec_gen.types import Instruction, Query, check_whole
 
 if TYPE_CHECKING:
     from llm2vec_gen.generators.base import Generator
@@ -41,6 +41,7 @@ class HyDE(Encoder):
         encode_query: bool = True,
         cache: str | Path | None = None,
     ):
+        check_whole("n (of HyDE)", n)
         self.encoder, self.generator, self.own_instruction = encoder, generator, prompts
         self.n, self.encode_query = n, encode_query
         self.embedding_dim = int(encoder.embedding_dim)

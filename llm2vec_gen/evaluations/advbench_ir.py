@@ -8,7 +8,7 @@ from typing import Any
 
 from llm2vec_gen.evaluations.base import Evaluation, data_revision, instruction_for
 from llm2vec_gen.evaluations.ranking import Vectors, hit, ndcg, rank
-from llm2vec_gen.evaluations.records import records
+from llm2vec_gen.evaluations.records import ID, TEXT, records
 from llm2vec_gen.types import Encoder, Instruction, Score
 
 HARMFUL, BENIGN = "AdvBench-IR", "AdvBench-IR-benign"
@@ -84,13 +84,13 @@ class AdvBenchIR(Evaluation):
 
     @cached_property
     def _documents(self) -> list[dict[str, Any]]:
-        columns = ("ID", "query", "document", "title")
-        return records("evaluation.advbench_ir.harmful", self.harmful, columns, revision=self.harmful_revision)
+        columns = {"ID": ID, "query": TEXT, "document": TEXT, "title": TEXT}
+        return records("evaluation.advbench_ir.harmful", self.harmful, columns, None, None, self.harmful_revision, "ID")
 
     @cached_property
     def _passages(self) -> list[dict[str, Any]]:
-        columns = ("ID", "title", "passage")
-        return records("evaluation.advbench_ir.benign", self.benign, columns, revision=self.benign_revision)
+        columns = {"ID": ID, "title": TEXT, "passage": TEXT}
+        return records("evaluation.advbench_ir.benign", self.benign, columns, None, None, self.benign_revision, "ID")
 
     @cached_property
     def _chunks(self) -> dict[str, list[str]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from llm2vec_gen.evaluations.base import Evaluation, data_revision, instruction_for
 from llm2vec_gen.evaluations.ranking import Vectors, ndcg, rank, recall
-from llm2vec_gen.evaluations.records import records
+from llm2vec_gen.evaluations.records import ID, LIST, TEXT, records
 from llm2vec_gen.types import Encoder, InputError, Instruction, Score, closest
 
 DOMAINS = (
@@ -50,7 +50,7 @@ class Bright(Evaluation):
     ) -> None:
         super().__init__(instruction)
         self.path, self.revision = path, revision
-        self.domains = list(domains or DOMAINS)
+        self.domains = [domains] if isinstance(domains, str) else list(domains or DOMAINS)
         for domain in self.domains:
             if domain not in DOMAINS:
                 raise InputError(f"BRIGHT has no domain {domain!r}; expected one of {closest(domain, DOMAINS)}")
@@ -69,6 +69,8 @@ class Bright(Evaluation):
         examples, corpus = self._load(task.removeprefix("bright_"))
         queries = {str(row["id"]): str(row["query"]) for row in examples}
         relevant = {str(row["id"]): {str(id_): 1 for id_ in row["gold_ids"]} for row in examples}
+        if not any(id_ in corpus for gold in relevant.values() for id_ in gold):
+            raise InputError(f"{self.path}: no gold_ids of {task} stand among its documents; is it a whole copy?")
         excluded = {str(row["id"]): [str(id_) for id_ in row["excluded_ids"] if id_ != NOTHING] for row in examples}
         instruction, memory = instruction_for(encoder, self.instruction), Vectors()
         documents = memory.of(encoder, corpus, instruction.document(task, "reasoning"))
@@ -83,7 +85,9 @@ class Bright(Evaluation):
         return rows
 
     def _load(self, domain: str) -> tuple[list[dict[str, Any]], dict[str, str]]:
-        where: Any = {"key": "evaluation.bright.path", "path": self.path, "split": domain, "revision": self.revision}
-        examples = records(name="examples", columns=("query", "id", "excluded_ids", "gold_ids"), **where)
-        documents = records(name="documents", columns=("id", "content"), **where)
+        where: Any = {"key": "evaluation.bright.path", "path": self.path, "split": domain, "revision": self.revision,
+                      "unique": "id"}  # fmt: skip
+        columns = {"query": TEXT, "id": ID, "excluded_ids": LIST, "gold_ids": LIST}
+        examples = records(name="examples", columns=columns, **where)
+        documents = records(name="documents", columns={"id": ID, "content": TEXT}, **where)
         return examples, {str(row["id"]): str(row["content"]) for row in documents}

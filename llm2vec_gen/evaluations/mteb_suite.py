@@ -39,7 +39,7 @@ class MtebSuite(Evaluation):
             raise InputError(f"evaluation {name!r}: give a benchmark of mteb, a selection of its tasks, or both")
         self.name = name
         self.benchmark = benchmark
-        self.selection = list(selection) if selection else None
+        self.selection = [selection] if isinstance(selection, str) else list(selection) if selection else None
         self.languages = list(languages) if languages else None
         self.splits = list(splits)
         self.cache = cache

@@ -6,8 +6,8 @@ from functools import cached_property
 from pathlib import Path
 
 from llm2vec_gen.evaluations.base import Evaluation, data_revision, instruction_for
-from llm2vec_gen.evaluations.ranking import Vectors, hit, ndcg, rank, recall
-from llm2vec_gen.evaluations.records import records
+from llm2vec_gen.evaluations.ranking import SIMILARITIES, Vectors, hit, ndcg, rank, recall
+from llm2vec_gen.evaluations.records import ID, TEXT, records
 from llm2vec_gen.types import Encoder, InputError, Instruction, Score
 
 Relevant = dict[str, dict[str, int]]
@@ -37,6 +37,8 @@ class OwnRetrieval(Evaluation):
         similarity: str = "cosine",
     ) -> None:
         super().__init__(instruction)
+        if similarity not in SIMILARITIES:
+            raise InputError(f"evaluation.own_retrieval.similarity={similarity}: expected {' or '.join(SIMILARITIES)}")
         self.path, self.split, self.task, self.category, self.similarity = path, split, task, category, similarity
 
     def tasks(self) -> list[str]:
@@ -46,6 +48,11 @@ class OwnRetrieval(Evaluation):
     def category_of(self, task: str) -> str:
         """As it was given."""
         return self.category
+
+    def check(self, encoder: Encoder | None = None) -> None:
+        """The files too: they are looked for before anything is trained."""
+        super().check(encoder)
+        self._files()
 
     def evaluate(self, encoder: Encoder, task: str) -> list[Score]:
         """nDCG@10 (main), recall@10 and accuracy at 1, with what each query scored."""
@@ -67,9 +74,7 @@ class OwnRetrieval(Evaluation):
             for metric, scores in values.items()
         ]
 
-    @cached_property
-    def _data(self) -> tuple[dict[str, str], dict[str, str], Relevant]:
-        """Queries, corpus and judgements, checked against each other."""
+    def _files(self) -> dict[str, Path]:
         folder = Path(self.path).expanduser()
         files = {name: folder / name for name in ("queries.jsonl", "corpus.jsonl", f"qrels/{self.split}.tsv")}
         for name, file in files.items():
@@ -78,18 +83,24 @@ class OwnRetrieval(Evaluation):
                     f"evaluation.own_retrieval.path={self.path} has no {name}; expected the layout of BEIR: "
                     f"{', '.join(files)}"
                 )
-        columns = (("_id", "text"), ("_id", "text"), ("query-id", "corpus-id", "score"))
-        asked, documents, judged = (
-            records("evaluation.own_retrieval.path", str(file), wanted)
-            for file, wanted in zip(files.values(), columns, strict=True)
-        )
+        return files
+
+    @cached_property
+    def _data(self) -> tuple[dict[str, str], dict[str, str], Relevant]:
+        """Queries, corpus and judgements, checked against each other."""
+        key = "evaluation.own_retrieval.path"
+        queries, corpus_file, judgements = map(str, self._files().values())
+        asked = records(key, queries, {"_id": ID, "text": TEXT}, unique="_id")
+        documents = records(key, corpus_file, {"_id": ID, "text": TEXT}, unique="_id")
+        judged = records(key, judgements, {"query-id": ID, "corpus-id": ID, "score": ID})
         corpus = {str(row["_id"]): f"{row.get('title') or ''} {row['text']}".strip() for row in documents}
-        texts = {str(row["_id"]): str(row["text"]) for row in asked}
+        texts = {str(row["_id"]): row["text"] for row in asked}
         relevant = self._judgements(judged, texts, corpus)
         return {id_: text for id_, text in texts.items() if id_ in relevant}, corpus, relevant
 
     def _judgements(self, rows: list[dict[str, str]], queries: dict[str, str], corpus: dict[str, str]) -> Relevant:
         relevant: Relevant = {}
+        seen = set()
         for number, row in enumerate(rows, 2):
             query, document = str(row["query-id"]), str(row["corpus-id"])
             where = f"{self.path}/qrels/{self.split}.tsv:{number}"
@@ -100,6 +111,9 @@ class OwnRetrieval(Evaluation):
                 grade = int(row["score"])
             except ValueError:
                 raise InputError(f"{where}: score {row['score']!r} is no whole number") from None
+            if (query, document) in seen:
+                raise InputError(f"{where} judges {document!r} for the query {query!r} a second time; remove one line")
+            seen.add((query, document))
             if grade > 0:
                 relevant.setdefault(query, {})[document] = grade
         if not relevant:

@@ -13,6 +13,7 @@ from llm2vec_gen.evaluations.base import encoder_name
 from llm2vec_gen.types import Encoder
 
 CHUNK = 256  # queries ranked at a time
+SIMILARITIES = ("cosine", "dot")
 
 Ranking = list[str]  # document ids, best first
 

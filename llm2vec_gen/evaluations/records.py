@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from llm2vec_gen.types import InputError, one_line
 
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+TEXT, ID, LIST = (str,), (str, int), (list,)  # what stands in a column
 
 Record = dict[str, Any]
 
@@ -18,29 +19,48 @@ Record = dict[str, Any]
 def records(
     key: str,
     path: str,
-    columns: Sequence[str],
+    columns: Mapping[str, tuple[type, ...]],
     name: str | None = None,
     split: str | None = None,
     revision: str | None = None,
+    unique: str | None = None,
 ) -> list[Record]:
-    """The rows of a split (None: of all) of a configuration (None: the only one), checked to have `columns`.
+    """The rows of a split (None: of all) of a configuration (None: the only one), checked to have `columns` of the
+    given kinds, and no value of `unique` twice.
 
     A local copy is a file, or a folder: of a configuration's own folder in it (or the folder itself) the files named
     after the split (or all) count, in the order of their names. InputError names `key`, what is missing and how to
     provide it.
     """
-    local = Path(path).expanduser()
-    rows = _local(key, local, name, split) if local.exists() else _hub(key, path, name, split, revision)
+    local, where = Path(path).expanduser(), f"{key}={path} ({name or 'all'}, {split or 'all'})"
+    try:
+        rows = _local(key, local, name, split) if local.exists() else _hub(key, path, name, split, revision)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where} is not UTF-8 text ({error}); convert it first") from None
     if not rows:
-        raise InputError(f"{key}={path} ({name or 'all'}, {split or 'all'}) has no rows; expected at least one")
+        raise InputError(f"{where} has no rows; expected at least one")
+    seen = set()
     for number, row in enumerate(rows, 1):
-        missing = [column for column in columns if row.get(column) is None]
-        if missing:
-            raise InputError(
-                f"{key}={path} ({name or 'all'}, {split or 'all'}): row {number} lacks {', '.join(missing)}; it has "
-                f"{', '.join(row)}, expected the columns {', '.join(columns)}"
-            )
+        _check(f"{where}: row {number}", row, columns)
+        if unique:
+            if row[unique] in seen:
+                raise InputError(f"{where}: row {number} has the {unique} {row[unique]!r} of an earlier row")
+            seen.add(row[unique])
     return rows
+
+
+def _check(where: str, row: Record, columns: Mapping[str, tuple[type, ...]]) -> None:
+    missing = [column for column in columns if row.get(column) is None]
+    if missing:
+        raise InputError(
+            f"{where} lacks {', '.join(missing)}; it has {', '.join(map(str, row))}, expected the columns "
+            f"{', '.join(columns)}"
+        )
+    for column, kinds in columns.items():
+        if not isinstance(row[column], kinds):
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            hint = "; a csv or tsv file cannot hold one" if kinds == LIST else ""
+            raise InputError(f"{where}: {column} is {str(row[column])[:60]!r}, expected {expected}{hint}")
 
 
 def _local(key: str, path: Path, name: str | None, split: str | None) -> list[Record]:
@@ -62,7 +82,7 @@ def _read(file: Path) -> Iterator[Record]:
 
         yield from pq.read_table(file).to_pylist()
         return
-    with file.open(encoding="utf-8", newline="") as stream:
+    with file.open(encoding="utf-8-sig", newline="") as stream:
         if file.suffix in (".csv", ".tsv"):
             yield from csv.DictReader(stream, delimiter="\t" if file.suffix == ".tsv" else ",")
             return

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from llm2vec_gen.interpreters.base import Interpreter
-from llm2vec_gen.types import Query, Reading
+from llm2vec_gen.types import Query, Reading, check_whole
 
 
 class LogitLens(Interpreter):
@@ -22,6 +22,7 @@ class LogitLens(Interpreter):
 
     def __init__(self, top: int = 5, batch_size: int = 64) -> None:
         super().__init__(batch_size)
+        check_whole("interpreter.logit_lens.top", top)
         self.top = top
 
     def interpret(self, model: Any, queries: Sequence[Query]) -> list[Reading]:

@@ -197,8 +197,8 @@ def _adapted(backbone: Any, lora: Lora, targets: str | list[str], dropout: float
         ) from error
 
 
-def _set_attention_dropout(model: nn.Module, share: float, path: str) -> None:
-    """Attention layers read the share from themselves, at every pass that trains."""
+def dropout_layers(model: nn.Module, share: float, path: str) -> list[nn.Module]:
+    """The layers that can drop attention weights; InputError where a share is wanted and there are none."""
     layers = [
         module for module in model.modules() if isinstance(getattr(module, "attention_dropout", None), int | float)
     ]
@@ -207,5 +207,10 @@ def _set_attention_dropout(model: nn.Module, share: float, path: str) -> None:
             f"attention_dropout={share}: the attention layers of backbone.path={path} have no dropout to set; "
             "set attention_dropout=0 and rely on lora_dropout"
         )
-    for layer in layers:
+    return layers
+
+
+def _set_attention_dropout(model: nn.Module, share: float, path: str) -> None:
+    """Attention layers read the share from themselves, at every pass that trains."""
+    for layer in dropout_layers(model, share, path):
         layer.attention_dropout = share  # type: ignore[assignment]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from llm2vec_gen.tables.base import Cell, Grid, Table
+from llm2vec_gen.tables.score_files import json_lines
 from llm2vec_gen.tables.score_table import check_one_source
 from llm2vec_gen.tables.statistics import per_query
 from llm2vec_gen.types import InputError, Reading, Score
@@ -86,8 +86,12 @@ class LargestLosses(Table):
         file = path / "queries.jsonl" if path.is_dir() else path
         if not file.is_file():
             raise InputError(f"table queries={self.queries}: there is no {file}; expected BEIR's queries.jsonl")
-        rows = map(json.loads, file.read_text(encoding="utf-8").splitlines())
-        return {str(row["_id"]): str(row["text"]) for row in rows}
+        texts = {}
+        for where, row in json_lines(file, "query"):
+            if missing := [name for name in ("_id", "text") if row.get(name) is None]:
+                raise InputError(f"{where} is no query: it lacks {', '.join(missing)}; expected _id and text")
+            texts[str(row["_id"])] = str(row["text"])
+        return texts
 
     def _decoded(self) -> dict[str, str]:
         return {reading.id: reading.text for reading in self.readings if reading.interpreter == "decoding"}

@@ -7,13 +7,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
+from types import NoneType
+from typing import Any
 
 from llm2vec_gen.tables.base import Table
 from llm2vec_gen.types import InputError, Score
 
-FIELDS = {field.name for field in fields(Score)}
+NUMBER = frozenset({int, float})  # the types of JSON values are compared exactly: a bool is no int
+KINDS: dict[Any, tuple[frozenset[type], str]] = {
+    "str": (frozenset({str}), "a text"),
+    "float": (NUMBER | {NoneType}, "a number, or null for a hole"),
+    "bool": (frozenset({bool}), "true or false"),
+    "int": (frozenset({int}), "a whole number"),
+    "int | None": (frozenset({int, NoneType}), "a whole number or null"),
+    "dict[str, float]": (frozenset({dict}), "an object of query ids and numbers"),
+}
+FIELDS = {field.name: KINDS[field.type] for field in fields(Score)}
+NEEDED = [field.name for field in fields(Score) if field.default is field.default_factory is MISSING]
 
 
 def gathered(scores: Iterable[Score], row: str) -> list[Score]:
@@ -34,23 +46,31 @@ def write(file: Path | str, scores: Iterable[Score]) -> None:
 
 def _short(value: float) -> float:
     rounded = round(value, 8)
-    return int(rounded) if rounded == int(rounded) else rounded
+    return int(rounded) if rounded % 1 == 0 else rounded  # False for nan and inf, which have no int
 
 
 def read(paths: str | Path | Sequence[str | Path]) -> list[Score]:
     """The scores of files, and of all *.jsonl files in folders (recursively, in order of their names)."""
-    found = []
-    for path in [paths] if isinstance(paths, str | Path) else paths:
-        for file in _files(Path(path)):
-            with file.open(encoding="utf-8") as stream:
-                found += [_score(line, f"{file}:{number}") for number, line in enumerate(stream, 1) if line.strip()]
-    return found
+    several = [paths] if isinstance(paths, str | Path) else paths
+    if not isinstance(several, Sequence) or not all(path and isinstance(path, str | Path) for path in several):
+        raise InputError(f"scores={paths!r}: expected a .jsonl file of scores, a folder of them, or a list of these")
+    return [
+        _score(record, where)
+        for path in several
+        for file in _files(Path(path))
+        for where, record in json_lines(file, "score row")
+    ]
 
 
 def read_for(table: Table, paths: str | Path | Sequence[str | Path]) -> list[Score]:
-    """The scores of files for a table; InputError if it draws none of them, which says whose they are."""
+    """The scores of files for a table; InputError if there are none, or if it draws none, which says whose they are."""
     scores = read(paths)
-    if scores and not any(table.draws(score) for score in scores):
+    if not scores:
+        raise InputError(
+            f"scores={paths} holds no score; expected .jsonl files with one score per line, or folders of them; leave "
+            "scores out to tabulate what is in paths.outputs"
+        )
+    if not any(table.draws(score) for score in scores):
         evaluations, rows = sorted({score.evaluation for score in scores}), sorted({score.encoder for score in scores})
         raise InputError(
             f"scores={paths}: none of these {len(scores)} scores belongs to this table; they are of "
@@ -72,12 +92,44 @@ def _files(path: Path) -> Iterator[Path]:
         raise InputError(f"scores: {path} does not exist; expected a .jsonl file of scores or a folder of them")
 
 
-def _score(line: str, where: str) -> Score:
-    try:
-        record = json.loads(line)
-        unknown = record.keys() - FIELDS
-        if unknown:
-            raise ValueError(f"unknown fields {sorted(unknown)}")
-        return Score(**record)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{where} is no score row: {error}; expected what experiments/evaluate.py writes") from None
+def json_lines(file: Path, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a JSON-lines file after their places, "file:line"; a line that is no `kind` is an InputError."""
+    with file.open("rb") as stream:  # as bytes lines end at newlines alone, and what is not UTF-8 has a line number
+        for number, line in enumerate(stream, 1):
+            if line.strip():
+                try:
+                    record = json.loads(line.decode("utf-8-sig"))
+                    if not isinstance(record, dict):
+                        raise ValueError(f"it is {_json(record)}")
+                except ValueError as error:
+                    raise InputError(
+                        f"{file}:{number} is no {kind}: {error}; expected a JSON object in UTF-8"
+                    ) from None
+                yield f"{file}:{number}", record
+
+
+def _score(record: dict[str, Any], where: str) -> Score:
+    if wrong := _wrong(record):
+        raise InputError(f"{where} is no score row: {wrong}")
+    return Score(**record)
+
+
+def _wrong(record: dict[str, Any]) -> str | None:
+    """The first thing that keeps an object from being a score."""
+    if unknown := sorted(record.keys() - FIELDS):
+        return f"unknown fields {', '.join(unknown)}; expected those of experiments/evaluate.py: {', '.join(FIELDS)}"
+    if missing := [name for name in NEEDED if name not in record]:
+        return f"it lacks {', '.join(missing)}; expected what experiments/evaluate.py writes"
+    for name, value in record.items():
+        types, expected = FIELDS[name]
+        if type(value) not in types:
+            return f"{name} is {_json(value)}, expected {expected}"
+    values = record.get("per_query", {})
+    if not NUMBER.issuperset(map(type, values.values())):
+        query = next(query for query, value in values.items() if type(value) not in NUMBER)
+        return f"per_query of {_json(query)} is {_json(values[query])}, expected a number"
+    return None
+
+
+def _json(value: Any) -> str:
+    return f"{json.dumps(value, ensure_ascii=False):.60}"

@@ -48,8 +48,7 @@ class Triplets:
     ):
         self.path, self.name, self.split, self.revision, self.limit = path, name, split, revision, limit
         self.columns = [one for one in (query_column, completion_column, negative_column) if one]
-        self._rows = self._open()
-        first: dict[str, Any] = next(iter(self._rows), {})
+        self._rows, first = self._open()
         missing = [column for column in self.columns if column not in first]
         if missing:
             there = ", ".join(first) or "none"
@@ -67,7 +66,8 @@ class Triplets:
             else:
                 self.report["incomplete"] += 1
 
-    def _open(self) -> Any:
+    def _open(self) -> tuple[Any, dict[str, Any]]:
+        """The rows, and the first of them, {} of none."""
         import datasets
 
         file = Path(self.path).expanduser()
@@ -77,8 +77,9 @@ class Triplets:
                 raise InputError(f"teaching.corpus.path={self.path}: expected a file ending in {', '.join(LOADERS)}")
             options = {"path": LOADERS[file.suffix.lower()], "data_files": {self.split: str(file)}}
         try:
-            return datasets.load_dataset(**options, split=self.split, streaming=True)
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            rows = datasets.load_dataset(**options, split=self.split, streaming=True)
+            return rows, next(iter(rows), {})
+        except (OSError, ValueError, RuntimeError, StopIteration, datasets.exceptions.DatasetsError) as error:
             raise InputError(f"teaching.corpus.path={self.path} cannot be read: {one_line(error):.300}") from error
 
 

@@ -16,7 +16,7 @@ import lightning
 import torch
 
 from llm2vec_gen.encoders.llm2vec import FILES
-from llm2vec_gen.models.adapted_encoder import AdaptedEncoder, Lora, make_bidirectional, merge
+from llm2vec_gen.models.adapted_encoder import AdaptedEncoder, Lora, dropout_layers, make_bidirectional, merge
 from llm2vec_gen.training import ranks
 from llm2vec_gen.training.callbacks import MetricLog
 from llm2vec_gen.training.corpus import CorpusRows, write_rows
@@ -53,6 +53,11 @@ class Teaching:
         unknown = [field for field in fields if field not in FIELDS]
         if unknown or not fields:
             raise InputError(f"teaching.fields={list(fields)}: expected some of {', '.join(FIELDS)}")
+        if isinstance(corpus, str):
+            raise InputError(
+                f"teaching.corpus={corpus}: expected a source of rows, e.g. "
+                f"'teaching.corpus={{_target_: llm2vec_gen.data.query_log.QueryLog, path: {corpus}}}'"
+            )
         self.lessons, self.lora, self.corpus, self.fields = dict(lessons), Lora(**(lora or {})), corpus, tuple(fields)
 
     def teach(
@@ -102,6 +107,7 @@ class Teaching:
         """The rows each lesson reads, checked; lessons that read the same share a file."""
         for lesson in self.lessons.values():
             lesson.prepare(backbone)
+            dropout_layers(backbone.lm, lesson.attention_dropout, backbone.path)
         read = {lesson.reads for lesson in self.lessons.values()}
         rows = {
             reads: write_rows(folder / RESUME / f"{reads}.arrow", source, reads, self.fields) for reads in sorted(read)

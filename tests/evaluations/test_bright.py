@@ -61,6 +61,19 @@ def test_all_domains_and_unknown_ones(folder):
         Bright(INSTRUCTION, str(folder)).evaluate(Longer(), "bright_biology")
 
 
+def test_ids_that_are_no_list_or_not_there(folder):
+    text = (folder / "examples" / "pony.jsonl").read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
+    for gold, message in (
+        ("d1", "gold_ids is 'd1', expected list"),
+        (["d9"], "no gold_ids of bright_pony stand among"),
+    ):
+        changed = [json.dumps(row | {"gold_ids": gold}) for row in rows]
+        (folder / "examples" / "pony.jsonl").write_text("\n".join(changed))
+        with pytest.raises(InputError, match=message):
+            Bright(INSTRUCTION, str(folder), domains="pony").evaluate(Longer(), "bright_pony")
+
+
 def test_missing_columns(folder):
     (folder / "documents" / "pony.jsonl").write_text(json.dumps({"id": "d1", "text": "a"}))
     with pytest.raises(InputError, match="row 1 lacks content; it has id, text"):

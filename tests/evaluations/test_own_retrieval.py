@@ -48,12 +48,35 @@ def test_scores_by_hand(folder):
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("q9\td1\t1", "query 'q9'"), ("q1\td9\t1", "document 'd9'"), ("q1\td1\tmuch", "no whole number")],
+    [
+        ("q9\td1\t1", "query 'q9'"),
+        ("q1\td9\t1", "document 'd9'"),
+        ("q1\td1\tmuch", "no whole number"),
+        ("q1\td1\t0", "judges 'd1' for the query 'q1' a second time"),
+    ],
 )
 def test_judgements_that_do_not_fit(folder, line, message):
     (folder / "qrels" / "test.tsv").write_text(QRELS + line + "\n")
     with pytest.raises(InputError, match=rf"test.tsv:5.*{message}"):
         OwnRetrieval(NoInstruction(), str(folder)).evaluate(Letters(), "own_retrieval")
+
+
+def test_ids_stand_once_and_texts_are_texts(folder):
+    for row, message in (
+        (CORPUS[0], "has the _id 'd1' of an earlier row"),
+        ({"_id": "x", "text": ["a"]}, "expected str"),
+    ):
+        (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, [*CORPUS, row])))
+        with pytest.raises(InputError, match=message):
+            OwnRetrieval(NoInstruction(), str(folder)).evaluate(Letters(), "own_retrieval")
+
+
+def test_what_needs_no_data_is_said_before_any_is_read(folder):
+    with pytest.raises(InputError, match="similarity=euclid: expected cosine or dot"):
+        OwnRetrieval(NoInstruction(), str(folder), similarity="euclid")
+    with pytest.raises(InputError, match="has no qrels/dev.tsv"):
+        OwnRetrieval(NoInstruction(), str(folder), split="dev").check()
+    OwnRetrieval(NoInstruction(), str(folder)).check()
 
 
 def test_missing_files_and_columns(folder):

@@ -41,3 +41,25 @@ def test_the_limit_and_nothing_to_lose():
 def test_a_missing_file(tmp_path):
     with pytest.raises(InputError, match=r"there is no .*queries.jsonl"):
         LargestLosses("x", "y", "own", str(tmp_path)).grids(ROWS)
+
+
+def test_blank_lines_marks_and_separators_in_the_queries(tmp_path):
+    rows = [json.dumps({"_id": name, "text": f"what\u2028is {name}?"}, ensure_ascii=False) for name in "ab"]
+    (tmp_path / "queries.jsonl").write_text("\n \r\n".join(rows) + "\n\n", encoding="utf-8-sig")
+    assert LargestLosses("x", "y", "own", str(tmp_path)).grids(ROWS)[0].rows == ["b: what is b?", "a: what is a?"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"{broken", "Expecting property name"),
+        (b"[1]", r"it is \[1\]; expected a JSON object"),
+        (b'{"_id": "caf\xe9"}', "'utf-8' codec"),
+        (b'{"_id": "a", "title": "x"}', "it lacks text; expected _id and text"),
+        (b'{"_id": null, "text": "x"}', "it lacks _id; expected _id and text"),
+    ],
+)
+def test_a_line_that_is_no_query_is_named(tmp_path, line, message):
+    (tmp_path / "queries.jsonl").write_bytes(b"\n" + line)
+    with pytest.raises(InputError, match=f"queries.jsonl:2 is no query: {message}"):
+        LargestLosses("x", "y", "own", str(tmp_path)).grids(ROWS)

@@ -101,3 +101,10 @@ def test_wrong_triplet_files_are_named(tmp_path: Path, monkeypatch: pytest.Monke
         Triplets(str(tmp_path / "a.txt"))
     with pytest.raises(InputError, match="corpus.path=no/such cannot be read: no such thing"):
         Triplets("no/such")
+
+
+@pytest.mark.parametrize("content", [b"", b"{broken", b'{"query": "\xe9"}'])
+def test_a_damaged_triplet_file_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.jsonl").write_bytes(content)
+    with pytest.raises(InputError, match=r"teaching.corpus.path=.*a.jsonl"):
+        Triplets(str(tmp_path / "a.jsonl"))

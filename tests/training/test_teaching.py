@@ -165,6 +165,12 @@ def test_a_mask_token_and_modules_that_are_not_there(tmp_path: Path) -> None:
     teaching.lessons["mntp"].mask_token = "<blank>"  # type: ignore[attr-defined]
     with pytest.raises(InputError, match="mask_token='<blank>' is no token of the tokenizer of backbone.path=tiny"):
         teaching.teach(_backbone(), completions(), _trainer(), tmp_path, 0)
+    backbone = _backbone()
+    for module in backbone.lm.modules():
+        module.__dict__.pop("attention_dropout", None)
+    with pytest.raises(InputError, match="attention_dropout=0.3: the attention layers .* have no dropout to set"):
+        recipe().teach(backbone, completions(), _trainer(), tmp_path / "none", 0)
+    assert not list((tmp_path / "none").rglob("adapter_model.safetensors"))
     with pytest.raises(InputError, match=r"teaching.lora.target_modules=\['c_attn'\]: .* has no layer c_attn"):
         teach(tmp_path, lora={"target_modules": ["c_attn"]})
 
@@ -196,6 +202,7 @@ def test_recipes_are_checked() -> None:
         ({"lessons": dict.fromkeys("abc", lessons["mntp"])}, "lessons are a, b, c; an encoder stacks one or two"),
         ({"lessons": lessons, "fields": ["answer"]}, r"teaching.fields=\['answer'\]: expected some of query"),
         ({"lessons": lessons, "fields": []}, r"teaching.fields=\[\]"),
+        ({"lessons": lessons, "corpus": "a.jsonl"}, "teaching.corpus=a.jsonl: expected a source of rows"),
     ]:
         with pytest.raises(InputError, match=message):
             Teaching(**wrong)

@@ -1,0 +1,201 @@
+"""The command line, in this process, on a tiny random model."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from llm2vec_gen import LLM2VecGen, cli
+from llm2vec_gen.backbones.base import Backbone
+from tests.builders import tiny_backbone_folder
+
+HARD = "one\ftwo\u2028three\x85four"  # a single line, to all but str.splitlines
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    home = tmp_path_factory.mktemp("home")
+    torch.manual_seed(0)
+    model = LLM2VecGen(Backbone(str(tiny_backbone_folder(home)), device="cpu"), 12, 2, 3, max_length=40)
+    model.eval().save_pretrained(home / "model")
+    return str(home / "model")
+
+
+@pytest.fixture
+def unloaded(monkeypatch) -> None:
+    """Fails the test that loads a model: what is wrong is said before."""
+    monkeypatch.setattr(LLM2VecGen, "from_pretrained", lambda *_, **__: pytest.fail("a model was loaded"))
+
+
+def refused(capsys, *arguments: str) -> str:
+    """What the command says of wrong input, in one line after argparse's own usage."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(list(arguments))
+    said = capsys.readouterr()
+    assert stop.value.code == 2 and said.out == ""
+    *usage, message = said.err.strip().split("\n")
+    assert not usage or usage[0].startswith("usage: ")
+    return message
+
+
+def give(monkeypatch, data: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", ["vectors.npy", "noext", "vectors.v1"])
+def test_encode_writes_the_file_it_names_and_nothing_else(folder, tmp_path, capsys, name):
+    output = tmp_path / name
+    cli.main(["encode", folder, "a cat", "a dog", "--output", str(output), "--normalize"])
+    assert capsys.readouterr().out == f"{output}  2 x 12\n"
+    assert list(tmp_path.iterdir()) == [output]
+    expected = LLM2VecGen.from_pretrained(folder).encode(["a cat", "a dog"], normalize=True)
+    assert np.allclose(np.load(output), expected.numpy(), atol=1e-6)
+
+
+def test_encode_refuses_an_output_that_cannot_be_before_any_work(unloaded, tmp_path, capsys):
+    assert "this is a folder; expected the name of a file" in refused(
+        capsys, "encode", "m", "text", "--output", str(tmp_path)
+    )
+    missing = tmp_path / "none" / "x.npy"
+    message = refused(capsys, "encode", "m", "text", "--output", str(missing))
+    assert f"there is no folder {missing.parent}" in message
+    assert not list(tmp_path.parent.glob("*.npy"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_encode_refuses_a_folder_that_may_not_be_written(unloaded, tmp_path, capsys):
+    tmp_path.chmod(0o500)
+    assert "may not write" in refused(capsys, "encode", "m", "text", "--output", str(tmp_path / "x.npy"))
+
+
+@pytest.mark.parametrize(
+    ("data", "rows"),
+    [
+        (f"{HARD}\nlast\n".encode(), [HARD, "last"]),
+        (f"{HARD}\nlast".encode(), [HARD, "last"]),
+        (b"dos\r\nend\r\n", ["dos", "end"]),
+        (b"mac\rline\n", ["mac\rline"]),
+        (b"\xef\xbb\xbffirst\n\nthird\n", ["first", "", "third"]),
+        (b"\n", [""]),
+    ],
+)
+def test_rows_are_the_lines_of_a_file_and_of_standard_input_alike(monkeypatch, tmp_path, data, rows):
+    file = tmp_path / "texts.txt"
+    file.write_bytes(data)
+    give(monkeypatch, data)
+    assert cli._texts(cli._parse(["encode", "m", "--file", str(file)])) == rows
+    assert cli._texts(cli._parse(["encode", "m"])) == rows
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"fine\ncaf\xe9\n", "line 2: byte 0xe9 is not UTF-8"),
+        (b"\xef\xbb\xbffine\n\xff", "line 2: byte 0xff is not UTF-8"),
+        (b"", "is empty"),
+        (b"\xef\xbb\xbf", "is empty"),
+    ],
+)
+def test_texts_that_cannot_be_read_are_refused_by_name(unloaded, monkeypatch, tmp_path, capsys, data, message):
+    file = tmp_path / "texts.txt"
+    file.write_bytes(data)
+    for arguments in (["encode", "m", "--file", str(file)], ["search", "m", "q", "--corpus", str(file)]):
+        said = refused(capsys, *arguments)
+        assert str(file) in said and message in said and "expected" in said
+    give(monkeypatch, data)
+    said = refused(capsys, "decode", "m")
+    assert "standard input" in said and message in said
+
+
+def test_files_that_are_none_are_refused(unloaded, tmp_path, capsys):
+    for file in (tmp_path, tmp_path / "none.txt"):
+        assert f"{file}: " in refused(capsys, "lens", "m", "--file", str(file))
+        assert f"{file}: " in refused(capsys, "search", "m", "q", "--corpus", str(file))
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "many"])
+@pytest.mark.parametrize(
+    ("command", "option"), [("search", "--top"), ("lens", "--top"), ("decode", "--max-new-tokens")]
+)
+def test_counts_are_whole_numbers_of_one_or_more(capsys, command, option, value):
+    more = ["--corpus", "c"] if command == "search" else []
+    said = refused(capsys, command, "m", "text", *more, option, value)
+    assert f"argument {option}: {value}: expected a whole number of 1 or more" in said
+
+
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(unloaded, monkeypatch, capsys):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: None)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 0)
+    for name in ("cuda", "gpu", "cuda:1"):
+        said = refused(capsys, "lens", "m", "text", "--device", name)
+        assert said == f"error: --device {name}: this machine has cpu; choose one of these"
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+    assert "this machine has cpu, cuda, cuda:0;" in refused(capsys, "lens", "m", "text", "--device", "cuda:1")
+    for name in ("cpu", "cuda", "cuda:0"):
+        cli._check_device(name)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["m", "--corpus", "c", "one", "two"],
+        ["m", "one", "--corpus", "c", "two"],
+        ["m", "one", "two", "--corpus", "c"],
+        ["--corpus", "c", "m", "one", "two"],
+        ["--corpus", "c", "m", "--", "one", "two"],
+    ],
+)
+def test_texts_may_stand_before_and_after_options(arguments):
+    options = cli._parse(["search", *arguments])
+    assert (options.model, options.texts, str(options.corpus)) == ("m", ["one", "two"], "c")
+
+
+def test_what_is_no_option_or_command_is_refused(capsys):
+    assert "unrecognized arguments: --bottom" in refused(capsys, "search", "m", "q", "--corpus", "c", "--bottom")
+    assert "required: --corpus" in refused(capsys, "search", "m", "q")
+    assert "required: model" in refused(capsys, "encode")
+    assert "invalid choice: 'find'" in refused(capsys, "find", "m")
+    assert "required: command" in refused(capsys)
+
+
+def test_search_ranks_the_lines_of_the_corpus(folder, tmp_path, capsys):
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text(f"a spider has eight legs\n{HARD}\nthe cat sat on the mat\n", encoding="utf-8")
+    cli.main(["search", folder, "--corpus", str(corpus), "--top", "2", HARD, "the cat sat on the mat"])
+    lines = capsys.readouterr().out.split("\n")
+    assert lines[0] == HARD and lines[1] == f"  1.000  {HARD}"
+    assert lines[3] == "the cat sat on the mat" and lines[4] == "  1.000  the cat sat on the mat"
+    assert len(lines) == 7
+
+
+def test_decode_and_lens_say_something_of_every_text(folder, capsys):
+    cli.main(["decode", folder, "--max-new-tokens", "3", "a cat", "a dog", "--device", "cpu"])
+    said = capsys.readouterr().out
+    assert said.startswith("a cat\n  ") and "\na dog\n  " in said
+    cli.main(["lens", folder, "a cat", "--top", "2"])
+    text, *positions = capsys.readouterr().out.rstrip("\n").split("\n")
+    assert text == "a cat" and [line.split()[0] for line in positions] == ["1", "2", "3"]
+
+
+def test_a_reader_that_has_enough_ends_the_command_quietly(folder, monkeypatch, capsys):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["inspect", folder])
+    assert stop.value.code == 1 and capsys.readouterr().err == ""
+
+
+def test_the_module_runs_as_a_program():
+    command = [sys.executable, "-m", "llm2vec_gen.cli", "search", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(cli.__file__).parents[1])
+    assert done.returncode == 0 and done.stdout.startswith("usage: llm2vec-gen search ")
