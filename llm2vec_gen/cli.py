@@ -176,6 +176,8 @@ def _check_output(file: Path) -> None:
 
 
 def _texts(options: argparse.Namespace) -> list[str]:
+    if options.texts and options.file:
+        raise InputError("texts are given as arguments and with --file; choose one of the two")
     if options.texts:
         return options.texts
     if options.file is not None:

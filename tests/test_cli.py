@@ -115,6 +115,7 @@ def test_texts_that_cannot_be_read_are_refused_by_name(unloaded, monkeypatch, tm
 
 
 def test_files_that_are_none_are_refused(unloaded, tmp_path, capsys):
+    assert "choose one of the two" in refused(capsys, "lens", "m", "a text", "--file", str(tmp_path / "texts.txt"))
     for file in (tmp_path, tmp_path / "none.txt"):
         assert f"{file}: " in refused(capsys, "lens", "m", "--file", str(file))
         assert f"{file}: " in refused(capsys, "search", "m", "q", "--corpus", str(file))

@@ -157,9 +157,12 @@ def _start(path: Path, identity: dict[str, Any]) -> Path | None:
     if not path.exists():
         return None
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["identity"]
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        saved, of_each_rank = state["identity"], isinstance(state["random"], list)
     except (RuntimeError, KeyError, EOFError, OSError, pickle.UnpicklingError) as error:
         raise InputError(f"{path} cannot be read ({error}); remove it to start this run anew") from error
+    if not of_each_rank:
+        raise InputError(f"{path} was saved by an earlier version; remove it to start this run anew")
     if saved != identity:
         keys = [key for key in {**saved, **identity} if saved.get(key) != identity.get(key)]
         changes = ", ".join(f"{key} {saved.get(key)} -> {identity.get(key)}" for key in keys)

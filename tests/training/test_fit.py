@@ -217,6 +217,15 @@ def test_a_state_of_another_config_is_refused(tmp_path: Path) -> None:
         fit(StubModel(), stub_losses(2.0), data.completions, data.targets, settings, TrainerSettings(), tmp_path, 4)
 
 
+def test_a_state_of_an_earlier_version_is_named(tmp_path: Path) -> None:
+    train(tmp_path)
+    saved = tmp_path / "resume/last.ckpt"
+    state = torch.load(saved, weights_only=True)
+    torch.save(state | {"random": state["random"][0]}, saved)
+    with pytest.raises(InputError, match=r"last\.ckpt was saved by an earlier version; remove it"):
+        train(tmp_path)
+
+
 @pytest.mark.parametrize("damage", [b"", b"no checkpoint", None])
 def test_a_damaged_state_is_named(tmp_path: Path, damage: bytes | None) -> None:
     train(tmp_path)
