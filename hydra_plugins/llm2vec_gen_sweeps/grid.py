@@ -20,7 +20,8 @@ from hydra_plugins.llm2vec_gen_sweeps._folder import SweepFolder
 from llm2vec_gen.artifacts import digest
 from llm2vec_gen.config import config_digest
 from llm2vec_gen.status import Status, write_table
-from llm2vec_gen.training.settings import rank
+from llm2vec_gen.training.settings import rank, started
+from llm2vec_gen.types import InputError
 
 
 class GridSweeper(Sweeper):
@@ -35,6 +36,7 @@ class GridSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        _check_group(config.hydra.runtime.choices["hydra/launcher"])
         self.folder = _pin_folder(config)
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
@@ -112,6 +114,13 @@ class GridSweeper(Sweeper):
         print(write_table(self.folder, statuses), f"in {self.folder}", sep="", file=sys.stderr, flush=True)
         codes = [1 if status.exit is None else status.exit for status in statuses]
         self.task_function.statuses.extend(codes)  # type: ignore[attr-defined]
+
+
+def _check_group(launcher: str) -> None:
+    if (started() or 1) > 1 and launcher != "basic":
+        raise InputError(
+            f"hydra/launcher={launcher} starts the processes of its jobs itself; start it without torchrun or srun"
+        )
 
 
 def _pin_folder(config: DictConfig) -> Path:

@@ -21,6 +21,7 @@ from llm2vec_gen.artifacts import digest
 from llm2vec_gen.artifacts.files import write_json
 from llm2vec_gen.config import Plan, config_digest
 from llm2vec_gen.status import Status
+from llm2vec_gen.training.settings import started
 from llm2vec_gen.types import InputError, check_whole
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ class OptunaSweeper(GridSweeper):
     def _check(self, direction: str | None) -> None:
         if importlib.util.find_spec("optuna") is None:
             raise InputError("hparams_search=optuna needs optuna: pip install 'llm2vec-gen-lightning[search]'")
+        if (started() or 1) > 1:
+            raise InputError(
+                "a search starts the ranks of its trials itself (trainer.devices); start it without torchrun or srun"
+            )
         for name in ("n_trials", "n_jobs"):
             check_whole(f"hydra.sweeper.{name}", getattr(self, name))
         if direction not in (None, "minimize", "maximize"):

@@ -26,7 +26,7 @@ def records(
     unique: str | None = None,
 ) -> list[Record]:
     """The rows of a split (None: of all) of a configuration (None: the only one), checked to have `columns` of the
-    given kinds, and no value of `unique` twice.
+    given kinds; rows that differ have different values of `unique`.
 
     A local copy is a file, or a folder: of a configuration's own folder in it (or the folder itself) the files named
     after the split (or all) count, in the order of their names. InputError names `key`, what is missing and how to
@@ -39,13 +39,11 @@ def records(
         raise InputError(f"{where} is not UTF-8 text ({error}); convert it first") from None
     if not rows:
         raise InputError(f"{where} has no rows; expected at least one")
-    seen = set()
+    seen: dict[Any, Record] = {}
     for number, row in enumerate(rows, 1):
         _check(f"{where}: row {number}", row, columns)
-        if unique:
-            if row[unique] in seen:
-                raise InputError(f"{where}: row {number} has the {unique} {row[unique]!r} of an earlier row")
-            seen.add(row[unique])
+        if unique and seen.setdefault(row[unique], row) != row:
+            raise InputError(f"{where}: row {number} has the {unique} {row[unique]!r} of an earlier row, which differs")
     return rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from llm2vec_gen.types import Batch, EncoderOutput, InputError
 
 
-class Loss(nn.Module):
+class Loss(nn.Module, ABC):
     """`forward(model, output, batch)` gives an unweighted scalar; the training sums `weight` times each.
 
     How to add one: a file beside this one with a subclass, a yaml in conf/loss keyed by the file's name, a test against
@@ -23,6 +24,6 @@ class Loss(nn.Module):
             raise InputError(f"{type(self).__name__}: weight is {weight!r}; expected a number of 0 or more")
         self.weight = float(weight)
 
+    @abstractmethod
     def forward(self, model: Any, output: EncoderOutput, batch: Batch) -> Tensor:
         """Unweighted scalar with gradients to the model's trainables."""
-        raise NotImplementedError

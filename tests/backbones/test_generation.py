@@ -109,7 +109,7 @@ def test_lean_steps_serve_these_families_and_give_the_models_own_states(family):
     assert type(lean) is LeanSteps
     for step in range(3):
         vectors = frozen.embed(rows(3, seed=step)[0])
-        close(lean(vectors), whole(vectors), 1e-6)
+        assert close(lean(vectors), whole(vectors), 1e-6)
         if step == 1:
             for steps in (lean, whole):
                 steps.keep(torch.tensor([2, 0, 1]))

@@ -37,7 +37,7 @@ def test_states_are_those_of_each_row_alone(family, way):
         for states, row in zip(frozen.states(ids), ids, strict=True):
             assert states.shape == (len(row), 32)
             if len(row):
-                close(states, alone(frozen, row), 1e-6)
+                assert close(states, alone(frozen, row), 1e-6)
 
 
 @pytest.mark.parametrize("strip", [2, 64])
@@ -51,7 +51,7 @@ def test_suffix_after_prefix_is_the_end_of_the_whole(family, way, strip, monkeyp
     assert prefix.lengths == list(LENGTHS) and not prefix.keys[0].requires_grad
     found = frozen.suffix_pass(prefix, torch.stack([frozen.embed(tail) for tail in tails]))
     for states, query, tail in zip(found, queries, tails, strict=True):
-        close(states, alone(frozen, torch.cat([query, tail]))[-5:], 1e-6)
+        assert close(states, alone(frozen, torch.cat([query, tail]))[-5:], 1e-6)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -62,7 +62,7 @@ def test_a_shared_beginning_is_computed_once_and_changes_nothing(way):
     once = frozen.prefix_pass(rests, frozen.prefix_pass([shared]))
     assert once.lengths == whole.lengths
     for got, expected in zip(once.keys + once.values, whole.keys + whole.values, strict=True):
-        close(got, expected, 1e-6)
+        assert close(got, expected, 1e-6)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -71,13 +71,13 @@ def test_no_query_has_any_token(way):
     prefix = frozen.prefix_pass(rows(0, 0))
     tail = rows(4)[0]
     states = frozen.suffix_pass(prefix, torch.stack([frozen.embed(tail)] * 2))
-    close(states[1], alone(frozen, tail), 1e-6)
+    assert close(states[1], alone(frozen, tail), 1e-6)
 
 
 def test_full_pass_equals_prefix_and_suffix():
     frozen = backbone()
     queries, suffix = rows(4, 0, 9), torch.randn(3, 5, 32, dtype=torch.float64)
-    close(frozen.full_pass(queries, suffix), frozen.suffix_pass(frozen.prefix_pass(queries), suffix), 1e-9)
+    assert close(frozen.full_pass(queries, suffix), frozen.suffix_pass(frozen.prefix_pass(queries), suffix), 1e-9)
 
 
 def test_neighbours_of_one_shape_share_a_call_and_short_strangers_a_strip():
@@ -117,10 +117,10 @@ def test_a_model_that_cannot_pack_says_so_once_and_runs_padded():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for states, row in zip(frozen.states(ids), ids, strict=True):
-            close(states, alone(frozen, row), 1e-6)
+            assert close(states, alone(frozen, row), 1e-6)
         prefix = frozen.prefix_pass(ids)
         suffix = frozen.suffix_pass(prefix, torch.stack([frozen.embed(rows(3)[0])] * 2))
-    close(suffix[0], alone(frozen, torch.cat([ids[0], rows(3)[0]]))[-3:], 1e-6)
+    assert close(suffix[0], alone(frozen, torch.cat([ids[0], rows(3)[0]]))[-3:], 1e-6)
 
 
 def test_a_model_whose_packed_states_are_wrong_runs_padded(monkeypatch):
@@ -139,8 +139,8 @@ def test_the_packed_model_is_still_an_ordinary_language_model():
     for arguments in ({"input_ids": ids}, {"input_ids": ids, "attention_mask": mask}):
         expected = reference(**arguments).logits
         got = frozen.lm(**arguments).logits
-        close(got[1], expected[1], 1e-9)
-        close(got[0, 2:], expected[0, 2:], 1e-9)
+        assert close(got[1], expected[1], 1e-9)
+        assert close(got[0, 2:], expected[0, 2:], 1e-9)
 
 
 def test_compilation_falls_back_with_one_warning(monkeypatch):
@@ -150,7 +150,7 @@ def test_compilation_falls_back_with_one_warning(monkeypatch):
     with pytest.warns(UserWarning, match=r"torch.compile does not work here \(no compiler\)") as caught:
         frozen = Backbone.of(tiny_lm("qwen3"), None, compile=True)
     assert len(caught) == 1
-    close(frozen.states(rows(5))[0], alone(frozen, rows(5)[0]), 1e-6)
+    assert close(frozen.states(rows(5))[0], alone(frozen, rows(5)[0]), 1e-6)
 
 
 def test_compilation_takes_norms_and_feed_forward_parts_alone(monkeypatch):

@@ -63,7 +63,7 @@ def test_judgements_that_do_not_fit(folder, line, message):
 
 def test_ids_stand_once_and_texts_are_texts(folder):
     for row, message in (
-        (CORPUS[0], "has the _id 'd1' of an earlier row"),
+        (CORPUS[0] | {"text": "else"}, "has the _id 'd1' of an earlier row"),
         ({"_id": "x", "text": ["a"]}, "expected str"),
     ):
         (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, [*CORPUS, row])))

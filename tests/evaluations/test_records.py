@@ -63,7 +63,7 @@ def test_what_is_wrong_is_named(tmp_path):
     [
         ('{"id": "1", "gold": "x1"}', r"row 1: gold is 'x1', expected list; a csv or tsv file cannot hold one"),
         ('{"id": ["1"], "gold": []}', "row 1: id is .* expected str or int"),
-        ('{"id": 7, "gold": []}\n{"id": 7, "gold": []}', "row 2 has the id 7 of an earlier row"),
+        ('{"id": 7, "gold": []}\n{"id": 7, "gold": [1]}', "row 2 has the id 7 of an earlier row"),
         ('{"id": "\xe9"}', "is not UTF-8 text .* convert it first"),
     ],
 )

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from hydra_plugins.llm2vec_gen_sweeps.grid import _check_group
+from hydra_plugins.llm2vec_gen_sweeps.search import OptunaSweeper
 from hydra_plugins.llm2vec_gen_sweeps.slurm import SlurmLauncher
 from llm2vec_gen.types import InputError
 from tests.hydra_plugins.sweeps import SCRIPT, runs, statuses, sweep
@@ -62,6 +64,16 @@ def test_a_launcher_needs_no_multirun_flag(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "#SBATCH --job-name=llm2vec_gen" in done.stdout
     assert not runs(tmp_path, 1)
+
+
+def test_what_starts_processes_itself_is_refused_in_a_group_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    _check_group("slurm")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    _check_group("basic")
+    with pytest.raises(InputError, match="hydra/launcher=slurm starts .* without torchrun"):
+        _check_group("slurm")
+    with pytest.raises(InputError, match="a search starts .* without torchrun"):
+        OptunaSweeper("train/loss", n_trials=1, n_jobs=1, study="search", storage="search.db")
 
 
 @pytest.mark.slow

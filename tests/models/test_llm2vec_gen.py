@@ -62,10 +62,10 @@ def test_losses_and_gradients_are_those_of_the_plain_way(family, way, thought):
         model.backbone.max_tokens_per_micro_batch = budget
         losses, found = gradients(model, batch)
         for name in losses:
-            close(losses[name], expected[name], 1e-6)
+            assert close(losses[name], expected[name], 1e-6)
         assert set(found) == set(wanted)
         for name, gradient in wanted.items():
-            close(found[name], gradient, 1e-6)
+            assert close(found[name], gradient, 1e-6)
 
 
 @pytest.mark.parametrize("option", ["full_gradient", "gradient_checkpointing"])
@@ -79,7 +79,7 @@ def test_options_change_no_gradient(option):
         model.backbone.gradient_checkpointing = True
     _, found = gradients(model, batch)
     for name, gradient in expected.items():
-        close(found[name], gradient, 1e-9)
+        assert close(found[name], gradient, 1e-9)
 
 
 def test_the_frozen_model_gets_no_gradient():
@@ -134,7 +134,7 @@ def test_without_gradients_the_loss_is_the_same():
     with_gradient = ReconstructionLoss()(model, model(batch), batch)
     with torch.no_grad():
         without = ReconstructionLoss()(model, model(batch), batch)
-    close(without, with_gradient, 1e-12)
+    assert close(without, with_gradient, 1e-12)
     assert not without.requires_grad
 
 
@@ -175,7 +175,7 @@ def test_lora_adapts_the_query_pass_alone():
     model = built("qwen3", "packed", 0, **options)
     batch = batch_of(rows(4, 9), rows(12, 3))
     unadapted = built("qwen3", "packed", 0)(batch)
-    close(model(batch).embedding, unadapted.embedding, 1e-12)  # B starts at zero
+    assert close(model(batch).embedding, unadapted.embedding, 1e-12)  # B starts at zero
     with torch.no_grad():
         for up in (term.B for term in model.lora.terms.values()):
             up.normal_(std=0.3)
@@ -184,6 +184,6 @@ def test_lora_adapts_the_query_pass_alone():
     unadapted_backbone = built("qwen3", "packed", 0).backbone
     plain_loss = unadapted_backbone.reconstruction_loss(output.soft_prompts.detach(), batch.completions)
     own_loss = model.backbone.reconstruction_loss(output.soft_prompts, batch.completions)
-    close(own_loss[0], plain_loss[0], 1e-12)
+    assert close(own_loss[0], plain_loss[0], 1e-12)
     own_loss[0].backward()
     assert all(parameter.grad is not None for parameter in model.lora.parameters())
