@@ -71,12 +71,13 @@ def decode(options: argparse.Namespace) -> None:
 
 
 def lens(options: argparse.Namespace) -> None:
-    """Print the vocabulary words nearest to each compression token of each text (logit lens)."""
+    """Print the words that the output head gives each compression token of each text (logit lens)."""
     from llm2vec_gen.interpreters.logit_lens import LogitLens
     from llm2vec_gen.types import Query
 
     queries = [Query(str(row), text) for row, text in enumerate(_texts(options))]
-    for reading in LogitLens(top=options.top).interpret(_model(options), queries):
+    lens = LogitLens(top=options.top, space=options.space)
+    for reading in lens.interpret(_model(options), queries, options.instruction):
         print(reading.query)
         for position, words in enumerate(reading.words, start=1):
             print(f"  {position:2d}  {' '.join(words)}")
@@ -129,7 +130,9 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     sub.add_argument("--document-instruction", help="stands before every document")
     sub.add_argument("--top", type=_positive, default=5, help="documents per query")
     command(decode).add_argument("--max-new-tokens", type=_positive, default=64)
-    command(lens).add_argument("--top", type=_positive, default=5, help="words per compression token")
+    sub = command(lens)
+    sub.add_argument("--top", type=_positive, default=5, help="words per compression token")
+    sub.add_argument("--space", choices=("states", "soft_prompts"), default="states", help="what the head reads")
     command(inspect, texts=False)
     return parser, parsers
 

@@ -167,6 +167,9 @@ class Plan:
         config = {noun: what(self.settings.get(noun)) for noun in READS[verb]} | extra
         before = BEFORE.get(verb, []) if verb != "teach" or self.settings["teaching"]["corpus"] is None else []
         upstream = {name: self.artifact(name).digest for name in before}
+        if verb == "interpret" and (named := self.settings["interpret"]["evaluations"]):
+            config["evaluation"] = {name: what((self.settings.get("evaluation") or {}).get(name)) for name in named}
+            config["instruction"] = what(self.settings["instruction"])
         if verb == "evaluate" and encoder != MODEL:
             config["encoder"], upstream = what(_plain(self._config, self._encoder_node(encoder))), {}
         return Artifact(self.outputs, verb, self._name(verb, encoder), config, upstream)

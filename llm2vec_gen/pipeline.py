@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PRINTED = 5  # queries whose readings the terminal shows; the report has all
+MAX_SCORED_QUERIES = 1000  # of each task that interpret.evaluations names
 
 
 def heard(verb: Callable[..., Path]) -> Callable[..., Path]:
@@ -202,12 +203,15 @@ def interpret(plan: Plan) -> Path:
         if unfinished:
             limit = plan.settings["interpret"]["limit"]
             check_whole("interpret.limit", limit, least=0)
+            sources = [("queries", None, _spread(plan.build("interpret.queries"), limit)), *_scored_queries(plan)]
             model = plan.build_encoder()
-            queries = _spread(plan.build("interpret.queries"), limit)
-            if plan.settings["interpret"]["also"]:
-                queries += plan.build("interpret.also").queries()
             for name, interpreter in plan.build_all("interpreter").items():
-                artifact.write_records(name, interpreter.interpret(model, queries))
+                readings = [
+                    replace(reading, source=source, instruction=instruction)
+                    for source, instruction, queries in sources
+                    for reading in interpreter.interpret(model, queries, instruction)
+                ]
+                artifact.write_records(name, readings)
             artifact.finish(plan.settings)
     return artifact.folder
 
@@ -242,8 +246,8 @@ def tabulate(plan: Plan) -> Path:
         drawn = [score for score in scores if table.draws(score)]
         artifact.write_part("scores.jsonl", lambda path: score_files.write(path, drawn))
         artifact.finish(plan.settings)
-    first = list(dict.fromkeys(reading.id for reading in readings))[:PRINTED]
-    print(files["table.md"], markdown.readings([row for row in readings if row.id in first]), sep="\n")
+    first = list(dict.fromkeys((reading.source, reading.id) for reading in readings))[:PRINTED]
+    print(files["table.md"], markdown.readings([row for row in readings if (row.source, row.id) in first]), sep="\n")
     return plan.publish(artifact)
 
 
@@ -253,6 +257,17 @@ def _evaluations(plan: Plan, encoder: Encoder | None = None) -> dict[str, Evalua
     for evaluation in evaluations:
         evaluation.check(encoder)
     return by_task(evaluations)
+
+
+def _scored_queries(plan: Plan) -> list[tuple[str, str | None, list[Query]]]:
+    """(evaluation, instruction, queries) of what interpret.evaluations names: embedded again as they were scored."""
+    found = []
+    for name in plan.settings["interpret"]["evaluations"]:
+        evaluation = plan.build(f"evaluation.{name}", instruction=plan.build("instruction"))
+        for task in evaluation.tasks():
+            instruction = evaluation.instruction.query(task, evaluation.category_of(task) or "")
+            found.append((name, instruction, evaluation.queries(task)[:MAX_SCORED_QUERIES]))
+    return found
 
 
 def _spread(source: QuerySource, limit: int) -> list[Query]:

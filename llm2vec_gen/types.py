@@ -93,6 +93,15 @@ def check_flag(key: str, value: Any) -> None:
         raise InputError(f"{key}={value}: expected true or false")
 
 
+def repair_surrogates(text: str) -> str:
+    """Return the text with U+FFFD for what UTF-8 cannot encode; a pair of escaped surrogates becomes its character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """One question to the backbone. `answer` is there only where the source knows one (replayed completions)."""
@@ -164,7 +173,10 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one embedding says in words: decoded text, or the top words of each of the K positions."""
+    """What one embedding says in words: decoded text, or the top words of each of the K positions.
+
+    An id is unique within its `source` alone: "queries" (interpret.queries) or the name of an evaluation.
+    """
 
     id: str
     query: str
@@ -172,6 +184,8 @@ class Reading:
     text: str
     words: list[list[str]] = field(default_factory=list)
     completion: str | None = None  # the language model's own answer, where the source knows it
+    source: str = "queries"
+    instruction: str | None = None  # what stood before the query when it was embedded
 
 
 @runtime_checkable

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from llm2vec_gen.types import InputError, Query
+from llm2vec_gen.types import InputError, Query, repair_surrogates
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +160,4 @@ def _id(value: Any, column: str, where: str) -> str:
 
 
 def _readable(text: str) -> str:
-    """Stripped, with U+FFFD for what cannot be written as UTF-8 (a pair of escapes becomes its character)."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text.strip()
+    return repair_surrogates(text).strip()

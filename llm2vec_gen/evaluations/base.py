@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
-from llm2vec_gen.types import Encoder, InputError, Instruction, Score, closest
+from llm2vec_gen.types import Encoder, InputError, Instruction, Query, Score, closest
 
 
 class Evaluation(ABC):
@@ -35,6 +35,12 @@ class Evaluation(ABC):
     def category_of(self, task: str) -> str | None:
         """Whose instruction the task's texts get, where it has none of its own; None where they get none at all."""
         return None
+
+    def queries(self, task: str) -> list[Query]:
+        """The task's queries, for interpreters that read what was scored; InputError where it has none to give."""
+        raise InputError(
+            f"evaluation {self.name!r} has no queries that interpret could read; remove it from interpret.evaluations"
+        )
 
     def size(self, task: str) -> int:
         """About how many characters the task has to encode, as far as that is known without its data; else 0."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from llm2vec_gen.evaluations.base import Evaluation, data_revision, instruction_for
 from llm2vec_gen.evaluations.ranking import SIMILARITIES, Vectors, hit, ndcg, rank, recall
 from llm2vec_gen.evaluations.records import ID, TEXT, records
-from llm2vec_gen.types import Encoder, InputError, Instruction, Score
+from llm2vec_gen.types import Encoder, InputError, Instruction, Query, Score
 
 Relevant = dict[str, dict[str, int]]
 
@@ -53,6 +53,11 @@ class OwnRetrieval(Evaluation):
         """The files too: they are looked for before anything is trained."""
         super().check(encoder)
         self._files()
+
+    def queries(self, task: str) -> list[Query]:
+        """The queries that are scored, by their ids in queries.jsonl."""
+        self.check_task(task)
+        return [Query(id_, text) for id_, text in self._data[0].items()]
 
     def evaluate(self, encoder: Encoder, task: str) -> list[Score]:
         """nDCG@10 (main), recall@10 and accuracy at 1, with what each query scored."""

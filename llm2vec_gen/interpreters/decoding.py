@@ -16,10 +16,10 @@ class Decoding(Interpreter):
         super().__init__(batch_size)
         self.max_new_tokens = max_new_tokens
 
-    def interpret(self, model: Any, queries: Sequence[Query]) -> list[Reading]:
+    def interpret(self, model: Any, queries: Sequence[Query], instruction: str | None = None) -> list[Reading]:
         """`text` is what the embedding decodes to, `completion` the answer the source knows."""
         return [
             Reading(query.id, query.text, "decoding", text.strip(), completion=query.answer)
-            for batch, soft_prompts in self.soft_prompts(model, queries)
+            for batch, soft_prompts in self.batches(model.soft_prompts, queries, instruction)
             for query, text in zip(batch, model.decode(soft_prompts, max_new_tokens=self.max_new_tokens), strict=True)
         ]

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize as unit_length
@@ -15,6 +16,7 @@ from torch.nn.functional import normalize as unit_length
 from llm2vec_gen.backbones.base import Backbone
 from llm2vec_gen.checkpoints import hub
 from llm2vec_gen.models import initial, storage
+from llm2vec_gen.models.arguments import check_max_length, check_new_tokens, check_soft_prompts
 from llm2vec_gen.models.lora import QueryLora
 from llm2vec_gen.models.query_pass import QueryPass
 from llm2vec_gen.models.spelling import Spelling
@@ -41,7 +43,7 @@ class LLM2VecGen(nn.Module):
         self.num_thought_tokens, self.num_compression_tokens = int(num_thought_tokens), int(num_compression_tokens)
         self.max_length, self.full_gradient = int(max_length), full_gradient
         _check_sizes(self)
-        self.room_for_query(self.max_length)
+        self.room_for_query(None)
         hidden, device = backbone.hidden_size, backbone.device
         self.suffix = nn.Parameter(initial.suffix(backbone, self.num_suffix_tokens))
         self.reconstruction_projection = initial.projection(hidden, hidden, projection_init).to(device)
@@ -73,16 +75,20 @@ class LLM2VecGen(nn.Module):
         self.lm.eval()
         return self
 
-    def room_for_query(self, max_length: int) -> int:
-        """How many query tokens fit beside the suffix; InputError where none does."""
-        room = max_length - self.num_suffix_tokens
-        if room < 1:
-            raise InputError(
-                f"max_length is {max_length}, but the suffix alone takes {self.num_suffix_tokens} tokens "
-                f"({self.num_thought_tokens} thought + {self.num_compression_tokens} compression); expected more. "
-                "Raise max_length or use fewer suffix tokens."
-            )
-        return room
+    @property
+    def device(self) -> torch.device:
+        """Where the language model and the trained tensors are."""
+        return self.backbone.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the language model; embeddings are float32 whatever it is."""
+        return self.backbone.dtype
+
+    def room_for_query(self, max_length: int | None) -> int:
+        """Return how many query tokens fit beside the suffix; InputError where none does."""
+        length = check_max_length(max_length, self.max_length, self.num_suffix_tokens, self.backbone.max_positions)
+        return length - self.num_suffix_tokens
 
     # Training
 
@@ -120,8 +126,13 @@ class LLM2VecGen(nn.Module):
         self, texts: Sequence[str], max_length: int | None = None, strip: bool = False
     ) -> list[Tensor]:
         """Ids of the queries; `max_length` tokens include the suffix, so a long query keeps its first ones."""
-        length = max_length or self.max_length
-        self.room_for_query(length)
+        return self.tokenize_and_count(texts, max_length, strip)[0]
+
+    def tokenize_and_count(
+        self, texts: Sequence[str], max_length: int | None = None, strip: bool = False
+    ) -> tuple[list[Tensor], int]:
+        """Ids as `tokenize_queries` gives them, and how many of the texts were cut."""
+        length = self.room_for_query(max_length) + self.num_suffix_tokens
         rows = [text.strip() for text in texts] if strip else list(texts)
         return self.spelling.ids(rows, length, self.num_suffix_tokens)
 
@@ -137,35 +148,53 @@ class LLM2VecGen(nn.Module):
     def encode(self, texts: str | Sequence[str], instruction: str | None = None, batch_size: int = 32,
                max_length: int | None = None, normalize: bool = False,
                show_progress: bool = False) -> Tensor:  # fmt: skip
-        """Embeddings, float32 (N, E) on the CPU, in the order given; a single string gives (1, E).
+        """Return the embeddings of the texts, float32 (N, E) on the CPU, in the order given; a string gives (1, E).
 
         With an instruction, instruction and text are stripped and joined by one space. At most `batch_size` rows and
-        the backbone's token budget run together; neither changes the result.
+        the backbone's token budget run together; neither changes the result. `max_length` counts the suffix too; a
+        longer text keeps its first tokens, with one warning that counts such texts. Raises InputError for arguments
+        of another kind (see arguments.py).
         """
         query_pass = QueryPass.of(self, texts, instruction, batch_size, max_length, show_progress)
         embeddings = query_pass.collect(self.embed_states, (self.embedding_dim,))
         return unit_length(embeddings, dim=1) if normalize else embeddings
 
     @torch.no_grad()
+    def states(self, texts: str | Sequence[str], instruction: str | None = None, batch_size: int = 32,
+               max_length: int | None = None, show_progress: bool = False) -> Tensor:  # fmt: skip
+        """Return the last states h_1..h_K of the compression tokens, float32 (N, K, D) on the CPU, in order.
+
+        They are taken after the final norm and before any projection: what the logit lens reads. Arguments as in
+        `encode`.
+        """
+        query_pass = QueryPass.of(self, texts, instruction, batch_size, max_length, show_progress)
+        return query_pass.collect(lambda states: states, (self.num_compression_tokens, self.backbone.hidden_size))
+
+    @torch.no_grad()
     def soft_prompts(self, texts: str | Sequence[str], instruction: str | None = None, batch_size: int = 32,
                      max_length: int | None = None, show_progress: bool = False) -> Tensor:  # fmt: skip
-        """Soft prompts, float32 (N, K, D) on the CPU, in the order given: what decoding starts from."""
+        """Return the soft prompts p_i = W_recon h_i + b, float32 (N, K, D) on the CPU: what decoding starts from."""
         query_pass = QueryPass.of(self, texts, instruction, batch_size, max_length, show_progress)
         shape = (self.num_compression_tokens, self.backbone.hidden_size)
         return query_pass.collect(self.project, shape)
 
     @torch.no_grad()
-    def decode(self, inputs: Tensor | str | Sequence[str], max_new_tokens: int = 512, instruction: str | None = None,
-               sampling: dict[str, Any] | None = None, seed: int | None = None) -> list[str]:  # fmt: skip
-        """The words that soft prompts (N, K, D) or texts stand for; greedy unless `sampling` says otherwise."""
+    def decode(self, inputs: Tensor | str | Sequence[str], max_new_tokens: int | None = None,
+               instruction: str | None = None, sampling: dict[str, Any] | None = None,
+               seed: int | None = None) -> list[str]:  # fmt: skip
+        """Return the text that the language model continues each soft prompt with.
+
+        `inputs` are soft prompts (N, K, D), as a tensor or a numpy array, or texts, which are embedded first.
+        `max_new_tokens` None is 512, or what the model's positions leave. Greedy unless `sampling` says otherwise.
+        Raises InputError for pooled embeddings, another shape, and values that are not finite.
+        """
+        tokens, size = self.num_compression_tokens, self.backbone.hidden_size
+        limit = check_new_tokens(max_new_tokens, tokens, self.backbone.max_positions)
+        if isinstance(inputs, np.ndarray) and inputs.dtype.kind != "U":
+            inputs = torch.from_numpy(inputs)
         prompts = inputs if isinstance(inputs, Tensor) else self.soft_prompts(inputs, instruction)
-        prompts = prompts[None] if prompts.dim() == 2 else prompts
-        if prompts.dim() != 3 or prompts.shape[2] != self.backbone.hidden_size:
-            raise InputError(
-                f"decode was given a tensor of shape {tuple(prompts.shape)}; expected soft prompts (N, K, "
-                f"{self.backbone.hidden_size}). A pooled embedding cannot be decoded: keep model.soft_prompts(texts)."
-            )
-        results = self.backbone.generate(list(prompts), max_new_tokens, sampling, seed)
+        prompts = check_soft_prompts(prompts, tokens, size)
+        results = self.backbone.generate(list(prompts), limit, sampling, seed)
         texts = [self.tokenizer.decode(ids.tolist(), skip_special_tokens=True) for ids, _ in results]
         return texts if self.end_marker is None else [text.split(self.end_marker)[0] for text in texts]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from llm2vec_gen.backbones.batching import common_prefix, micro_batches
 from llm2vec_gen.backbones.prefix import Prefix
-from llm2vec_gen.types import InputError
+from llm2vec_gen.models.arguments import check_texts
+from llm2vec_gen.types import check_whole
 
 SHARED_FROM = 8  # a common beginning (an instruction) of this many tokens is computed once per call
 
@@ -19,8 +21,7 @@ class QueryPass:
     """The last K states of each text, handed to a projection bundle by bundle; only its result is kept."""
 
     def __init__(self, model: Any, ids: list[Tensor], batch_size: int = 32, show_progress: bool = False):
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}; expected at least 1")
+        check_whole("batch_size", batch_size)
         self.model, self.backbone, self.ids = model, model.backbone, ids
         self.batch_size, self.show_progress = batch_size, show_progress
 
@@ -28,7 +29,16 @@ class QueryPass:
     def of(cls, model: Any, texts: str | Sequence[str], instruction: str | None, batch_size: int,
            max_length: int | None, show_progress: bool) -> QueryPass:  # fmt: skip
         """The pass of texts, each after the instruction; `max_length` counts the suffix too."""
-        ids = model.tokenize_queries(_joined(texts, instruction), max_length)
+        rows = check_texts(texts, instruction)
+        check_whole("batch_size", batch_size)
+        ids, cut = model.tokenize_and_count(rows, max_length)
+        if cut:
+            room = model.room_for_query(max_length)
+            warnings.warn(
+                f"{cut} of {len(rows)} texts are longer than the {room} tokens that fit beside the suffix; their first "
+                f"{room} tokens are embedded (raise max_length to keep more)",
+                stacklevel=3,
+            )
         return cls(model, ids, batch_size, show_progress)
 
     def collect(self, project: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Tensor:
@@ -74,13 +84,3 @@ class QueryPass:
         from tqdm.auto import tqdm
 
         return tqdm(total=total, desc="encode", unit="text", disable=not self.show_progress)
-
-
-def _joined(texts: str | Sequence[str], instruction: str | None) -> list[str]:
-    rows = [texts] if isinstance(texts, str) else list(texts)
-    wrong = next((type(row).__name__ for row in rows if not isinstance(row, str)), None)
-    if wrong is not None:
-        raise InputError(f"encode was given a {wrong} among the texts; expected strings only")
-    if instruction is None or not instruction.strip():
-        return rows
-    return [f"{instruction.strip()} {row.strip()}" for row in rows]

@@ -24,9 +24,11 @@ class Spelling:
     def __init__(self, backbone: Backbone):
         self.backbone, self.tokenizer = backbone, backbone.tokenizer
 
-    def ids(self, texts: Sequence[str], max_length: int, suffix_length: int) -> list[Tensor]:
-        """Ids of each query, its suffix not included."""
-        return self.backbone.tokenize(texts, max_length=max_length - suffix_length)
+    def ids(self, texts: Sequence[str], max_length: int, suffix_length: int) -> tuple[list[Tensor], int]:
+        """Ids of each query, its suffix not included, and how many queries were cut to the room beside it."""
+        room = max_length - suffix_length
+        rows = self.backbone.tokenize(texts, max_length=room + 1)
+        return [row[:room] for row in rows], sum(len(row) > room for row in rows)
 
     def split(self, ids: Sequence[Tensor], suffix: Tensor) -> tuple[list[Tensor], Tensor]:
         """Input vectors of what stands before the suffix, per row, and the suffix vectors (B, S, D)."""
@@ -64,14 +66,15 @@ class LiteralSpelling(Spelling):
                 f"expected {len(own)}; they differ in {differing}. Give the backbone it was trained over"
             )
 
-    def ids(self, texts: Sequence[str], max_length: int, suffix_length: int) -> list[Tensor]:
-        """Ids of each query before its suffix; COMPLETE at the end of a row that gets none."""
+    def ids(self, texts: Sequence[str], max_length: int, suffix_length: int) -> tuple[list[Tensor], int]:
+        """Ids of each query before its suffix, COMPLETE at the end of a row that gets none; how many were cut."""
         if not texts:
-            return []
+            return [], 0
         appended = "".join(self.spellings)
         found = self.tokenizer([text + appended for text in texts], padding=False, truncation=False, verbose=False)
+        cut = sum(len(ids) > max_length for ids in found["input_ids"])
         rows = [torch.tensor(ids[:max_length], dtype=torch.long) for ids in found["input_ids"]]
-        return [self._before(row, suffix_length) for row in rows]
+        return [self._before(row, suffix_length) for row in rows], cut
 
     def _before(self, row: Tensor, suffix_length: int) -> Tensor:
         """A tokenised row without the suffix that stands at its end, or that would have overwritten its end."""

@@ -94,7 +94,11 @@ class LargestLosses(Table):
         return texts
 
     def _decoded(self) -> dict[str, str]:
-        return {reading.id: reading.text for reading in self.readings if reading.interpreter == "decoding"}
+        return {
+            reading.id: reading.text
+            for reading in self.readings
+            if reading.interpreter == "decoding" and reading.source == self.evaluation
+        }
 
 
 def short(text: str | None) -> str | None:

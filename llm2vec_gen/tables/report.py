@@ -108,9 +108,9 @@ def svg(draw: Callable[[Any], None], inches: tuple[float, float], salt: str, tra
 
 def reading_section(readings: Sequence[Reading]) -> str:
     """One card per query with every interpreter's reading of it, in order of appearance; empty if there is none."""
-    by_query: dict[str, list[Reading]] = {}
+    by_query: dict[tuple[str, str], list[Reading]] = {}
     for reading in readings:
-        by_query.setdefault(reading.id, []).append(reading)
+        by_query.setdefault((reading.source, reading.id), []).append(reading)
     return "\n".join(_card(group) for group in by_query.values())
 
 

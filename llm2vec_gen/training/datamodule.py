@@ -82,7 +82,7 @@ class CompletionData(TrainingData):
     def batch(self, step: int, rows: np.ndarray) -> tuple[Batch, Counts]:
         """Counts: samples, tokens, how many queries and completions were cut."""
         completions: list[Completion] = [self._completions[int(row)] for row in rows]
-        queries, queries_cut = self._queries([completion.query for completion in completions])
+        queries, queries_cut = self._model.tokenize_and_count([row.query for row in completions], strip=True)
         answers, answers_cut = self._answers([completion.completion for completion in completions])
         targets = np.stack([np.asarray(self._targets[int(row)], dtype=np.float32) for row in rows])
         batch = Batch([completion.id for completion in completions], queries, answers, torch.from_numpy(targets))
@@ -94,13 +94,6 @@ class CompletionData(TrainingData):
             "completions_cut": answers_cut,
         }
         return batch, counts
-
-    def _queries(self, texts: Sequence[str]) -> tuple[list[torch.Tensor], int]:
-        """Token ids cut to the budget, and how many were: one token more is asked for, to see who had it."""
-        length = self._model.max_length
-        longer = self._model.tokenize_queries(texts, max_length=length + 1, strip=True)
-        suffix = self._model.num_thought_tokens + self._model.num_compression_tokens
-        return _cut(longer, length - suffix)
 
     def _answers(self, texts: Sequence[str]) -> tuple[list[torch.Tensor], int]:
         length = self.settings.max_completion_tokens

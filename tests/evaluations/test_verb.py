@@ -14,6 +14,7 @@ import pytest
 
 from llm2vec_gen import artifacts, pipeline
 from llm2vec_gen.config import Plan, compose
+from llm2vec_gen.types import InputError
 from tests.evaluations.test_own_retrieval import CORPUS, QRELS, QUERIES
 
 ROOT = Path(__file__).parents[2]
@@ -141,11 +142,22 @@ def test_the_trained_models_fingerprint_is_that_of_its_weights(tmp_path: Path) -
 
 def test_the_own_queries_are_interpreted_too(tmp_path: Path, data: Path) -> None:
     settings = ["experiment=smoke", f"paths.outputs={tmp_path}", *two_tasks(data)]
-    queries = list(compose(*settings).build("interpret.also").queries())
-    assert [(query.id, query.text) for query in queries] == [("q1", "ab"), ("q2", "cc"), ("q3", "never judged")]
+    ((source, instruction, queries),) = pipeline._scored_queries(compose(*settings))
+    assert [(query.id, query.text) for query in queries] == [("q1", "ab"), ("q2", "cc")]  # those that are scored
+    assert source == "own_retrieval"
+    evaluation = compose(*settings).build(
+        "evaluation.own_retrieval", instruction=compose(*settings).build("instruction")
+    )
+    assert instruction == evaluation.instruction.query("own_retrieval", "retrieval") is not None
     before = compose(*settings).artifact("interpret").digest
+    assert compose(*settings, "instruction=embedding").artifact("interpret").digest != before
     (data / "queries.jsonl").write_text(json.dumps({"_id": "q1", "text": "another"}))
     assert compose(*settings).artifact("interpret").digest != before
+
+
+def test_an_evaluation_without_queries_of_its_own_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="evaluation 'pocket' has no queries that interpret could read"):
+        pipeline._scored_queries(compose(f"paths.outputs={tmp_path}", "interpret.evaluations=[pocket]"))
 
 
 # ---- failures

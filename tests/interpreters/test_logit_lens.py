@@ -2,10 +2,14 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 
+from llm2vec_gen.backbones.base import Backbone
 from llm2vec_gen.interpreters.logit_lens import LogitLens
-from llm2vec_gen.types import Query
+from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
+from llm2vec_gen.types import InputError, Query
+from tests.builders import tiny_backbone_folder
 
 WORDS = ["<end>", " cat", "Cat", "dog", "  ", "\ufffd", " bird", "fish", "unused row"]
 
@@ -21,11 +25,11 @@ class Tokenizer:
 
 
 def model_of(logits):
-    """A model whose soft prompts are the logits themselves."""
+    """A model whose states are the logits themselves."""
     return SimpleNamespace(
         tokenizer=Tokenizer(),
         backbone=SimpleNamespace(logits=lambda states: states),
-        soft_prompts=lambda texts: logits[: len(texts)],
+        states=lambda texts, instruction: logits[: len(texts)],
     )
 
 
@@ -42,3 +46,49 @@ def test_fewer_words_than_asked_for():
     model = model_of(torch.arange(len(WORDS)).float().reshape(1, 1, -1))
     reading = LogitLens(top=50).interpret(model, [Query("1", "q")])[0]
     assert reading.words == [["fish", "bird", "dog", "Cat"]]
+
+
+@pytest.fixture(scope="module", params=["qwen3", "llama"])
+def model(request, tmp_path_factory) -> LLM2VecGen:
+    torch.manual_seed(0)
+    folder = tiny_backbone_folder(tmp_path_factory.mktemp("backbone"), request.param)
+    return LLM2VecGen(Backbone(str(folder), device="cpu"), 8, 2, 3, max_length=64)
+
+
+def plain_states(model: LLM2VecGen, text: str) -> torch.Tensor:
+    """h_1..h_K by transformers alone: one text, its suffix vectors behind it, the last states after the final norm."""
+    ids = model.tokenizer(text, return_tensors="pt")["input_ids"]
+    vectors = torch.cat([model.lm.get_input_embeddings()(ids), model.suffix[None]], dim=1)
+    model.lm.set_attn_implementation("eager")
+    states = model.lm(inputs_embeds=vectors, output_hidden_states=True).hidden_states[-1][0, -3:]
+    model.lm.set_attn_implementation("llm2vec_gen_packed")
+    return states
+
+
+@torch.no_grad()
+def test_states_are_those_of_the_plain_forward(model):
+    texts = ["the moon", "how many legs does a spider have?", "x"]
+    found = model.states(texts, batch_size=2)
+    assert found.shape == (3, 3, 32) and found.dtype == torch.float32
+    for text, states in zip(texts, found, strict=True):
+        assert (states - plain_states(model, text)).abs().max() < 1e-5
+    after = model.states(["moon"], instruction=" the ")
+    assert (after[0] - plain_states(model, "the moon")).abs().max() < 1e-5
+    assert (model.project(found) - model.soft_prompts(texts)).abs().max() < 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("space", ["states", "soft_prompts"])
+def test_the_head_reads_the_space_that_is_named(model, space):
+    states = plain_states(model, "the moon")
+    read = states if space == "states" else model.project(states[None])[0]
+    best = (read @ model.lm.get_output_embeddings().weight.T)[:, : len(model.tokenizer)].argsort(descending=True)
+    lens = LogitLens(top=2, space=space)
+    (reading,) = lens.interpret(model, [Query("1", "the moon")])
+    assert reading.words == [lens.words(model.tokenizer, ids.tolist()) for ids in best]
+
+
+def test_the_states_are_the_default_and_other_spaces_are_refused():
+    assert LogitLens().space == "states"
+    with pytest.raises(InputError, match="space=embedding: expected states or soft_prompts"):
+        LogitLens(space="embedding")

@@ -159,7 +159,7 @@ def test_identity_projection_starts_as_the_mean_of_states():
 
 
 def test_the_suffix_starts_in_the_cloud_of_words():
-    frozen = backbone(dtype=torch.float32, vocab_size=5000)
+    frozen = backbone(dtype=torch.float32, vocab_size=5000, max_position_embeddings=600)
     torch.manual_seed(0)
     model = LLM2VecGen(frozen, 8, 0, 500, max_length=600)
     words = model.lm.get_input_embeddings().weight

@@ -116,13 +116,6 @@ def test_decode_takes_soft_prompts_or_texts(model):
         model.decode(model.encode(TEXTS))
 
 
-def test_only_strings_are_texts(model):
-    with pytest.raises(InputError, match="given a int among the texts"):
-        model.encode(["a", 3])
-    with pytest.raises(InputError, match="batch_size is 0"):
-        model.encode(["a"], batch_size=0)
-
-
 def test_bf16_backbone_with_fp32_trainables(home):
     torch.manual_seed(0)
     half = LLM2VecGen(Backbone(str(home), device="cpu", dtype="bfloat16"), 12, 2, 3, max_length=40)

@@ -18,7 +18,13 @@ ROWS = [
     score("y", {"a": 0.6, "b": 0.9, "c": 0.2, "e": 1.0}),
     score("y", {"a": 0.0, "b": 0.0}, "other", main=False),
 ]
-READINGS = [Reading("b", "the query", "decoding", "it says\nthis"), Reading("b", "the query", "logit_lens", "no")]
+READINGS = [
+    Reading("b", "the query", "decoding", "it says\nthis", source="own"),
+    Reading("b", "the query", "logit_lens", "no", source="own"),
+    Reading("b", "row b of the query log", "decoding", "another text"),
+    Reading("a", "row a of the query log", "decoding", "another text"),
+    Reading("a", "row a of another evaluation", "decoding", "another text", source="owner"),
+]
 
 
 def test_queries_with_the_largest_loss_come_first(tmp_path):

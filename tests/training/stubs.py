@@ -38,9 +38,10 @@ class StubModel(nn.Module):
         self.max_length, self.noise = max_length, 0.0
         self.embedding_dim = embedding_dim
 
-    def tokenize_queries(self, texts: list[str], max_length: int | None = None, strip: bool = False) -> list:
+    def tokenize_and_count(self, texts: list[str], max_length: int | None = None, strip: bool = False) -> tuple:
         budget = (max_length or self.max_length) - SUFFIX
-        return [torch.tensor(list((text.strip() if strip else text).encode())[:budget]) for text in texts]
+        rows = [list((text.strip() if strip else text).encode()) for text in texts]
+        return [torch.tensor(row[:budget]) for row in rows], sum(len(row) > budget for row in rows)
 
     def completion_ids(self, texts: list[str], max_length: int = 512) -> list[torch.Tensor]:
         rows = [[*text.strip().encode(), 0] for text in texts]
