@@ -302,7 +302,7 @@ def config_digest(config: DictConfig, verb: str) -> str:
     nouns = [str(noun) for noun in config if noun not in WHERE_GROUPS]
     try:
         settings = {noun: what(_plain(config, noun)) for noun in nouns}
-    except OmegaConfBaseException:  # what is wrong with it, the job itself will say
+    except (OmegaConfBaseException, InputError):  # what is wrong with it, the job itself will say
         settings = {noun: OmegaConf.to_container(config)[noun] for noun in nouns}  # type: ignore[call-overload, index]
     return digest(verb, VERSIONS, settings)
 

@@ -234,9 +234,11 @@ def tabulate(plan: Plan) -> Path:
         log.warning(
             "tabulate: no score in %s is of this table; are paths.outputs, scale and seeds right?", plan.outputs
         )
-    artifact = plan.artifact("tabulate", scores=artifacts.digest([asdict(score) for score in scores]))
+    curves = artifacts.read_curves(trained.folder)
+    shown = [[asdict(row) for row in rows] for rows in (scores, readings)], curves, trained.folder.name
+    artifact = plan.artifact("tabulate", shown=artifacts.digest(*shown))
     with artifact.making():
-        page = report.render(table, scores, readings, artifacts.read_curves(trained.folder), {"run": trained.name})
+        page = report.render(table, scores, readings, curves, {"run": trained.name})
         files = {f"table.{ending}": text for ending, text in table.files(scores).items()}
         files |= {"report.html": page, "summary.json": json.dumps(summary.summary(scores), indent=1) + "\n"}
         for name, text in files.items():

@@ -15,8 +15,11 @@ from hydra import initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
+from llm2vec_gen import pipeline
+from llm2vec_gen.artifacts import fingerprint
+from llm2vec_gen.artifacts.identity import what
 from llm2vec_gen.config import CONF, compose
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import InputError, Reading
 
 ROOT = Path(__file__).parents[1]
 MANY = {"loss", "evaluation", "interpreter", "baseline"}
@@ -154,3 +157,112 @@ def test_scripts_exit_with_2_and_one_line(tmp_path: Path, overrides: list[str]) 
     assert done.stderr.startswith("error: ")
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""
+
+
+# ---- local files and folders count by content, whatever argument they are for
+
+
+def moved(plan_of: Any, change: Any, *verbs: str) -> bool:
+    """Whether a change of a file changes the digest of these artifacts."""
+    before = [plan_of().artifact(*verb.split(":")).digest for verb in verbs]
+    change()
+    after = [plan_of().artifact(*verb.split(":")).digest for verb in verbs]
+    assert (before == after) == all(one == two for one, two in zip(before, after, strict=True))
+    return all(one != two for one, two in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("key", ["harmful", "benign"])
+@pytest.mark.parametrize("relative", [False, True])
+def test_an_edited_evaluation_file_changes_the_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, relative: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "passages" / "rows.jsonl"
+    file.parent.mkdir()
+    file.write_text('{"ID": 1}\n')
+    given = "passages" if relative else str(file)
+    overrides = ["evaluation=[advbench_ir]", f"evaluation.advbench_ir.{key}={given}"]
+    assert moved(lambda: compose(*overrides), lambda: file.write_text('{"ID": 2}\n'), "evaluate", "evaluate:teacher")
+
+
+def test_a_baseline_counts_by_content_under_any_key(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "model.safetensors").write_bytes(b"one")
+    node = f"{{_target_: llm2vec_gen.models.llm2vec_gen.LLM2VecGen.from_pretrained, path_or_hub_id: {checkpoint}}}"
+
+    def edit() -> None:
+        (checkpoint / "model.safetensors").write_bytes(b"two")
+
+    assert moved(lambda: compose(f"+baseline.old={node}"), edit, "evaluate:old")
+
+
+def test_queries_that_are_interpreted_count_by_content(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"query": "x"}\n')
+    node = f"interpret.queries={{_target_: llm2vec_gen.data.query_log.QueryLog, path: {log}}}"
+    assert moved(lambda: compose(node), lambda: log.write_text('{"query": "y"}\n'), "interpret")
+
+
+def test_a_word_that_names_a_folder_of_the_working_directory_is_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = compose("data.split=train").artifact("complete").digest
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "rows.jsonl").write_text("{}")
+    assert compose("data.split=train").artifact("complete").digest == before
+
+
+def test_what_hashes_lists_nested_nodes_and_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "real" / "inner").mkdir(parents=True)
+    (tmp_path / "real" / "inner" / "a.txt").write_text("one")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "link").symlink_to(tmp_path / "real", target_is_directory=True)
+    (tmp_path / "real" / "round").symlink_to(tmp_path / "real", target_is_directory=True)  # never ends
+    log = {"_target_": "llm2vec_gen.data.query_log.QueryLog", "path": "folder"}
+    value = {"files": ["./folder/link/inner/a.txt", "plain"], "corpus": [log], "note": "folder"}
+    before = what(value)
+    assert (before["files"][1], before["note"]) == ("plain", "folder")
+    (tmp_path / "real" / "inner" / "a.txt").write_text("two")
+    after = what(value)
+    assert after["files"][0] != before["files"][0]
+    assert after["corpus"][0]["path"] != before["corpus"][0]["path"]
+    (tmp_path / "real" / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "real" / ".ipynb_checkpoints" / "a.txt").write_text("hidden")
+    assert what(value) == after
+
+
+def test_what_takes_any_text() -> None:
+    for text in ("/", "..", "~", "a/" + "b" * 5000, "x\0/y", "no such file.txt", "", "\ud800/x"):
+        assert what({"text": text}) == {"text": text}
+
+
+def test_the_middle_of_a_large_file_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM2VEC_GEN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("llm2vec_gen.artifacts.digests.LARGE", 1000)
+    file = tmp_path / "weights.bin"
+    file.write_bytes(bytes(3000))
+    first = fingerprint(file)
+    assert fingerprint(file) == first
+    with file.open("r+b") as stream:
+        stream.seek(1500)
+        stream.write(b"x")
+    assert fingerprint(file) != first
+    assert len(list((tmp_path / "cache" / "checksums").iterdir())) == 2
+
+
+def test_whatever_a_page_shows_is_in_its_digest(tmp_path: Path) -> None:
+    """Two runs without scores differ by their curves alone, or by their readings alone."""
+    folders = []
+    for seed, loss, text in [(1, 1.0, "a"), (1, 2.0, "a"), (1, 2.0, "b"), (2, 2.0, "b")]:
+        plan = compose(f"paths.outputs={tmp_path}", "evaluation=[]", "baseline=[]", f"seed={seed}")
+        trained, read = plan.artifact("train").folder, plan.artifact("interpret")
+        trained.mkdir(parents=True, exist_ok=True)
+        (trained / "metrics.csv").write_text(f"step,epoch,train/loss\n1,0,{loss}\n")
+        read.write_records("decoding", [Reading("1", "query", "decoding", text)])
+        read.finish()
+        folders.append(pipeline.tabulate(plan))
+        assert text in (folders[-1] / "report.html").read_text()
+    assert len(set(folders)) == 4

@@ -2,35 +2,78 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from llm2vec_gen.types import InputError
+
+LARGE = 64 << 20  # bytes from which a file's checksum is also kept on disk, since reading it takes a while
 
 
 def digest(*values: Any) -> str:
     """12 hexadecimal digits that name these JSON-able values, independent of the order of keys."""
     text = json.dumps(values, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def fingerprint(path: Path | str) -> str:
-    """Content hash of a file or folder, wherever it lies. Files over 64 MB count by size, first and last megabyte."""
+    """Return the hash of a file's or folder's whole content, 16 hexadecimal digits, wherever it lies.
+
+    Symbolic links are followed, to folders too. Hidden files and folders inside a folder do not count: no reader opens
+    them. Files are read again only when size, times or inode have changed.
+    """
     path, state = Path(path), hashlib.sha256()
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    for file in files:
-        size = file.stat().st_size
-        state.update(f"{file.relative_to(path) if file != path else file.suffix}:{size}:".encode())
-        with file.open("rb") as stream:
-            if size <= 64 << 20:
-                state.update(stream.read())
-            else:
-                state.update(stream.read(1 << 20))
-                stream.seek(-(1 << 20), os.SEEK_END)
-                state.update(stream.read())
+    files = [(path.suffix, path)] if path.is_file() else sorted(_files(path))
+    for name, file in files:
+        state.update(f"{name}\0{_content(file)}\0".encode("utf-8", "surrogateescape"))
     return state.hexdigest()[:16]
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """(name within the folder, file) of all files that are not hidden."""
+    for root, folders, names in os.walk(folder, followlinks=True):
+        here = Path(os.path.realpath(root))
+        folders[:] = [
+            name for name in folders
+            if not name.startswith(".") and not here.is_relative_to(os.path.realpath(Path(root, name)))
+        ]  # fmt: skip  # a link to a folder above would never end
+        for name in names:
+            file = Path(root, name)
+            if not name.startswith(".") and file.is_file():
+                yield file.relative_to(folder).as_posix(), file
+
+
+def _content(file: Path) -> str:
+    stat = file.stat()
+    return _checksum(os.path.realpath(file), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+
+
+@functools.cache
+def _checksum(file: str, size: int, *state: int) -> str:
+    """`checksum` of a file in this state; for a large one kept on disk between processes."""
+    try:
+        if size < LARGE:
+            return checksum(Path(file))
+        cache = Path(os.environ.get("LLM2VEC_GEN_CACHE") or "~/.cache/llm2vec_gen").expanduser() / "checksums"
+        note = cache / hashlib.sha256(repr((file, size, state)).encode("utf-8", "surrogateescape")).hexdigest()
+        if note.is_file() and len(known := note.read_text()) == 64:
+            return known
+        found = checksum(Path(file))
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror}); it is an input of this run") from error
+    with contextlib.suppress(OSError):  # kept where it can be
+        cache.mkdir(parents=True, exist_ok=True)
+        half = note.with_suffix(f".{os.getpid()}")
+        half.write_text(found)
+        half.replace(note)
+    return found
 
 
 def checksum(file: Path) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-from pathlib import Path
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from llm2vec_gen.artifacts.digests import fingerprint
-from llm2vec_gen.paths import on_disk
+from llm2vec_gen.paths import PathOrId, local_path
+from llm2vec_gen.targets import locate, parameters
 
 READS = {  # what enters the chain at each verb; its digest covers this and the digest of the verb before it
     "complete": ["data", "generator"],
@@ -32,24 +33,29 @@ WHERE_GROUPS = WHERE | {
 }  # fmt: skip
 
 
-def what(value: Any, key: str = "") -> Any:
-    """A plain config value as a digest sees it: without WHERE keys, and a local file or folder by its content."""
+def what(value: Any, annotation: Any = inspect.Parameter.empty) -> Any:
+    """Return a plain config value as a digest sees it: without WHERE keys, local files and folders by their content.
+
+    `annotation` is that of the argument which the value is for: every `_target_` says which of its arguments are paths.
+    Lists and mappings hand it on to what they hold. `local_path` has the rule by which a text counts as a path.
+    """
     if isinstance(value, dict):
-        return {name: what(item, name) for name, item in value.items() if name not in WHERE}
+        known = parameters(locate(value["_target_"])) if "_target_" in value else None
+        return {
+            name: what(item, annotation if known is None else _annotation(known, name))
+            for name, item in value.items()
+            if name not in WHERE
+        }
     if isinstance(value, list):
-        return [what(item) for item in value]
-    if isinstance(value, str) and key in ("path", "adapter", "second_adapter") and on_disk(value).exists():
-        return {"content": _content(on_disk(value))}
+        return [what(item, annotation) for item in value]
+    if isinstance(value, str) and (place := local_path(value, annotation)):
+        return {"content": fingerprint(place)} if place.is_file() or place.is_dir() else value
     return value
 
 
-def _content(path: Path) -> str:
-    """`fingerprint`, read again only when the files have changed."""
-    stats = [file.stat() for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
-    newest = max((found.st_mtime_ns for found in stats), default=0)
-    return _fingerprint(path, sum(found.st_size for found in stats), newest)
-
-
-@functools.cache
-def _fingerprint(path: Path, size: int, changed: int) -> str:
-    return fingerprint(path)
+def _annotation(known: Mapping[str, inspect.Parameter], name: str) -> Any:
+    """An argument without annotation may be a path."""
+    if name not in known:
+        return inspect.Parameter.empty
+    given = known[name].annotation
+    return PathOrId if given is inspect.Parameter.empty else given

@@ -22,6 +22,7 @@ from llm2vec_gen.backbones.passes import choose_passes
 from llm2vec_gen.backbones.prefix import Prefix
 from llm2vec_gen.backbones.sharding import Shards
 from llm2vec_gen.backbones.token_loss import token_loss
+from llm2vec_gen.paths import PathOrId
 from llm2vec_gen.types import InputError
 
 
@@ -34,7 +35,7 @@ class Backbone:
     pass; `gradient_checkpointing` applies to the reconstruction pass alone; `compile` the norms and feed-forward parts.
     """
 
-    def __init__(self, path: str, revision: str = "main", dtype: str | torch.dtype | None = "auto",
+    def __init__(self, path: PathOrId, revision: str = "main", dtype: str | torch.dtype | None = "auto",
                  device: str | torch.device | None = None, quantization: str = "none", end_token: str | None = None,
                  chat_template_arguments: Mapping[str, Any] | None = None,
                  recommended: Mapping[str, Any] | None = None, trust_remote_code: bool = False,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from llm2vec_gen.data.base import QuerySource, Row, check_columns, row_from
+from llm2vec_gen.paths import PathOrId
 from llm2vec_gen.types import InputError, one_line
 
 
@@ -20,7 +21,7 @@ class HubDataset(QuerySource):
 
     def __init__(
         self,
-        path: str,
+        path: PathOrId,
         name: str | None = None,
         split: str | None = "train",
         query_column: str = "query",

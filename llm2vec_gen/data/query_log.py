@@ -14,6 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from llm2vec_gen.data.base import QuerySource, Row, check_columns, row_from
+from llm2vec_gen.paths import PathOrId
 from llm2vec_gen.types import InputError, one_line
 
 BLOCK_BYTES = 16 << 20  # what is held of a csv at a time; no row may be longer
@@ -32,7 +33,7 @@ class QueryLog(QuerySource):
 
     def __init__(
         self,
-        path: str,
+        path: PathOrId,
         query_column: str = "query",
         answer_column: str | None = None,
         id_column: str | None = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from llm2vec_gen.encoders.base import TransformerEncoder, load_pretrained
+from llm2vec_gen.paths import PathOrId
 
 
 class FirstToken(TransformerEncoder):
@@ -15,7 +16,7 @@ class FirstToken(TransformerEncoder):
 
     def __init__(
         self,
-        path: str,
+        path: PathOrId,
         revision: str = "main",
         dtype: str = "auto",
         device: str | None = None,

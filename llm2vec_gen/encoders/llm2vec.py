@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llm2vec_gen.encoders.base import TransformerEncoder, load_pretrained, mean_of
-from llm2vec_gen.paths import on_disk
+from llm2vec_gen.paths import PathOrId, on_disk
 from llm2vec_gen.types import InputError, one_line
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -26,9 +26,9 @@ class LLM2Vec(TransformerEncoder):
 
     def __init__(
         self,
-        path: str,
-        adapter: str | None,
-        second_adapter: str | None,
+        path: PathOrId,
+        adapter: PathOrId | None,
+        second_adapter: PathOrId | None,
         revision: str = "main",
         adapter_revision: str = "main",
         second_adapter_revision: str = "main",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from llm2vec_gen.encoders.base import Encoder
+from llm2vec_gen.paths import PathOrId
 from llm2vec_gen.types import InputError, one_line
 
 
@@ -22,7 +23,7 @@ class SentenceTransformerEncoder(Encoder):
 
     def __init__(
         self,
-        path: str,
+        path: PathOrId,
         revision: str = "main",
         dtype: str = "auto",
         device: str | None = None,

@@ -9,6 +9,7 @@ from typing import Any
 from llm2vec_gen.evaluations.base import Evaluation, data_revision, instruction_for
 from llm2vec_gen.evaluations.ranking import Vectors, hit, ndcg, rank
 from llm2vec_gen.evaluations.records import ID, TEXT, records
+from llm2vec_gen.paths import PathOrId
 from llm2vec_gen.types import Encoder, Instruction, Score
 
 HARMFUL, BENIGN = "AdvBench-IR", "AdvBench-IR-benign"
@@ -35,8 +36,8 @@ class AdvBenchIR(Evaluation):
     def __init__(
         self,
         instruction: Instruction,
-        harmful: str = "McGill-NLP/AdvBench-IR",
-        benign: str = "McGill-NLP/AdvBench-IR-Small-Wiki-100",
+        harmful: PathOrId = "McGill-NLP/AdvBench-IR",
+        benign: PathOrId = "McGill-NLP/AdvBench-IR-Small-Wiki-100",
         harmful_revision: str | None = None,
         benign_revision: str | None = None,
         benign_queries: int = 500,

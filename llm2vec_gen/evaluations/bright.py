@@ -8,6 +8,7 @@ from typing import Any
 from llm2vec_gen.evaluations.base import Evaluation, data_revision, instruction_for
 from llm2vec_gen.evaluations.ranking import Vectors, ndcg, rank, recall
 from llm2vec_gen.evaluations.records import ID, LIST, TEXT, records
+from llm2vec_gen.paths import PathOrId
 from llm2vec_gen.types import Encoder, InputError, Instruction, Score, closest
 
 DOMAINS = (
@@ -44,7 +45,7 @@ class Bright(Evaluation):
     def __init__(
         self,
         instruction: Instruction,
-        path: str = "xlangai/BRIGHT",
+        path: PathOrId = "xlangai/BRIGHT",
         revision: str | None = None,
         domains: Sequence[str] | None = None,
     ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from llm2vec_gen.evaluations.base import Evaluation, data_revision, instruction_for
 from llm2vec_gen.evaluations.ranking import SIMILARITIES, Vectors, hit, ndcg, rank, recall
 from llm2vec_gen.evaluations.records import ID, TEXT, records
+from llm2vec_gen.paths import PathOrId
 from llm2vec_gen.types import Encoder, InputError, Instruction, Query, Score
 
 Relevant = dict[str, dict[str, int]]
@@ -30,7 +31,7 @@ class OwnRetrieval(Evaluation):
     def __init__(
         self,
         instruction: Instruction,
-        path: str,
+        path: PathOrId,
         split: str = "test",
         task: str = "own_retrieval",
         category: str = "retrieval",

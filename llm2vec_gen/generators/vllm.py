@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from llm2vec_gen.generators.base import Generator, query_seed
+from llm2vec_gen.paths import PathOrId
 from llm2vec_gen.types import Completion, InputError, Query
 
 
@@ -20,7 +21,7 @@ class VLLMGenerator(Generator):
 
     def __init__(
         self,
-        path: str,
+        path: PathOrId,
         revision: str | None = None,
         dtype: str = "auto",
         max_new_tokens: int = 500,

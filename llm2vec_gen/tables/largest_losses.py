@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from llm2vec_gen.paths import PathOrId
 from llm2vec_gen.tables.base import Cell, Grid, Table
 from llm2vec_gen.tables.score_files import json_lines
 from llm2vec_gen.tables.score_table import check_one_source
@@ -28,7 +29,7 @@ class LargestLosses(Table):
         row: str,
         baseline: str,
         evaluation: str,
-        queries: str | None = None,
+        queries: PathOrId | None = None,
         limit: int = 20,
         title: str = "Where do I lose",
         readings: Sequence[Reading] = (),

@@ -13,6 +13,7 @@ from typing import Any
 
 from llm2vec_gen.artifacts.files import replacing
 from llm2vec_gen.data.base import HashSet, QuerySource
+from llm2vec_gen.paths import PathOrId
 from llm2vec_gen.types import InputError, one_line
 
 ROWS_AT_A_TIME = 1000
@@ -37,7 +38,7 @@ class Triplets:
 
     def __init__(
         self,
-        path: str,
+        path: PathOrId,
         name: str | None = None,
         split: str = "train",
         query_column: str = "query",

@@ -13,12 +13,12 @@ from llm2vec_gen.types import Encoder, InputError, Instruction, Score
 
 
 class Letters:
-    """How often each letter occurs, `seconds` a text; notes every text in the file `notes`."""
+    """How often each letter occurs, `seconds` a text; notes every text in the file `cache` (no input: in no digest)."""
 
     embedding_dim = 26
 
-    def __init__(self, notes: str, seconds: float = 0.0, prompt: str = "") -> None:
-        self.notes, self.seconds, self.prompt = Path(notes), seconds, prompt
+    def __init__(self, cache: str, seconds: float = 0.0, prompt: str = "") -> None:
+        self.notes, self.seconds, self.prompt = Path(cache), seconds, prompt
 
     def encode(self, texts: Sequence[str], instruction: str | None = None) -> torch.Tensor:
         for text in texts:
@@ -29,13 +29,13 @@ class Letters:
 
 
 class Moody(Evaluation):
-    """A task per file of `folder`, which says how it ends: well, wrong or broken."""
+    """A task per file of `cache` (no input: in no digest), which says how it ends: well, wrong or broken."""
 
     name = "moody"
 
-    def __init__(self, instruction: Instruction, folder: str) -> None:
+    def __init__(self, instruction: Instruction, cache: str) -> None:
         super().__init__(instruction)
-        self.folder = Path(folder)
+        self.folder = Path(cache)
 
     def tasks(self) -> list[str]:
         return sorted(file.name for file in self.folder.iterdir())

@@ -35,7 +35,7 @@ def data(tmp_path: Path) -> Path:
 def overrides(tmp_path: Path, *more: str) -> list[str]:
     return [f"paths.outputs={tmp_path}/outputs", "logger=none", "instruction=none", "encoder=letters", "baseline=[]",
             "+baseline.letters._target_=tests.evaluations.stand_ins.Letters",
-            f"+baseline.letters.notes={tmp_path}/notes", *more]  # fmt: skip
+            f"+baseline.letters.cache={tmp_path}/notes", *more]  # fmt: skip
 
 
 def two_tasks(data: Path) -> list[str]:
@@ -48,7 +48,7 @@ def moody(tmp_path: Path, **moods: str) -> list[str]:
     for task, mood in moods.items():
         (tmp_path / "moods" / task).write_text(mood)
     target = "tests.evaluations.stand_ins.Moody"
-    return ["evaluation=[]", f"+evaluation.moody={{_target_: {target}, folder: {tmp_path}/moods}}"]
+    return ["evaluation=[]", f"+evaluation.moody={{_target_: {target}, cache: {tmp_path}/moods}}"]
 
 
 def notes(tmp_path: Path) -> list[str]:
