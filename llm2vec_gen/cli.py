@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import codecs
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> None:
     """The `llm2vec-gen` command."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("llm2vec_gen").setLevel(logging.INFO)
     options = _parse(sys.argv[1:] if arguments is None else arguments)
     try:
         options.run(options)
@@ -42,7 +45,7 @@ def encode(options: argparse.Namespace) -> None:
     _check_output(options.output)
     texts = _texts(options)
     embeddings = _model(options).encode(
-        texts, instruction=options.instruction, normalize=options.normalize, show_progress=sys.stderr.isatty()
+        texts, instruction=options.instruction, normalize=options.normalize, show_progress=True
     )
     with options.output.open("wb") as file:  # given a name, numpy would add .npy to it
         np.save(file, embeddings.numpy())

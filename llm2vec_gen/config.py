@@ -167,12 +167,27 @@ class Plan:
         config = {noun: what(self.settings.get(noun)) for noun in READS[verb]} | extra
         before = BEFORE.get(verb, []) if verb != "teach" or self.settings["teaching"]["corpus"] is None else []
         upstream = {name: self.artifact(name).digest for name in before}
+        if verb in ("train", "teach") and (rules := self._stop_rules()):
+            config["callbacks"] = rules
         if verb == "interpret" and (named := self.settings["interpret"]["evaluations"]):
             config["evaluation"] = {name: what((self.settings.get("evaluation") or {}).get(name)) for name in named}
             config["instruction"] = what(self.settings["instruction"])
         if verb == "evaluate" and encoder != MODEL:
             config["encoder"], upstream = what(_plain(self._config, self._encoder_node(encoder))), {}
         return Artifact(self.outputs, verb, self._name(verb, encoder), config, upstream)
+
+    def _stop_rules(self) -> dict[str, Any]:
+        """The callbacks that may end training before `max_steps`: they decide what is trained, so they are hashed."""
+        ours = "llm2vec_gen.training."
+        nodes = {key: node for key, node in (self.settings.get("callbacks") or {}).items() if node}
+        foreign = {key: node for key, node in nodes.items() if not str(node.get("_target_", "")).startswith(ours)}
+        if not foreign:
+            return {}
+        from llm2vec_gen.training.callbacks import stops_training
+
+        return {
+            key: what(node) for key, node in foreign.items() if stops_training(hydra.utils.get_class(node["_target_"]))
+        }
 
     def require(self, verb: str) -> Path:
         """The folder of an artifact that must be there already."""

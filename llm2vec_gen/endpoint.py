@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
+from llm2vec_gen import progress
 from llm2vec_gen.types import InputError, one_line
 
 Asked = TypeVar("Asked")
@@ -37,13 +36,14 @@ class Endpoint:
             ) from error
         self.client = openai.OpenAI(base_url=url, api_key=self._key or "none", timeout=timeout, max_retries=retries)
 
-    def ask_all(self, ask: Callable[[Asked], Answer], asked: Sequence[Asked], what: str) -> list[Answer]:
-        """`ask` of each, in the order given; the first error ends it. `what`: the word beside the progress bar."""
+    def ask_all(self, ask: Callable[[Asked], Answer], asked: Sequence[Asked]) -> list[Answer]:
+        """`ask` of each, in the order given; the first error ends it."""
         pool = ThreadPoolExecutor(self.concurrency)
         try:
             futures = [pool.submit(ask, one) for one in asked]
-            for future in tqdm(as_completed(futures), what, len(futures), disable=None, leave=False):
+            for future in as_completed(futures):
                 future.result()
+                progress.advance()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
         return [future.result() for future in futures]

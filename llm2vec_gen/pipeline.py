@@ -12,6 +12,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from llm2vec_gen import artifacts
 from llm2vec_gen.evaluations.base import by_task
 from llm2vec_gen.loggers.base import listening, tell
+from llm2vec_gen.progress import Progress, track
 from llm2vec_gen.types import MODEL, check_whole
 
 if TYPE_CHECKING:
@@ -83,8 +85,10 @@ def complete(plan: Plan) -> Path:
             source = plan.build("data")
             with stage.workers(plan.recipe("generator"), "complete") as generators:
                 missing = artifact.missing_rows(source.queries(), plan.settings["part_size"], stage.share)
-                for start, completions in generators.each(missing):
-                    artifact.write_completions(start, completions)
+                with _track(artifact) as progress:
+                    for start, completions in generators.each(missing):
+                        artifact.write_completions(start, completions)
+                        progress.advance_to(_rows(artifact))
                 with artifact.finishing(source.report["kept"], stage.share) as last:
                     if last:
                         sampling = generators.facts.get("sampling")  # resolved, also where the config says `model`
@@ -105,8 +109,10 @@ def embed(plan: Plan) -> Path:
             with stage.workers(plan.recipe("teacher"), "encode") as teachers:
                 missing = artifact.missing_rows(completions, plan.settings["part_size"], stage.share)
                 texts = ((start, [row.completion for row in rows]) for start, rows in missing)
-                for start, targets in teachers.each(texts):
-                    artifact.write_targets(start, targets)
+                with _track(artifact, len(completions)) as progress:
+                    for start, targets in teachers.each(texts):
+                        artifact.write_targets(start, targets)
+                        progress.advance_to(_rows(artifact))
                 with artifact.finishing(len(completions), stage.share) as last:
                     if last:
                         artifact.finish(plan.settings, embedding_dim=teachers.facts["embedding_dim"])
@@ -125,6 +131,7 @@ def train(plan: Plan) -> Path:
     artifact = plan.artifact("train")
     with ranks.making(artifact) as unfinished:
         if unfinished:
+            log.info("train: writing %s", artifact.folder)
             training, trainer = plan.build("training"), plan.build("trainer")
             losses = plan.build_all("loss")
             plan.seed_everything()
@@ -155,6 +162,7 @@ def teach(plan: Plan) -> Path:
     artifact = plan.artifact("teach")
     with ranks.making(artifact) as unfinished:
         if unfinished:
+            log.info("teach: writing %s", artifact.folder)
             teaching, trainer = plan.build("teaching"), plan.build("trainer")
             callbacks = plan.build_all("callbacks").values()
             counts = teaching.teach(plan.build("backbone", device=trainer.backbone_device), completions, trainer,
@@ -176,6 +184,7 @@ def evaluate(plan: Plan, encoder_name: str | None = None) -> Path:
     name = encoder_name or plan.settings["encoder"]
     artifact = plan.artifact("evaluate", name)
     if not artifact.whole:
+        log.info("evaluate %s: writing %s", name, artifact.folder)
         encoder = plan.cached_encoder(name)
         tasks = _evaluations(plan, encoder)
         origin: dict[str, Any] = {"encoder": name, "run": artifact.folder.name, "commit": artifacts.commit()}
@@ -184,7 +193,8 @@ def evaluate(plan: Plan, encoder_name: str | None = None) -> Path:
         progress = artifacts.Progress(artifact, {task: tasks[task].size(task) for task in tasks})
         for task in artifacts.missing_tasks(artifact, tasks):
             with artifacts.error_kept(artifact, task, evaluation=tasks[task].name, **origin):
-                scores = tasks[task].evaluate(encoder, task)
+                with track(f"evaluate {name}, {task}", None, "texts"):
+                    scores = tasks[task].evaluate(encoder, task)
                 artifact.write_records(task, [replace(score, **origin) for score in scores])
                 progress.say(task)
         artifacts.check_errors(artifact, tasks)
@@ -283,9 +293,19 @@ def _write_bytes(content: bytes, path: Path) -> None:
     path.write_bytes(content)
 
 
+def _track(artifact: artifacts.Artifact, total: int | None = None) -> AbstractContextManager[Progress]:
+    """Say which folder is written, then show how many of its rows are there; `total` None is not known before."""
+    log.info("%s: writing %s", artifact.verb, artifact.folder)
+    return track(artifact.verb, total, "rows", _rows(artifact))
+
+
+def _rows(artifact: artifacts.Artifact) -> int:
+    return sum(part.rows for part in artifact.parts())
+
+
 def _say(artifact: artifacts.Artifact) -> None:
     """How far the rows of an artifact are, which several processes may make."""
-    done = sum(part.rows for part in artifact.parts())
+    done = _rows(artifact)
     log.info(
         "%s: %s", artifact.verb, _counts(artifact) if artifact.whole else f"{done} rows so far, others make the rest"
     )

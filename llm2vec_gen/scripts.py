@@ -27,7 +27,7 @@ from llm2vec_gen.artifacts import read_curves, read_manifest
 from llm2vec_gen.config import CONF, Plan, config_digest
 from llm2vec_gen.status import Status, worst
 from llm2vec_gen.training.settings import rank, started
-from llm2vec_gen.types import InputError, closest, exit_status, one_line, wrong_input
+from llm2vec_gen.types import InputError, Unfinished, closest, exit_status, one_line, wrong_input
 
 Verb = Callable[[Plan], Path]
 
@@ -126,6 +126,9 @@ def _run_job(verb: Verb, config: DictConfig) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return _failed(2)
+    except Unfinished as error:
+        print(f"unfinished: {error}", file=sys.stderr)
+        return _failed(1)
     except KeyboardInterrupt:
         print("interrupted: the same command continues where this one stopped", file=sys.stderr)
         raise SystemExit(130) from None

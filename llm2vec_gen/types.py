@@ -47,6 +47,10 @@ class InputError(ValueError):
     """The user's input is wrong: the message says what was given, what was expected and what to do (exit status 2)."""
 
 
+class Unfinished(RuntimeError):
+    """A step ended early without an error and will continue; reported in one line, exit status 1."""
+
+
 def wrong_input(error: BaseException | None) -> InputError | None:
     """The InputError that `error` is, or that libraries have wrapped in it; None where there is none."""
     while error is not None and not isinstance(error, InputError):

@@ -17,6 +17,7 @@ from typing import Any
 from llm2vec_gen.artifacts.artifact import Artifact
 from llm2vec_gen.artifacts.files import now, write_json
 from llm2vec_gen.artifacts.readers import read_scores
+from llm2vec_gen.progress import duration
 from llm2vec_gen.types import InputError, Score, said
 
 QUIET = 10.0  # seconds between two lines about how far the tasks are
@@ -143,14 +144,6 @@ class Progress:
 
     def _done(self) -> set[str]:
         return {task for task in self.sizes if self.artifact.has(f"{task}.jsonl")}
-
-
-def duration(seconds: float) -> str:
-    """In words, with the one unit that matters."""
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def _locks(artifact: Artifact) -> Path:

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from llm2vec_gen import progress
 from llm2vec_gen.paths import on_disk
 from llm2vec_gen.types import InputError, one_line
 
@@ -67,11 +67,12 @@ class TransformerEncoder(Encoder):
         ids = [row or [self.tokenizer.eos_token_id] for row in ids]
         vectors = torch.empty(len(ids), self.embedding_dim)
         batches = length_sorted_batches([len(row) for row in ids], self.max_tokens_per_batch)
-        for batch in tqdm(batches, "encode", disable=None, leave=False):
+        for batch in batches:
             states, mask = self.last_states([ids[index] for index in batch])
             for row, index in enumerate(batch):
                 mask[row, : skips[index]] = False
             vectors[batch] = self.pool(states, mask).float().cpu()
+            progress.advance(len(batch))
         return vectors
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:

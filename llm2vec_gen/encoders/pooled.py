@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from llm2vec_gen import progress
 from llm2vec_gen.encoders.base import Encoder, chunks
 
 CHUNK = 128  # texts whose states are held at a time
@@ -38,13 +38,12 @@ class PooledStates(Encoder):
         rows = self.rows(texts, (instruction or "").strip() if self.use_instruction else None)
         vectors = torch.empty(len(rows), self.embedding_dim)
         order = sorted(range(len(rows)), key=lambda index: -len(rows[index][0]))
-        with tqdm(total=len(rows), desc="encode", disable=None, leave=False) as bar:
-            for chunk in chunks(order, CHUNK):
-                states = self._states([torch.tensor(rows[index][0]) for index in chunk])
-                for index, row in zip(chunk, states, strict=True):
-                    start, stop = rows[index][1]
-                    vectors[index] = row[start:stop].float().mean(0).cpu()
-                bar.update(len(chunk))
+        for chunk in chunks(order, CHUNK):
+            states = self._states([torch.tensor(rows[index][0]) for index in chunk])
+            for index, row in zip(chunk, states, strict=True):
+                start, stop = rows[index][1]
+                vectors[index] = row[start:stop].float().mean(0).cpu()
+            progress.advance(len(chunk))
         return vectors
 
     def _states(self, ids: list[Tensor]) -> list[Tensor]:

@@ -42,7 +42,7 @@ class EndpointGenerator(Generator):
 
     def complete(self, queries: Sequence[Query]) -> list[Completion]:
         """One completion per query, order kept; InputError at the first request that the server refuses for good."""
-        completions = self._endpoint.ask_all(self._ask, queries, "complete")
+        completions = self._endpoint.ask_all(self._ask, queries)
         self.count(completions)
         return completions
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from torch import Tensor
-from tqdm import tqdm
 
+from llm2vec_gen import progress
 from llm2vec_gen.backbones.base import Backbone
 from llm2vec_gen.generators.base import Generator, query_seed
 from llm2vec_gen.types import Completion, InputError, Query
@@ -61,12 +61,11 @@ class TransformersGenerator(Generator):
             prompts[row] = self._cut_prompt(queries[row].text)
         answers: list[tuple[Tensor, str]] = [(Tensor(), "")] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
-        with tqdm(total=len(prompts), desc="complete", disable=None, leave=False) as bar:
-            for start in range(0, len(order), self.max_texts_per_batch):
-                batch = order[start : start + self.max_texts_per_batch]
-                for row, answer in zip(batch, self._answers(batch, prompts, queries), strict=True):
-                    answers[row] = answer
-                bar.update(len(batch))
+        for start in range(0, len(order), self.max_texts_per_batch):
+            batch = order[start : start + self.max_texts_per_batch]
+            for row, answer in zip(batch, self._answers(batch, prompts, queries), strict=True):
+                answers[row] = answer
+            progress.advance(len(batch))
         completions = [
             self._completion(query, prompt, *answer)
             for query, prompt, answer in zip(queries, prompts, answers, strict=True)

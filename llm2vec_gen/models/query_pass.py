@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from llm2vec_gen import progress
 from llm2vec_gen.backbones.batching import common_prefix, micro_batches
 from llm2vec_gen.backbones.prefix import Prefix
 from llm2vec_gen.models.arguments import check_texts
@@ -51,11 +53,12 @@ class QueryPass:
         more = self.model.num_suffix_tokens - skip
         lengths = [len(row) + more for row in self._before_suffix()]
         bundles = micro_batches(lengths, self.backbone.max_tokens_per_micro_batch)
-        with self._progress(len(self.ids)) as bar:
+        shown = progress.track("encode", len(self.ids), "texts") if self.show_progress else nullcontext()
+        with shown:
             for bundle in (b[i : i + self.batch_size] for b in bundles for i in range(0, len(b), self.batch_size)):
                 states = self._states([self.ids[row] for row in bundle], shared, skip)
                 result[bundle] = project(states).float().cpu()
-                bar.update(len(bundle))
+                progress.advance(len(bundle))
         return result
 
     def _states(self, ids: list[Tensor], shared: Prefix | None, skip: int) -> Tensor:
@@ -79,8 +82,3 @@ class QueryPass:
     def _before_suffix(self) -> list[Tensor]:
         model = self.model
         return [model.spelling.before_suffix(row, model.num_suffix_tokens) for row in self.ids]
-
-    def _progress(self, total: int) -> Any:
-        from tqdm.auto import tqdm
-
-        return tqdm(total=total, desc="encode", unit="text", disable=not self.show_progress)

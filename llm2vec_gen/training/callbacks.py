@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint
-from tqdm import tqdm
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, Timer
 
 from llm2vec_gen.artifacts.files import replacing
+from llm2vec_gen.progress import Progress
 from llm2vec_gen.training import ranks
 from llm2vec_gen.training.metrics_file import MetricsFile
+from llm2vec_gen.types import Unfinished
 
 
 class Stopped(SystemExit):
@@ -25,46 +25,74 @@ class Stopped(SystemExit):
         self.signum, self.step = signum, step
 
 
+class EndedEarly(Unfinished):
+    """Training ended before `max_steps` by a rule that the hashed config does not hold; its state was saved."""
+
+
+def stops_training(callback: Any) -> bool:
+    """Whether a callback (or its class) may end training on purpose: its settings are then part of the digest.
+
+    True for Lightning's EarlyStopping and Timer, and for classes that say so by `stops_training = True`.
+    """
+    kind = callback if isinstance(callback, type) else type(callback)
+    return issubclass(kind, EarlyStopping | Timer) or bool(getattr(kind, "stops_training", False))
+
+
 class MetricLog(Callback):
     """Every `every_n_steps` steps, and after the last one, one row of metrics to each logger of the trainer.
 
-    Between them nothing waits for the device. `steps_before`: those of earlier lessons in the same job, after which
-    loggers that know one run go on counting.
+    The same values go to `trainer.callback_metrics`, where EarlyStopping and ModelCheckpoint look for what they watch.
+    Between the rows nothing waits for the device. `steps_before`: those of earlier objectives in the same job, after
+    which loggers that know one run go on counting.
     """
 
     def __init__(self, every_n_steps: int, steps_before: int = 0):
         self.every_n_steps, self.steps_before = every_n_steps, steps_before
+        self._logged = 0  # the step of the last row
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self._logged = trainer.global_step
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile):
                 logger.keep_until(trainer.global_step)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         pl_module.remember(batch)
-        step = trainer.global_step
-        if step % self.every_n_steps == 0 or step == trainer.max_steps:
-            readings = pl_module.readings()
-            for logger in trainer.loggers:
-                logger.log_metrics(readings, step if isinstance(logger, MetricsFile) else self.steps_before + step)
+        if trainer.global_step % self.every_n_steps == 0 or trainer.global_step == trainer.max_steps:
+            self._log(trainer, pl_module)
+            for rule in trainer.early_stopping_callbacks:  # a run is one epoch to Lightning: its end would be too late
+                rule.on_train_epoch_end(trainer, pl_module)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """A run that a stop rule of its config has ended has a last row; one that will go on must not."""
+        if self._logged < trainer.global_step and any(map(stops_training, trainer.callbacks)):
+            self._log(trainer, pl_module)
+
+    def _log(self, trainer: Any, pl_module: Any) -> None:
+        step = self._logged = trainer.global_step
+        readings = pl_module.readings()
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in readings.items()})
+        for logger in trainer.loggers:
+            logger.log_metrics(readings, step if isinstance(logger, MetricsFile) else self.steps_before + step)
 
 
 class ProgressBar(Callback):
-    """Steps, rate and loss on standard error of the first rank, if that is a terminal; silent otherwise."""
+    """Steps, rate and loss of the first rank: a bar on a terminal, a log line every 30 seconds elsewhere."""
 
     def __init__(self) -> None:
-        self._bar: Any = None
+        self._progress: Progress | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        if trainer.is_global_zero and sys.stderr.isatty():
-            self._bar = tqdm(desc="train", total=trainer.max_steps, initial=trainer.global_step, unit="step")
+        if trainer.is_global_zero:
+            self._progress = Progress("train", trainer.max_steps, "steps", trainer.global_step)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self._bar is not None:
-            loss = pl_module.latest.get("train/loss")
-            if loss is not None:
-                self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
-            self._bar.update()
+        if self._progress is not None:
+            losses = ("loss", *pl_module.losses) if len(pl_module.losses) > 1 else ("loss",)
+            shown = {name: pl_module.latest[f"train/{name}"] for name in losses if f"train/{name}" in pl_module.latest}
+            if "train/tokens_per_second" in pl_module.latest:
+                shown["tokens/s"] = pl_module.latest["train/tokens_per_second"]
+            self._progress.advance_to(trainer.global_step, **shown)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self._close()
@@ -73,9 +101,9 @@ class ProgressBar(Callback):
         self._close()
 
     def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        if self._progress is not None:
+            self._progress.close()
+            self._progress = None
 
 
 class ResumeCheckpoint(Checkpoint):
@@ -93,22 +121,27 @@ class ResumeCheckpoint(Checkpoint):
         self.every_n_steps = every_n_steps
         self._identity = identity
         self._asked: int | None = None
+        self._saved = 0  # the step of the last state
         self._random: dict[str, torch.Tensor] = {}
         self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         # Here and not before: Lightning's own handler of SIGTERM, installed by now, talks to other ranks inside of it.
-        self._asked = None
+        self._asked, self._saved = None, trainer.global_step
         _set_random_state(self._random)
         if threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step, asked = trainer.global_step, self.asked()
-        if asked or step % self.every_n_steps == 0 or step == trainer.max_steps:
+        if asked or trainer.should_stop or step % self.every_n_steps == 0 or step == trainer.max_steps:
             self._save(trainer)
         if asked and step < trainer.max_steps:
             raise Stopped(asked, step)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        if self._saved != trainer.global_step:  # stopped at the end of an epoch
+            self._save(trainer)
 
     def asked(self) -> int:
         """The signal that asks the run to stop, on all ranks alike though it may have reached one alone; 0: none."""
@@ -140,6 +173,7 @@ class ResumeCheckpoint(Checkpoint):
         self._asked = number
 
     def _save(self, trainer: Any) -> None:
+        self._saved = trainer.global_step
         if not trainer.is_global_zero:
             trainer.save_checkpoint(self.path)  # every rank takes part, the first one writes
             return

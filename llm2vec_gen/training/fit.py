@@ -13,15 +13,17 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 
 from llm2vec_gen.training import ranks
-from llm2vec_gen.training.callbacks import MetricLog, ResumeCheckpoint, Stopped
+from llm2vec_gen.training.callbacks import EndedEarly, MetricLog, ProgressBar, ResumeCheckpoint, Stopped, stops_training
 from llm2vec_gen.training.datamodule import CompletionData, Rows
 from llm2vec_gen.training.metrics_file import MetricsFile
 from llm2vec_gen.training.module import TrainingModule
 from llm2vec_gen.training.settings import TrainerSettings, TrainingSettings, check_losses, weight_of
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import InputError, closest
 
 RESUME = "resume"  # the folder, inside the run's, that holds the state to continue from
 
@@ -75,6 +77,12 @@ def run(
     start = _start(resume.path, identity)
     curve = MetricsFile(folder / "metrics.csv")
     _configure(module.model, settings)
+    _check_monitors(callbacks, module.metric_names())
+    bars = [callback for callback in callbacks if isinstance(callback, LightningProgressBar)]
+    callbacks = [callback for callback in callbacks if not (bars and isinstance(callback, ProgressBar))]
+    for callback in callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+            callback.dirpath = str(folder.resolve() / "checkpoints")
     with _quiet(), _told(module.model, settings, resume.path):
         trainer = lightning.Trainer(
             **devices,
@@ -84,7 +92,7 @@ def run(
             logger=[curve, *loggers],
             callbacks=[*callbacks, resume],
             default_root_dir=folder,
-            enable_progress_bar=False,
+            enable_progress_bar=bool(bars),
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
@@ -97,7 +105,25 @@ def run(
             data.teardown("fit")  # Lightning does not call it after an error
         if asked := resume.asked():  # in the last step: all is saved, and what comes after training must not begin
             raise Stopped(asked, trainer.global_step)
+    by_rule = trainer.global_step > 0 and any(map(stops_training, callbacks))
+    if trainer.global_step < settings.max_steps and not by_rule:
+        raise EndedEarly(
+            f"training ended after step {trainer.global_step} of {settings.max_steps}, and not by a callback of the "
+            f"config that may end it; saved in {resume.path}: the same command continues from there. A callback of "
+            "your own whose stop counts as finished needs the class attribute stops_training = True"
+        )
     return {"steps": trainer.global_step, **_last(curve)}
+
+
+def _check_monitors(callbacks: Sequence[lightning.Callback], known: Sequence[str]) -> None:
+    """InputError where a callback monitors a metric that nothing logs."""
+    for callback in callbacks:
+        monitor = getattr(callback, "monitor", None)
+        if monitor is not None and monitor not in known:
+            raise InputError(
+                f"{type(callback).__name__} monitors {monitor!r}, which is not logged; expected one of "
+                f"{closest(str(monitor), list(known), n=len(known))}"
+            )
 
 
 def _configure(model: Any, settings: TrainingSettings) -> None:
@@ -130,7 +156,7 @@ def _check_device(model: Any, trainer: lightning.Trainer) -> None:
 
 
 def _last(curve: MetricsFile) -> dict[str, float | int]:
-    rows = curve.rows()
+    rows = [row for row in curve.rows() if "train/loss" in row]  # other callbacks log rows of their own
     return {name.removeprefix("train/"): value for name, value in rows[-1].items() if name != "step"} if rows else {}
 
 

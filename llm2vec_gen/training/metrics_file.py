@@ -33,14 +33,32 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """One row; the first one decides the columns."""
+        """Append a row. Columns may come and go: a new one is added to the file, a missing one stays empty."""
         row = {"step": step, **metrics}
-        fresh = not self.path.exists()
-        with room_for(self.path), self.path.open("a", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, list(row), lineterminator="\n")
-            if fresh:
-                writer.writeheader()
-            writer.writerow(row)
+        columns = self._columns()
+        with room_for(self.path):
+            if new := [name for name in row if name not in columns]:
+                columns += new
+                self._rewrite(columns)
+            with self.path.open("a", newline="", encoding="utf-8") as stream:
+                csv.DictWriter(stream, columns, lineterminator="\n").writerow(row)
+
+    def _columns(self) -> list[str]:
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="", encoding="utf-8") as stream:
+            return next(csv.reader(stream), [])
+
+    def _rewrite(self, columns: list[str]) -> None:
+        """Give the file these columns, its rows as they are."""
+        old = []
+        if self.path.exists():
+            with self.path.open(newline="", encoding="utf-8") as stream:
+                old = list(csv.DictReader(stream))
+        with replacing(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(old)
 
     @rank_zero_only
     def keep_until(self, step: int) -> None:
@@ -56,11 +74,11 @@ class MetricsFile(Logger):
             temporary.write_text("".join([header, *kept]), encoding="utf-8", newline="")
 
     def rows(self) -> list[dict[str, float]]:
-        """Every row, in order."""
+        """Every row, in order, without its empty cells."""
         if not self.path.exists():
             return []
         with self.path.open(newline="", encoding="utf-8") as stream:
             return [
-                {name: int(value) if name == "step" else float(value) for name, value in row.items()}
+                {name: int(value) if name == "step" else float(value) for name, value in row.items() if value}
                 for row in csv.DictReader(stream)
             ]

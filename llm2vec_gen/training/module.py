@@ -103,6 +103,12 @@ class TrainingModule(lightning.LightningModule):
         self._start_interval()
         return self.latest
 
+    def metric_names(self) -> list[str]:
+        """Return the names of the logged metrics, which callbacks may monitor."""
+        clock = ("learning_rate", "seconds_per_step", "tokens_per_second")
+        suffix = ["suffix_norm"] if hasattr(self.model, "suffix") else []
+        return [f"train/{name}" for name in (*self.means.names, *suffix, *clock)]
+
     def _start_interval(self) -> None:
         self._tokens = self._steps_timed = 0
         self._since = time.perf_counter()
