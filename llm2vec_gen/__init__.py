@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from llm2vec_gen.threads import sleep_while_waiting
 from llm2vec_gen.version import __version__
 
 if TYPE_CHECKING:
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 
 __all__ = ["LLM2VecGen", "LLM2VecGenModel", "__version__"]
+
+sleep_while_waiting()  # before torch is loaded
 
 HOMES = {
     "LLM2VecGen": "llm2vec_gen.models.llm2vec_gen",

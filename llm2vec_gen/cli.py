@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llm2vec_gen import threads
 from llm2vec_gen.types import InputError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> None:
     """The `llm2vec-gen` command."""
+    threads.own_process()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("llm2vec_gen").setLevel(logging.INFO)
     options = _parse(sys.argv[1:] if arguments is None else arguments)

@@ -17,7 +17,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from llm2vec_gen import pipeline
+from llm2vec_gen import pipeline, threads
 from llm2vec_gen.config import Plan
 from llm2vec_gen.launch import end_with, perform, terminated
 from llm2vec_gen.types import InputError, exit_status
@@ -31,6 +31,7 @@ def main() -> None:
     except FileNotFoundError:  # stopped in the moment in which it started us
         sys.exit(128 + signal.SIGTERM)
     end_with(job["parent"])
+    threads.own_process()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("llm2vec_gen").setLevel(logging.INFO)
     if number == 0:

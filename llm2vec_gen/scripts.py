@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from llm2vec_gen import launch
+from llm2vec_gen import launch, threads
 from llm2vec_gen.artifacts import read_curves, read_manifest
 from llm2vec_gen.config import CONF, Plan, config_digest
 from llm2vec_gen.status import Status, worst
@@ -106,6 +106,7 @@ def _plugins_in_sight() -> None:
 
 def _prepare() -> None:
     """What a process needs before its first job, the main one or one that a launcher started."""
+    threads.own_process()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("llm2vec_gen").setLevel(logging.INFO)
     if threading.current_thread() is threading.main_thread():

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "llm2vec_gen"
 LAYERS = [
-    {"types", "version", "pocket", "progress"},
+    {"types", "version", "pocket", "progress", "threads"},
     {"paths", "endpoint", "targets"},
     {"backbones", "encoders", "losses", "evaluations", "data", "tables", "artifacts", "checkpoints", "stages"},
     {"models", "generators", "loggers"},

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from llm2vec_gen import threads
 from llm2vec_gen.paths import PACKAGE, on_disk
 from llm2vec_gen.types import InputError
 
@@ -87,6 +88,7 @@ def load_lm(
         raise InputError(
             f"backbone {folder!r} lacks {len(missing)} of its weights, first {missing[0]!r}; the folder is incomplete"
         )
+    threads.fit_to_model(sum(parameter.numel() for parameter in lm.parameters()))
     lm = lm if config is not None else lm.to(device)
     return lm.eval().requires_grad_(False)
 
