@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm2vec_gen import threads
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import InputError, repair_surrogates
 
 if TYPE_CHECKING:
     from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
@@ -187,6 +187,9 @@ def _texts(options: argparse.Namespace) -> list[str]:
     if options.texts and options.file:
         raise InputError("texts are given as arguments and with --file; choose one of the two")
     if options.texts:
+        for number, text in enumerate(options.texts, start=1):
+            if text != repair_surrogates(text):  # bytes of the command line that are no UTF-8
+                raise InputError(f"text {number} of the command line is not UTF-8, which was expected: {text!r:.60}")
         return options.texts
     if options.file is not None:
         return _read(options.file)

@@ -261,6 +261,10 @@ class Plan:
             check_flag(key, OmegaConf.select(self._config, key))
         if not isinstance(self.settings["seeds"], list):
             raise InputError(f"seeds={self.settings['seeds']}: expected a list, e.g. seeds=[1,2]")
+        if not isinstance(read := self.settings["interpret"]["evaluations"], list):
+            raise InputError(
+                f"interpret.evaluations={read}: expected a list, e.g. interpret.evaluations=[own_retrieval]"
+            )
         for seed in [self.settings["seed"], *self.settings["seeds"]]:
             check_whole("seed", seed, least=0)
             if seed >= 2**32:

@@ -22,7 +22,7 @@ from llm2vec_gen import artifacts
 from llm2vec_gen.evaluations.base import by_task
 from llm2vec_gen.loggers.base import listening, tell
 from llm2vec_gen.progress import Progress, track
-from llm2vec_gen.types import MODEL, check_whole
+from llm2vec_gen.types import MODEL, InputError, check_whole
 
 if TYPE_CHECKING:
     from llm2vec_gen.config import Plan
@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 PRINTED = 5  # queries whose readings the terminal shows; the report has all
 MAX_SCORED_QUERIES = 1000  # of each task that interpret.evaluations names
+
+Readable = tuple[dict[str, Any], list["Query"]]  # source, task and instruction of readings, and their queries
 
 
 def heard(verb: Callable[..., Path]) -> Callable[..., Path]:
@@ -58,6 +60,7 @@ def run(plan: Plan) -> Path:
     trains = MODEL in plan.encoders()
     if trains and not plan.artifact("train").whole:
         _evaluations(plan)  # an unknown task is said now, not after the training
+        _scored(plan)
     for verb in (complete, embed, train) if trains else ():
         verb(plan)
     failed: list[Exception] = []
@@ -213,13 +216,13 @@ def interpret(plan: Plan) -> Path:
         if unfinished:
             limit = plan.settings["interpret"]["limit"]
             check_whole("interpret.limit", limit, least=0)
-            sources = [("queries", None, _spread(plan.build("interpret.queries"), limit)), *_scored_queries(plan)]
+            readable = [({}, _spread(plan.build("interpret.queries"), limit)), *_scored_queries(plan)]
             model = plan.build_encoder()
             for name, interpreter in plan.build_all("interpreter").items():
                 readings = [
-                    replace(reading, source=source, instruction=instruction)
-                    for source, instruction, queries in sources
-                    for reading in interpreter.interpret(model, queries, instruction)
+                    replace(reading, **origin)
+                    for origin, queries in readable
+                    for reading in interpreter.interpret(model, queries, origin.get("instruction"))
                 ]
                 artifact.write_records(name, readings)
             artifact.finish(plan.settings)
@@ -235,11 +238,13 @@ def tabulate(plan: Plan) -> Path:
     scored = [plan.artifact("evaluate", name) for name in plan.encoders()]
     scores = [score for artifact in scored for score in artifacts.scores_for_table(artifact)]
     readings = artifacts.read_readings(read.folder) if read.whole else []
-    table = plan.build("table").with_readings(readings)
+    table = plan.build("table")
     if plan.settings["scores"] not in (None, []):
         scores = score_files.read_for(table, plan.settings["scores"])
     elif table.wanted():
         scores = plan.gather(table.wanted(), plan.settings["seeds"])
+    if all(score.run == scored[0].folder.name for score in scores if score.encoder == MODEL):
+        table = table.with_readings(readings)  # they are of this model, whatever else scores are of
     if not any(table.draws(score) for score in scores):
         log.warning(
             "tabulate: no score in %s is of this table; are paths.outputs, scale and seeds right?", plan.outputs
@@ -258,8 +263,8 @@ def tabulate(plan: Plan) -> Path:
         drawn = [score for score in scores if table.draws(score)]
         artifact.write_part("scores.jsonl", lambda path: score_files.write(path, drawn))
         artifact.finish(plan.settings)
-    first = list(dict.fromkeys((reading.source, reading.id) for reading in readings))[:PRINTED]
-    print(files["table.md"], markdown.readings([row for row in readings if (row.source, row.id) in first]), sep="\n")
+    first = list(dict.fromkeys(reading.key for reading in readings))[:PRINTED]
+    print(files["table.md"], markdown.readings([row for row in readings if row.key in first]), sep="\n")
     return plan.publish(artifact)
 
 
@@ -271,14 +276,34 @@ def _evaluations(plan: Plan, encoder: Encoder | None = None) -> dict[str, Evalua
     return by_task(evaluations)
 
 
-def _scored_queries(plan: Plan) -> list[tuple[str, str | None, list[Query]]]:
-    """(evaluation, instruction, queries) of what interpret.evaluations names: embedded again as they were scored."""
-    found = []
+def _scored(plan: Plan) -> list[str]:
+    """The keys of interpret.evaluations; InputError where this config has no such evaluation."""
+    there = list(plan.settings.get("evaluation") or {})
     for name in plan.settings["interpret"]["evaluations"]:
+        if name not in there:
+            raise InputError(
+                f"interpret.evaluations has {name!r}, but the evaluations of this config are "
+                f"{', '.join(there) or '(none)'}; take it out, or add evaluation={name}"
+            )
+    return plan.settings["interpret"]["evaluations"]
+
+
+def _scored_queries(plan: Plan) -> list[Readable]:
+    """The queries of what interpret.evaluations names, each task with the instruction it was scored with."""
+    found: list[Readable] = []
+    for name in _scored(plan):
         evaluation = plan.build(f"evaluation.{name}", instruction=plan.build("instruction"))
-        for task in evaluation.tasks():
-            instruction = evaluation.instruction.query(task, evaluation.category_of(task) or "")
-            found.append((name, instruction, evaluation.queries(task)[:MAX_SCORED_QUERIES]))
+        tasks = {task: queries for task in evaluation.tasks() if (queries := evaluation.queries(task))}
+        if not tasks:
+            raise InputError(
+                f"interpret.evaluations has {name!r}, which scores no query by itself; take it out: interpret reads "
+                "the queries of retrieval tasks and of evaluation=decoding"
+            )
+        for task, queries in tasks.items():
+            category = evaluation.category_of(task)
+            instruction = None if category is None else evaluation.instruction.query(task, category)
+            origin = {"source": evaluation.name, "task": task, "instruction": instruction}
+            found.append((origin, queries[:MAX_SCORED_QUERIES]))
     return found
 
 

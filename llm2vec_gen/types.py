@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def check_whole(key: str, value: Any, least: int = 1, null: bool = False) -> Non
     """InputError unless `value` is a whole number of `least` or more, or None where `null` allows it."""
     if value is None and null:
         return
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise InputError(f"{key}={value}: expected a whole number of {least} or more{', or null' if null else ''}")
 
 
@@ -179,7 +180,8 @@ class Score:
 class Reading:
     """What one embedding says in words: decoded text, or the top words of each of the K positions.
 
-    An id is unique within its `source` alone: "queries" (interpret.queries) or the name of an evaluation.
+    An id is unique within its `source` and `task` alone. The source is "queries" (interpret.queries, which has no
+    tasks) or the name of an evaluation, as its scores have it.
     """
 
     id: str
@@ -189,7 +191,13 @@ class Reading:
     words: list[list[str]] = field(default_factory=list)
     completion: str | None = None  # the language model's own answer, where the source knows it
     source: str = "queries"
+    task: str = ""
     instruction: str | None = None  # what stood before the query when it was embedded
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What all readings of one query share."""
+        return (self.source, self.task, self.id)
 
 
 @runtime_checkable

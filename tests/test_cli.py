@@ -14,6 +14,8 @@ import torch
 
 from llm2vec_gen import LLM2VecGen, cli
 from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.interpreters.logit_lens import LogitLens
+from llm2vec_gen.types import Query
 from tests.builders import tiny_backbone_folder
 
 HARD = "one\ftwo\u2028three\x85four"  # a single line, to all but str.splitlines
@@ -184,6 +186,20 @@ def test_decode_and_lens_say_something_of_every_text(folder, capsys):
     cli.main(["lens", folder, "a cat", "--top", "2"])
     text, *positions = capsys.readouterr().out.rstrip("\n").split("\n")
     assert text == "a cat" and [line.split()[0] for line in positions] == ["1", "2", "3"]
+
+
+def test_lens_reads_the_space_and_the_instruction_that_are_named(folder, capsys):
+    model = LLM2VecGen.from_pretrained(folder, device="cpu")
+    for space in ("states", "soft_prompts"):
+        cli.main(["lens", folder, "a cat", "--top", "2", "--space", space, "--instruction", "Say it:"])
+        (reading,) = LogitLens(2, space).interpret(model, [Query("0", "Say it: a cat")])
+        shown = [line.split()[1:] for line in capsys.readouterr().out.splitlines()[1:]]
+        assert shown == [" ".join(words).split() for words in reading.words]
+
+
+def test_a_text_of_the_command_line_that_is_no_utf8_is_refused(unloaded, capsys):
+    said = refused(capsys, "decode", "m", "a cat", "caf\udce9")
+    assert "text 2 of the command line is not UTF-8" in said
 
 
 def test_a_reader_that_has_enough_ends_the_command_quietly(folder, monkeypatch, capsys):

@@ -112,13 +112,7 @@ class Backbone:
     @property
     def max_positions(self) -> int | None:
         """How many positions the model was made for, RoPE scaling included; None where its config names no limit."""
-        config = self.lm.config.get_text_config()
-        limit = getattr(config, "max_position_embeddings", None)
-        rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-        if not isinstance(limit, int):
-            return None
-        original, factor = rope.get("original_max_position_embeddings"), rope.get("factor")
-        return max(limit, int(original * factor)) if original and factor else limit
+        return loading.max_positions(self.lm.config.get_text_config())
 
     @property
     def fingerprint(self) -> str:

@@ -127,3 +127,19 @@ def fingerprint(lm: Any, tokenizer: Any) -> str:
         if tensor.is_floating_point():
             digest.update(tensor.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def max_positions(config: Any) -> int | None:
+    """Return how many positions a text config allows, RoPE scaling included; None where it names no limit.
+
+    `max_position_embeddings` counts the scaling of "llama3" and "longrope" already. The other kinds stretch what the
+    model was trained on by `factor`; models that were published stretched name the original length beside it.
+    """
+    limit = getattr(config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit < 1:
+        return None
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kind, factor = rope.get("rope_type") or rope.get("type"), rope.get("factor")
+    if kind not in ("linear", "dynamic", "yarn") or not factor:
+        return limit
+    return max(limit, int((rope.get("original_max_position_embeddings") or limit) * factor))

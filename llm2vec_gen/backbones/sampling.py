@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -20,12 +22,20 @@ class Sampler:
     """
 
     def __init__(self, sampling: Mapping[str, Any] | None, seed: int | Sequence[int] | None, rows: int):
+        if sampling is not None and not isinstance(sampling, Mapping):
+            raise InputError(f"sampling is a {type(sampling).__name__}; expected a mapping of {', '.join(KNOWN)}")
         self.settings = dict(sampling or {})
         unknown = sorted(set(self.settings) - set(KNOWN))
         if unknown:
             raise InputError(f"unknown sampling setting(s) {', '.join(unknown)}; known are {', '.join(KNOWN)}")
+        for name, value in self.settings.items():
+            if value is not None and (not isinstance(value, Real) or not math.isfinite(value)):
+                raise InputError(f"sampling {name}={value!r}: expected a number")
+        if not 0 <= (self.settings.get("top_p") or 0) <= 1:
+            raise InputError(f"sampling top_p={self.settings['top_p']}: expected a number from 0 to 1")
         self.draws = bool(self.settings.get("do_sample", bool(self.settings)))
-        self.temperature = float(self.settings.get("temperature", 1.0))
+        temperature = self.settings.get("temperature")
+        self.temperature = 1.0 if temperature is None else float(temperature)
         self.draws = self.draws and self.temperature != 0  # 0 means greedy, as servers understand it
         self.penalty = float(self.settings.get("repetition_penalty") or 1.0)
         if self.temperature < 0 or self.penalty <= 0:

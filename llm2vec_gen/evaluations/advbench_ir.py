@@ -10,7 +10,7 @@ from llm2vec_gen.evaluations.base import Evaluation, data_revision, instruction_
 from llm2vec_gen.evaluations.ranking import Vectors, hit, ndcg, rank
 from llm2vec_gen.evaluations.records import ID, TEXT, records
 from llm2vec_gen.paths import PathOrId
-from llm2vec_gen.types import Encoder, Instruction, Score
+from llm2vec_gen.types import Encoder, Instruction, Query, Score
 
 HARMFUL, BENIGN = "AdvBench-IR", "AdvBench-IR-benign"
 CUTS = (1, 5, 10, 20)
@@ -56,6 +56,12 @@ class AdvBenchIR(Evaluation):
     def category_of(self, task: str) -> str:
         """One for each."""
         return "harmful_retrieval" if task == HARMFUL else "benign_retrieval"
+
+    def queries(self, task: str) -> list[Query]:
+        """The harmful queries, or the benign titles as they are asked for."""
+        self.check_task(task)
+        texts, _ = self._harmful if task == HARMFUL else self._benign
+        return [Query(id_, text) for id_, text in texts.items()]
 
     def evaluate(self, encoder: Encoder, task: str) -> list[Score]:
         """The task's rows with what each query scored; the corpus is encoded once for both tasks."""

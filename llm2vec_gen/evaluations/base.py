@@ -37,10 +37,8 @@ class Evaluation(ABC):
         return None
 
     def queries(self, task: str) -> list[Query]:
-        """The task's queries, for interpreters that read what was scored; InputError where it has none to give."""
-        raise InputError(
-            f"evaluation {self.name!r} has no queries that interpret could read; remove it from interpret.evaluations"
-        )
+        """Return the task's queries with the ids of its scores, for interpreters; none where it has no such ids."""
+        return []
 
     def size(self, task: str) -> int:
         """About how many characters the task has to encode, as far as that is known without its data; else 0."""

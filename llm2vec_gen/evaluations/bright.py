@@ -9,7 +9,7 @@ from llm2vec_gen.evaluations.base import Evaluation, data_revision, instruction_
 from llm2vec_gen.evaluations.ranking import Vectors, ndcg, rank, recall
 from llm2vec_gen.evaluations.records import ID, LIST, TEXT, records
 from llm2vec_gen.paths import PathOrId
-from llm2vec_gen.types import Encoder, InputError, Instruction, Score, closest
+from llm2vec_gen.types import Encoder, InputError, Instruction, Query, Score, closest
 
 DOMAINS = (
     "biology",
@@ -63,6 +63,12 @@ class Bright(Evaluation):
     def category_of(self, task: str) -> str:
         """The same for all."""
         return "reasoning"
+
+    def queries(self, task: str) -> list[Query]:
+        """The domain's questions."""
+        self.check_task(task)
+        examples, _ = self._load(task.removeprefix("bright_"))
+        return [Query(str(row["id"]), str(row["query"])) for row in examples]
 
     def evaluate(self, encoder: Encoder, task: str) -> list[Score]:
         """nDCG@10 (main) and recall@10 with what each question scored."""

@@ -46,13 +46,18 @@ class Decoding(Evaluation):
         """One task."""
         return ["decode_exact"]
 
+    def queries(self, task: str) -> list[Query]:
+        """The queries that are decoded."""
+        self.check_task(task)
+        return list(islice(self.source.queries(), self.limit))
+
     def evaluate(self, encoder: Encoder, task: str) -> list[Score]:
         """The four shares, with 0 or 1 per query; none for an encoder that cannot decode."""
         self.check_task(task)
         if not (callable(getattr(encoder, "decode", None)) and hasattr(encoder, "backbone")):
             log.info("decode_exact: skipped, %s cannot decode", encoder_name(encoder))
             return []
-        queries = list(islice(self.source.queries(), self.limit))
+        queries = self.queries(task)
         if not queries:
             raise InputError("decode_exact: the query source is empty; give it queries or remove evaluation.decoding")
         decoded, completions = self.decoded(encoder, queries), self.completions(encoder, queries)

@@ -16,7 +16,7 @@ from typing import Any
 
 from llm2vec_gen.evaluations.base import Evaluation, data_revision
 from llm2vec_gen.pocket import world
-from llm2vec_gen.types import Encoder, Score
+from llm2vec_gen.types import Encoder, Query, Score
 
 SETS = {
     "retrieval": world.retrieval_set,
@@ -49,6 +49,13 @@ class Pocket(Evaluation):
     def category_of(self, task: str) -> str:
         """The task's own name."""
         return task
+
+    def queries(self, task: str) -> list[Query]:
+        """The queries of the kinds of retrieval; the other tasks score no query by itself."""
+        self.check_task(task)
+        data: Any = SETS[task]()
+        texts = data.queries if isinstance(data, world.RetrievalSet) else {}
+        return [Query(id_, text) for id_, text in texts.items()]
 
     def evaluate(self, encoder: Encoder, task: str) -> list[Score]:
         """The task's rows: the main score, other metrics, groups."""

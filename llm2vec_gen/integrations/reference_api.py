@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llm2vec_gen.models.arguments import check_texts
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 from llm2vec_gen.types import InputError
 
@@ -50,8 +51,8 @@ class LLM2VecGenModel:
         """
         many = not isinstance(input_text, str)
         if recon_hidden_states is None:
-            texts = [input_text] if isinstance(input_text, str) else list(input_text)
-            soft_prompts = self.model.soft_prompts([text.strip() for text in texts]).to(self.device)
+            texts = [text.strip() for text in check_texts(input_text)]
+            soft_prompts = self.model.soft_prompts(texts).to(self.device)
         else:
             soft_prompts = recon_hidden_states.to(self.device)
             soft_prompts = soft_prompts[None] if soft_prompts.dim() == 2 else soft_prompts

@@ -18,8 +18,8 @@ from sentence_transformers.base.modules import InputModule
 from torch import Tensor
 
 from llm2vec_gen.checkpoints.sentence_transformers import PROMPTS
+from llm2vec_gen.models.arguments import check_texts
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
-from llm2vec_gen.types import InputError
 
 
 def to_sentence_transformer(model: LLM2VecGen, prompts: Mapping[str, str] | None = None) -> SentenceTransformer:
@@ -62,10 +62,7 @@ class GenerativeEmbedding(InputModule):
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **_: Any) -> dict[str, Any]:
         """The texts themselves: tokenising, sorting and batching are the model's own."""
-        wrong = next((type(text).__name__ for text in inputs if not isinstance(text, str)), None)
-        if wrong is not None:
-            raise InputError(f"encode was given a {wrong} among the texts; expected strings only")
-        return {"texts": list(inputs), "instruction": prompt}
+        return {"texts": check_texts(inputs), "instruction": prompt}
 
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
         """Adds `sentence_embedding` (B, E)."""

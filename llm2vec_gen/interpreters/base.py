@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from llm2vec_gen.types import Query, Reading
+from llm2vec_gen.types import Query, Reading, check_whole
 
 
 class Interpreter(ABC):
@@ -19,6 +19,7 @@ class Interpreter(ABC):
     """
 
     def __init__(self, batch_size: int = 64) -> None:
+        check_whole("an interpreter's batch_size", batch_size)
         self.batch_size = batch_size
 
     @abstractmethod

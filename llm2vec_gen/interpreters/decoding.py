@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from llm2vec_gen.interpreters.base import Interpreter
-from llm2vec_gen.types import Query, Reading
+from llm2vec_gen.types import Query, Reading, check_whole
 
 
 class Decoding(Interpreter):
     """Greedy text from the K soft prompts alone: the query's words are not in the model's input any more."""
 
-    def __init__(self, max_new_tokens: int = 64, batch_size: int = 64) -> None:
+    def __init__(self, max_new_tokens: int | None = 64, batch_size: int = 64) -> None:
         super().__init__(batch_size)
+        check_whole("interpreter.decoding.max_new_tokens", max_new_tokens, null=True)
         self.max_new_tokens = max_new_tokens
 
     def interpret(self, model: Any, queries: Sequence[Query], instruction: str | None = None) -> list[Reading]:

@@ -21,8 +21,8 @@ class LogitLens(Interpreter):
     space "soft_prompts"  p_i = W_recon h_i + b, which an index may store: a stored embedding is read without its query.
                           The head was never meant for these; the words are much worse
 
-    Special tokens, tokens that are only whitespace or half a character, and second spellings of the same word (case,
-    leading space) are passed over.
+    Special and other added tokens (such as <think>), tokens that are only whitespace or half a character, and second
+    spellings of the same word (case, leading space) are passed over.
     """
 
     def __init__(self, top: int = 5, space: str = "states", batch_size: int = 64) -> None:
@@ -52,11 +52,11 @@ class LogitLens(Interpreter):
 
     def words(self, tokenizer: Any, ids: Sequence[int]) -> list[str]:
         """The first `top` different words among the tokens."""
-        special = set(tokenizer.all_special_ids)
+        added = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
         words: dict[str, str] = {}
         for token in ids:
             word = tokenizer.decode([token]).strip()
-            if token not in special and word and "\ufffd" not in word:
+            if token not in added and word and "\ufffd" not in word:
                 words.setdefault(word.casefold(), word)
             if len(words) == self.top:
                 break

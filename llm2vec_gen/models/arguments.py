@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+import warnings
+from collections.abc import Iterable, KeysView, Mapping, Set
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,16 +16,11 @@ from llm2vec_gen.types import InputError, check_whole, repair_surrogates
 def check_texts(texts: Any, instruction: str | None = None) -> list[str]:
     """Return the texts as a list, each after the instruction (both stripped, joined by one space).
 
-    A single string is one text. Lists, tuples, arrays and columns of strings are taken in their order. What UTF-8
-    cannot encode becomes U+FFFD, as in the data sources. Raises InputError for anything without an order of its own
-    (sets), with another meaning (dictionaries), or that holds no strings.
+    A single string is one text. Lists, tuples, arrays, columns and generators of strings are taken in their order.
+    What UTF-8 cannot encode becomes U+FFFD, as in the data sources. Raises InputError for anything without an order of
+    its own (sets), with another meaning (dictionaries, whole data frames), or that holds no strings.
     """
-    if isinstance(texts, str):
-        texts = [texts]
-    if isinstance(texts, Mapping | Set | bytes | bytearray) or not isinstance(texts, Iterable):
-        hint = "; pass list(texts.values()) or one column of it" if isinstance(texts, Mapping) else ""
-        raise InputError(f"texts is a {type(texts).__name__}; expected a string or a list of strings{hint}")
-    rows = list(texts)
+    rows = [texts] if isinstance(texts, str) else _rows(texts)
     for number, row in enumerate(rows):
         if not isinstance(row, str):
             raise InputError(f"text {number} is a {type(row).__name__} ({row!r:.40}); expected strings only")
@@ -33,6 +30,26 @@ def check_texts(texts: Any, instruction: str | None = None) -> list[str]:
     if instruction is None or not instruction.strip():
         return rows
     return [f"{repair_surrogates(instruction).strip()} {row.strip()}" for row in rows]
+
+
+def _rows(texts: Any) -> list[Any]:
+    """The members of a one-dimensional, ordered collection."""
+    kind, expected = type(texts).__name__, "expected a string or a list of strings"
+    if isinstance(texts, Mapping):
+        raise InputError(f"texts is a {kind}; {expected}; pass list(texts.values()) or one column of it")
+    if (dimensions := getattr(texts, "ndim", 1)) != 1:  # a data frame would give the names of its columns
+        raise InputError(f"texts is a {kind} of {dimensions} dimensions; {expected}; pass one column of it")
+    unordered = isinstance(texts, Set) and not isinstance(texts, KeysView)
+    if unordered or isinstance(texts, bytes | bytearray | memoryview) or not isinstance(texts, Iterable):
+        raise InputError(f"texts is a {kind}; {expected}")
+    return list(texts)
+
+
+def check_flags(**flags: Any) -> None:
+    """InputError for a flag that is no boolean: normalize="no" would count as true."""
+    for name, value in flags.items():
+        if not isinstance(value, bool | np.bool_):
+            raise InputError(f"{name}={value!r}: expected True or False")
 
 
 def check_max_length(max_length: Any, default: int, suffix_length: int, positions: int | None) -> int:
@@ -68,10 +85,32 @@ def check_new_tokens(max_new_tokens: Any, prompt_length: int, positions: int | N
     return int(max_new_tokens)
 
 
-def check_soft_prompts(prompts: Tensor, tokens: int, size: int) -> Tensor:
-    """Return soft prompts (N, K, D); a single one (K, D) gets its batch dimension. InputError for anything else."""
+def given_soft_prompts(inputs: Any) -> Tensor | None:
+    """Return what `decode` was given as a tensor; None where it was given texts."""
+    if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "biufc":
+        return torch.from_numpy(np.array(inputs, dtype=inputs.dtype.newbyteorder("=")))
+    if isinstance(inputs, list | tuple) and inputs and isinstance(inputs[0], Tensor | np.ndarray):
+        kind = type(inputs[0]).__name__
+        raise InputError(
+            f"decode was given a {type(inputs).__name__} of {kind}; expected one tensor of soft prompts (N, K, D); "
+            "pass torch.stack(...) or numpy.stack(...) of it"
+        )
+    return inputs if isinstance(inputs, Tensor) else None
+
+
+def check_soft_prompts(prompts: Tensor, tokens: int, size: int, embedding_dim: int) -> Tensor:
+    """Return soft prompts (N, K, D); a single one (K, D) gets its batch dimension. InputError for anything else.
+
+    K pooled embeddings have the shape of one soft prompt where E equals D: that case is warned about.
+    """
     shape = tuple(prompts.shape)
     if prompts.dim() == 2 and shape == (tokens, size):
+        if size == embedding_dim:
+            warnings.warn(
+                f"decode takes a tensor of shape {shape} as one soft prompt, not as {tokens} embeddings; pass "
+                "soft_prompts[None] to say so. A pooled embedding cannot be decoded",
+                stacklevel=4,
+            )
         prompts = prompts[None]
     if prompts.dim() != 3 or tuple(prompts.shape[1:]) != (tokens, size):
         raise InputError(
@@ -84,3 +123,12 @@ def check_soft_prompts(prompts: Tensor, tokens: int, size: int) -> Tensor:
         row = int((~torch.isfinite(prompts)).flatten(1).any(dim=1).nonzero()[0])
         raise InputError(f"soft prompt {row} has values that are not finite (NaN or infinite); compute it again")
     return prompts
+
+
+def check_seed(seed: Any, rows: int) -> None:
+    """InputError unless `seed` is None, a whole number, or one for each of the rows that are decoded."""
+    many = isinstance(seed, list | tuple)
+    for one in seed if many else [seed]:
+        check_whole("seed", one, least=0, null=not many)
+    if many and len(seed) != rows:
+        raise InputError(f"seed has {len(seed)} numbers for {rows} soft prompts; expected one for all, or one for each")

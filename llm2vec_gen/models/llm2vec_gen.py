@@ -16,11 +16,18 @@ from torch.nn.functional import normalize as unit_length
 from llm2vec_gen.backbones.base import Backbone
 from llm2vec_gen.checkpoints import hub
 from llm2vec_gen.models import initial, storage
-from llm2vec_gen.models.arguments import check_max_length, check_new_tokens, check_soft_prompts
+from llm2vec_gen.models.arguments import (
+    check_flags,
+    check_max_length,
+    check_new_tokens,
+    check_seed,
+    check_soft_prompts,
+    given_soft_prompts,
+)
 from llm2vec_gen.models.lora import QueryLora
 from llm2vec_gen.models.query_pass import QueryPass
 from llm2vec_gen.models.spelling import Spelling
-from llm2vec_gen.types import Batch, EncoderOutput, InputError
+from llm2vec_gen.types import Batch, EncoderOutput, InputError, check_whole
 
 
 class LLM2VecGen(nn.Module):
@@ -39,10 +46,13 @@ class LLM2VecGen(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.lm = backbone.lm
+        check_whole("embedding_dim", embedding_dim)
+        check_whole("num_thought_tokens", num_thought_tokens, least=0)
+        check_whole("num_compression_tokens", num_compression_tokens)
+        check_whole("max_length", max_length)
         self.embedding_dim = int(embedding_dim)
         self.num_thought_tokens, self.num_compression_tokens = int(num_thought_tokens), int(num_compression_tokens)
         self.max_length, self.full_gradient = int(max_length), full_gradient
-        _check_sizes(self)
         self.room_for_query(None)
         hidden, device = backbone.hidden_size, backbone.device
         self.suffix = nn.Parameter(initial.suffix(backbone, self.num_suffix_tokens))
@@ -155,6 +165,7 @@ class LLM2VecGen(nn.Module):
         longer text keeps its first tokens, with one warning that counts such texts. Raises InputError for arguments
         of another kind (see arguments.py).
         """
+        check_flags(normalize=normalize)
         query_pass = QueryPass.of(self, texts, instruction, batch_size, max_length, show_progress)
         embeddings = query_pass.collect(self.embed_states, (self.embedding_dim,))
         return unit_length(embeddings, dim=1) if normalize else embeddings
@@ -179,21 +190,28 @@ class LLM2VecGen(nn.Module):
         return query_pass.collect(self.project, shape)
 
     @torch.no_grad()
-    def decode(self, inputs: Tensor | str | Sequence[str], max_new_tokens: int | None = None,
-               instruction: str | None = None, sampling: dict[str, Any] | None = None,
-               seed: int | None = None) -> list[str]:  # fmt: skip
+    def decode(self, inputs: Tensor | np.ndarray | str | Sequence[str], max_new_tokens: int | None = None,
+               instruction: str | None = None, sampling: Mapping[str, Any] | None = None,
+               seed: int | Sequence[int] | None = None) -> list[str]:  # fmt: skip
         """Return the text that the language model continues each soft prompt with.
 
         `inputs` are soft prompts (N, K, D), as a tensor or a numpy array, or texts, which are embedded first.
         `max_new_tokens` None is 512, or what the model's positions leave. Greedy unless `sampling` says otherwise.
-        Raises InputError for pooled embeddings, another shape, and values that are not finite.
+        `seed`: one for all rows, or one per row. Raises InputError for pooled embeddings, another shape, and values
+        that are not finite.
         """
         tokens, size = self.num_compression_tokens, self.backbone.hidden_size
         limit = check_new_tokens(max_new_tokens, tokens, self.backbone.max_positions)
-        if isinstance(inputs, np.ndarray) and inputs.dtype.kind != "U":
-            inputs = torch.from_numpy(inputs)
-        prompts = inputs if isinstance(inputs, Tensor) else self.soft_prompts(inputs, instruction)
-        prompts = check_soft_prompts(prompts, tokens, size)
+        prompts = given_soft_prompts(inputs)
+        if prompts is None:
+            prompts = self.soft_prompts(inputs, instruction)  # type: ignore[arg-type]
+        elif instruction is not None:
+            raise InputError(
+                f"decode was given soft prompts and instruction={instruction!r:.40}; an instruction changes how texts "
+                "are embedded: pass it to soft_prompts(texts, instruction=...)"
+            )
+        prompts = check_soft_prompts(prompts, tokens, size, self.embedding_dim)
+        check_seed(seed, len(prompts))
         results = self.backbone.generate(list(prompts), limit, sampling, seed)
         texts = [self.tokenizer.decode(ids.tolist(), skip_special_tokens=True) for ids, _ in results]
         return texts if self.end_marker is None else [text.split(self.end_marker)[0] for text in texts]
@@ -214,10 +232,3 @@ class LLM2VecGen(nn.Module):
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, format)
             return hub.push(folder, repo_id, **arguments)
-
-
-def _check_sizes(model: LLM2VecGen) -> None:
-    wanted = {"num_thought_tokens": 0, "num_compression_tokens": 1, "embedding_dim": 1}
-    for name, least in wanted.items():
-        if getattr(model, name) < least:
-            raise InputError(f"{name} is {getattr(model, name)}; expected at least {least}")

@@ -13,7 +13,7 @@ from torch import Tensor
 from llm2vec_gen import progress
 from llm2vec_gen.backbones.batching import common_prefix, micro_batches
 from llm2vec_gen.backbones.prefix import Prefix
-from llm2vec_gen.models.arguments import check_texts
+from llm2vec_gen.models.arguments import check_flags, check_texts
 from llm2vec_gen.types import check_whole
 
 SHARED_FROM = 8  # a common beginning (an instruction) of this many tokens is computed once per call
@@ -33,13 +33,14 @@ class QueryPass:
         """The pass of texts, each after the instruction; `max_length` counts the suffix too."""
         rows = check_texts(texts, instruction)
         check_whole("batch_size", batch_size)
+        check_flags(show_progress=show_progress)
         ids, cut = model.tokenize_and_count(rows, max_length)
         if cut:
             room = model.room_for_query(max_length)
             warnings.warn(
                 f"{cut} of {len(rows)} texts are longer than the {room} tokens that fit beside the suffix; their first "
                 f"{room} tokens are embedded (raise max_length to keep more)",
-                stacklevel=3,
+                stacklevel=4,
             )
         return cls(model, ids, batch_size, show_progress)
 

@@ -10,7 +10,7 @@ from llm2vec_gen.tables.base import Cell, Grid, Table
 from llm2vec_gen.tables.score_files import json_lines
 from llm2vec_gen.tables.score_table import check_one_source
 from llm2vec_gen.tables.statistics import per_query
-from llm2vec_gen.types import InputError, Reading, Score
+from llm2vec_gen.types import MODEL, InputError, Reading, Score
 
 LONGEST = 80  # characters of a text in a cell
 
@@ -54,24 +54,22 @@ class LargestLosses(Table):
         check_one_source(kept)
         ours, theirs = per_query(kept, self.row), per_query(kept, self.baseline)
         compared = [
-            (query, value, theirs[task][subset][query])
+            (theirs[task][subset][query] - value, query, task, value, theirs[task][subset][query])
             for task, subsets in ours.items()
             for subset, values in subsets.items()
             for query, value in values.items()
             if query in theirs.get(task, {}).get(subset, {})
         ]
-        found = [(other - own, query, own, other) for query, own, other in compared if other > own]
-        found.sort(key=lambda item: (-item[0], item[1]))
-        texts, decoded = self._texts(), self._decoded()
-        names = [query for _, query, _, _ in found[: self.limit]]
+        found = sorted((item for item in compared if item[0] > 0), key=lambda item: (-item[0], *item[1:3]))
+        decoded, shown = self._decoded(), found[: self.limit]
         cells = [
-            [Cell(loss), Cell(own), Cell(other), Cell(label=short(decoded.get(name)))]
-            for name, (loss, _, own, other) in zip(names, found, strict=False)
+            [Cell(loss), Cell(own), Cell(other), Cell(label=short(decoded.get((self.evaluation, task, query))))]
+            for loss, query, task, own, other in shown
         ]
         return [
             Grid(
                 self.title,
-                rows=[f"{name}: {short(texts[name])}" if name in texts else name for name in names],
+                rows=self._names([(task, query) for _, query, task, _, _ in shown]),
                 columns=["loss", self.row, self.baseline, "decodes to"],
                 cells=cells,
                 note=f"{self.baseline} is ahead on {len(found)} of {len(compared)} queries.",
@@ -79,6 +77,17 @@ class LargestLosses(Table):
                 bold=False,
             )
         ]
+
+    def _names(self, queries: Sequence[tuple[str, str]]) -> list[str]:
+        """(task, id) of each row -> its id and, where it is known, its text; the task too where there are several."""
+        several = len({task for task, _ in queries}) > 1
+        read, texts = {reading.key: reading.query for reading in self.readings}, self._texts()
+        names = []
+        for task, query in queries:
+            name = f"{task} {query}" if several else query
+            text = read.get((self.evaluation, task, query), texts.get(query))
+            names.append(name if text is None else f"{name}: {short(text)}")
+        return names
 
     def _texts(self) -> dict[str, str]:
         if self.queries is None:
@@ -94,12 +103,11 @@ class LargestLosses(Table):
             texts[str(row["_id"])] = str(row["text"])
         return texts
 
-    def _decoded(self) -> dict[str, str]:
-        return {
-            reading.id: reading.text
-            for reading in self.readings
-            if reading.interpreter == "decoding" and reading.source == self.evaluation
-        }
+    def _decoded(self) -> dict[tuple[str, str, str], str]:
+        """Key of a query -> what its embedding decodes to: readings are of the trained model alone."""
+        if self.row != MODEL:
+            return {}
+        return {reading.key: reading.text for reading in self.readings if reading.interpreter == "decoding"}
 
 
 def short(text: str | None) -> str | None:

@@ -29,9 +29,9 @@ def readings(found: Iterable[Reading]) -> str:
 
     Of each position's lens words the first two: a terminal line holds no more.
     """
-    by_query: dict[tuple[str, str], list[Reading]] = {}
+    by_query: dict[tuple[str, str, str], list[Reading]] = {}
     for reading in found:
-        by_query.setdefault((reading.source, reading.id), []).append(reading)
+        by_query.setdefault(reading.key, []).append(reading)
     if not by_query:
         return ""
     return "### What the embeddings say\n\n" + "\n".join(_query(group) for group in by_query.values()) + "\n"

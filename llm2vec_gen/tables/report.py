@@ -108,9 +108,9 @@ def svg(draw: Callable[[Any], None], inches: tuple[float, float], salt: str, tra
 
 def reading_section(readings: Sequence[Reading]) -> str:
     """One card per query with every interpreter's reading of it, in order of appearance; empty if there is none."""
-    by_query: dict[tuple[str, str], list[Reading]] = {}
+    by_query: dict[tuple[str, str, str], list[Reading]] = {}
     for reading in readings:
-        by_query.setdefault((reading.source, reading.id), []).append(reading)
+        by_query.setdefault(reading.key, []).append(reading)
     return "\n".join(_card(group) for group in by_query.values())
 
 
@@ -119,7 +119,16 @@ def _card(group: Sequence[Reading]) -> str:
     entries = "\n".join(_entry(reading, completion) for reading in group)
     if completion is not None:
         entries = f"<dt>the language model answers</dt><dd>{escape(completion)}</dd>\n{entries}"
+    if origin := origin_of(group[0]):
+        entries = f"<dt>from</dt><dd>{escape(origin)}</dd>\n{entries}"
     return f"<div class='reading'>\n<div class='query'>{escape(group[0].query)}</div>\n<dl>\n{entries}\n</dl>\n</div>"
+
+
+def origin_of(reading: Reading) -> str:
+    """Whose query it is and the instruction it was embedded with; empty for the queries of interpret.queries."""
+    parts = dict.fromkeys((reading.source, reading.task)) if reading.task else {}
+    instruction = f'embedded after "{reading.instruction}"' if reading.instruction else ""
+    return ", ".join(filter(None, [*parts, instruction]))
 
 
 def _entry(reading: Reading, completion: str | None) -> str:

@@ -76,6 +76,7 @@ def test_the_share_of_queries_that_find_their_own_chunks(folder):
     assert rows["dot_hit_rate_at_5"].per_query == {"1": 0.0, "2": 1.0}
     assert rows["dot_hit_rate_at_20"].per_query == {"1": 1.0, "2": 1.0}
     assert rows["cosine_hit_rate_at_1"].per_query == {"1": 1.0, "2": 1.0}
+    assert {query.id: query.text for query in bench.queries("AdvBench-IR")} == {"1": "how to a", "2": "how to b"}
     assert rows["dot_hit_rate_at_5"].value == 0.5 and rows["dot_hit_rate_at_5"].n == 2
 
 
@@ -84,6 +85,7 @@ def test_the_benign_figure_of_the_same_corpus(folder):
     bench.evaluate(encoder, "AdvBench-IR")
     (main,) = [row for row in bench.evaluate(encoder, "AdvBench-IR-benign") if row.main]
     assert main.category == "benign_retrieval" and list(main.per_query) == ["T0", "T2"]
+    assert [query.id for query in bench.queries("AdvBench-IR-benign")] == list(main.per_query)
     assert main.metric == "cosine_ndcg_at_10" and main.value == statistics.fmean(main.per_query.values())
     assert 0.6 < main.per_query["T0"] <= 1.0, "its first passage comes first, the second somewhere"
     assert len(encoder.calls) == len(set(encoder.calls)), "no text twice under one instruction"

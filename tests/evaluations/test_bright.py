@@ -51,6 +51,7 @@ def test_excluded_documents_leave_the_ranking(folder):
     assert (main.metric, main.main, main.subset, main.category) == ("ndcg_at_10", True, "official", "reasoning")
     assert recall.value == 1.0 and not recall.main
     assert set(encoder.calls) == {"Think:", "Sum up:"}
+    assert {query.id: query.text for query in bench.queries("bright_pony")} == {"1": "aaa", "2": "aaa"}
 
 
 def test_all_domains_and_unknown_ones(folder):

@@ -14,7 +14,7 @@ import pytest
 
 from llm2vec_gen import artifacts, pipeline
 from llm2vec_gen.config import Plan, compose
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import InputError, Score
 from tests.evaluations.test_own_retrieval import CORPUS, QRELS, QUERIES
 
 ROOT = Path(__file__).parents[2]
@@ -140,24 +140,99 @@ def test_the_trained_models_fingerprint_is_that_of_its_weights(tmp_path: Path) -
     assert trained("a", "model.max_length=99") != first
 
 
-def test_the_own_queries_are_interpreted_too(tmp_path: Path, data: Path) -> None:
-    settings = ["experiment=smoke", f"paths.outputs={tmp_path}", *two_tasks(data)]
-    ((source, instruction, queries),) = pipeline._scored_queries(compose(*settings))
-    assert [(query.id, query.text) for query in queries] == [("q1", "ab"), ("q2", "cc")]  # those that are scored
-    assert source == "own_retrieval"
-    evaluation = compose(*settings).build(
-        "evaluation.own_retrieval", instruction=compose(*settings).build("instruction")
-    )
-    assert instruction == evaluation.instruction.query("own_retrieval", "retrieval") is not None
+class Repeat:
+    """A model that decodes an embedding to the instruction and the text it was made of."""
+
+    def soft_prompts(self, texts: list[str], instruction: str | None = None) -> list[str]:
+        return [f"{instruction} {text}" for text in texts]
+
+    def decode(self, prompts: list[str], max_new_tokens: int) -> list[str]:
+        return prompts
+
+
+def interpreted(plan: Plan) -> list[tuple[str, str, str, str]]:
+    """(source, task, id, decoded text) of each reading."""
+    plan.build_encoder = Repeat  # type: ignore[method-assign]
+    readings = artifacts.read_readings(pipeline.interpret(plan))
+    return [(reading.source, reading.task, reading.id, reading.text) for reading in readings]
+
+
+def reading_settings(tmp_path: Path, data: Path, *more: str) -> list[str]:
+    log = tmp_path / "log.jsonl"
+    log.write_text(json.dumps({"id": "q1", "query": "a row of the log"}))
+    queries = f"{{_target_: llm2vec_gen.data.query_log.QueryLog, path: {log}, id_column: id}}"
+    return [f"paths.outputs={tmp_path}/outputs", "instruction=generative", "interpreter=[decoding]", *two_tasks(data),
+            f"interpret.queries={queries}", *more]  # fmt: skip
+
+
+def test_queries_of_evaluations_are_read_as_they_were_scored(tmp_path: Path, data: Path) -> None:
+    """Ids meet in three places: each reading keeps its own, and its own instruction."""
+    more = ["interpret.evaluations=[own_retrieval,other]", "+instruction.tasks.two=Second:"]
+    found = interpreted(compose(*reading_settings(tmp_path, data, *more)))
+    passage = "Write a short passage that answers this:"
+    assert found == [
+        ("queries", "", "q1", "None a row of the log"),
+        ("own_retrieval", "one", "q1", f"{passage} ab"),
+        ("own_retrieval", "one", "q2", f"{passage} cc"),
+        ("own_retrieval", "two", "q1", "Second: ab"),
+        ("own_retrieval", "two", "q3", "Second: never judged"),
+    ]
+
+
+def test_readings_depend_on_the_evaluations_that_are_read(tmp_path: Path, data: Path) -> None:
+    settings = reading_settings(tmp_path, data)
     before = compose(*settings).artifact("interpret").digest
     assert compose(*settings, "instruction=embedding").artifact("interpret").digest != before
+    assert compose(*settings, "evaluation.other.split=test").artifact("interpret").digest == before, "it is not read"
     (data / "queries.jsonl").write_text(json.dumps({"_id": "q1", "text": "another"}))
     assert compose(*settings).artifact("interpret").digest != before
 
 
-def test_an_evaluation_without_queries_of_its_own_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="evaluation 'pocket' has no queries that interpret could read"):
-        pipeline._scored_queries(compose(f"paths.outputs={tmp_path}", "interpret.evaluations=[pocket]"))
+def test_decoding_is_read_without_an_instruction_and_the_pocket_by_task(tmp_path: Path) -> None:
+    settings = [f"paths.outputs={tmp_path}", "interpret.evaluations=[decoding,pocket]", "evaluation.decoding.limit=2"]
+    found = pipeline._scored_queries(compose(*settings))
+    tasks = [origin["task"] for origin, _ in found]
+    assert tasks == ["decode_exact", "retrieval", "reranking", "harmful_retrieval", "benign_retrieval", "reasoning"]
+    (first, queries), second = found[0], found[1][0]
+    assert first["instruction"] is None and len(queries) == 2
+    assert second["instruction"] == compose(*settings).build("instruction").query("retrieval", "retrieval")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("[own]", "interpret.evaluations has 'own', but the evaluations of this config are pocket, decoding"),
+        ("pocket", "interpret.evaluations=pocket: expected a list"),
+        ("null", "interpret.evaluations=None: expected a list"),
+        ("[moody]", "interpret.evaluations has 'moody', which scores no query by itself"),
+    ],
+)
+def test_evaluations_that_cannot_be_read_are_refused(tmp_path: Path, given: str, message: str) -> None:
+    moody = "+evaluation.moody={_target_: tests.evaluations.stand_ins.Moody, cache: .}" if "moody" in given else ""
+    with pytest.raises(InputError, match=message):
+        pipeline.interpret(
+            compose(f"paths.outputs={tmp_path}", f"interpret.evaluations={given}", *filter(None, [moody]))
+        )
+
+
+def test_where_do_i_lose_shows_the_decoding_of_its_own_query_and_model(tmp_path: Path, data: Path) -> None:
+    settings = reading_settings(tmp_path, data, "table=own_retrieval", "baseline=[]", "~evaluation.other")
+    plan = compose(*settings)
+    assert ("own_retrieval", "one", "q2", "Write a short passage that answers this: cc") in interpreted(plan)
+    for name, values in (("llm2vec_gen", {"q1": 0.0, "q2": 1.0}), ("teacher", {"q1": 1.0, "q2": 1.0})):
+        made = plan.artifact("evaluate", name)
+        facts = {"encoder": name, "evaluation": "own_retrieval", "task": "one", "run": made.folder.name}
+        row = Score(**facts, category="retrieval", subset="default", split="test", metric="ndcg_at_10", value=0.5,
+                    main=True, n=2, data_revision="x", per_query=values)  # fmt: skip
+        made.write_records("one", [row])
+        made.finish()
+    table = (pipeline.tabulate(plan) / "table.md").read_text()
+    assert "q1: ab" in table and "Write a short passage that answers this: ab" in table and "log" not in table
+    others = tmp_path / "others.jsonl"
+    rows = (pipeline.tabulate(plan) / "scores.jsonl").read_text()
+    others.write_text(rows.replace(plan.artifact("evaluate").folder.name, "another-run"))
+    table = (pipeline.tabulate(compose(*settings, f"scores=[{others}]")) / "table.md").read_text()
+    assert "q1: ab" in table and "Write a short passage" not in table, "readings are of another model than the scores"
 
 
 # ---- failures

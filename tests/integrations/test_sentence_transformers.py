@@ -82,7 +82,7 @@ def test_without_our_package_it_says_what_to_install(model: LLM2VecGen, tmp_path
 
 
 def test_wrong_input(live) -> None:
-    with pytest.raises(InputError, match="int among the texts"):
+    with pytest.raises(InputError, match="text 1 is a int"):
         live[0].preprocess(["a", 3])
 
 

@@ -11,7 +11,7 @@ from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 from llm2vec_gen.types import InputError, Query
 from tests.builders import tiny_backbone_folder
 
-WORDS = ["<end>", " cat", "Cat", "dog", "  ", "\ufffd", " bird", "fish", "unused row"]
+WORDS = ["<end>", " cat", "Cat", "dog", "  ", "\ufffd", " bird", "fish", "<think>", "unused row"]
 
 
 class Tokenizer:
@@ -19,6 +19,9 @@ class Tokenizer:
 
     def __len__(self):
         return len(WORDS) - 1  # the embedding matrix has a row more than the tokenizer has tokens
+
+    def get_added_vocab(self):
+        return {"<end>": 0, "<think>": 8}
 
     def decode(self, ids):
         return "".join(WORDS[token] for token in ids)
@@ -33,9 +36,9 @@ def model_of(logits):
     )
 
 
-def test_words_by_rank_without_specials_blanks_and_repeats():
-    first = [9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 99.0]
-    second = first[::-1]
+def test_words_by_rank_without_added_tokens_blanks_and_repeats():
+    first = [9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 98.0, 99.0]
+    second = [*first[7::-1], 98.0, 99.0]
     reading = LogitLens(top=3).interpret(model_of(torch.tensor([[first, second]])), [Query("1", "q", "a")])[0]
     assert reading.words == [["cat", "dog", "bird"], ["fish", "bird", "dog"]]
     assert reading.text == "cat fish"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pandas
 import pytest
 import torch
+from transformers import BloomConfig, GPT2Config
 
 from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.loading import max_positions
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 from llm2vec_gen.types import InputError
 from tests.builders import tiny_backbone_folder
@@ -24,7 +27,18 @@ def model(tmp_path_factory) -> LLM2VecGen:
     return LLM2VecGen(Backbone(str(folder), device="cpu"), 32, 2, 3, max_length=40)  # E = D: shapes alone tell nothing
 
 
-@pytest.mark.parametrize("texts", [tuple(TEXTS), np.array(TEXTS), pandas.Series(TEXTS), (text for text in TEXTS)])
+@pytest.mark.parametrize(
+    "texts",
+    [
+        tuple(TEXTS),
+        np.array(TEXTS),
+        pandas.Series(TEXTS),
+        (text for text in TEXTS),
+        np.array(TEXTS, dtype=object),
+        dict.fromkeys(TEXTS).keys(),
+        dict(enumerate(TEXTS)).values(),
+    ],
+)
 def test_texts_in_an_order_of_their_own_are_taken_in_it(model, texts):
     assert torch.equal(model.encode(texts), model.encode(TEXTS))
 
@@ -40,6 +54,13 @@ def test_texts_in_an_order_of_their_own_are_taken_in_it(model, texts):
         (["a", 3], "text 1 is a int"),
         (["a", None], "text 1 is a NoneType"),
         ([["a", "b"]], "text 0 is a list"),
+        (pandas.DataFrame({"text": TEXTS}), "texts is a DataFrame of 2 dimensions; .*pass one column of it"),
+        (np.array([TEXTS]), "texts is a ndarray of 2 dimensions"),
+        (np.array("a"), "texts is a ndarray of 0 dimensions"),
+        (frozenset({"a"}), "texts is a frozenset"),
+        ({"a": "b"}.items(), "texts is a dict_items"),
+        (memoryview(b"a"), "texts is a memoryview"),
+        ([float("nan")], "text 0 is a float"),
         ([{"text": "a"}], "text 0 is a dict"),
     ],
 )
@@ -60,6 +81,10 @@ def test_other_kinds_of_texts_are_refused(model, method, texts, message):
         ({"max_length": 5}, "max_length is 5, but the suffix alone takes 5 tokens"),
         ({"max_length": 0}, "max_length=0: expected a whole number of 1 or more"),
         ({"max_length": "long"}, "max_length=long"),
+        ({"batch_size": True}, "batch_size=True"),
+        ({"max_length": 40.0}, "max_length=40.0"),
+        ({"show_progress": "no"}, "show_progress='no': expected True or False"),
+        ({"instruction": b"a"}, "instruction is a bytes"),
         ({"instruction": 5}, "instruction is a int; expected a string or None"),
         ({"instruction": ["a"]}, "instruction is a list"),
     ],
@@ -82,6 +107,31 @@ def test_scaled_positions_count(tmp_path):
     assert Backbone(str(folder), device="cpu").max_positions == 256
 
 
+@pytest.mark.parametrize(
+    ("kind", "original", "expected"),
+    [
+        ("yarn", 64, 256),  # Qwen's recipe: the limit is that of the plain model
+        ("yarn", 32, 128),
+        ("linear", None, 400),
+        ("dynamic", None, 400),
+        ("llama3", 64, 100),  # Llama 3.2: original 8,192 x 32 is more than the 131,072 that it was made for
+        ("longrope", 64, 100),
+        ("default", None, 100),
+    ],
+)
+def test_positions_of_each_kind_of_scaling(kind, original, expected):
+    rope = {"rope_type": kind, "factor": 4.0, "original_max_position_embeddings": original}
+    assert max_positions(SimpleNamespace(max_position_embeddings=100, rope_parameters=rope)) == expected
+    assert max_positions(SimpleNamespace(max_position_embeddings=100, rope_scaling=rope | {"type": kind})) == expected
+
+
+def test_configs_without_scaling_or_limit():
+    by_layer = {"sliding_attention": {"rope_type": "default"}, "full_attention": {"rope_type": "linear", "factor": 8.0}}
+    assert max_positions(SimpleNamespace(max_position_embeddings=100, rope_parameters=by_layer)) == 100
+    assert max_positions(GPT2Config(n_positions=77)) == 77
+    assert max_positions(BloomConfig()) is None
+
+
 def test_a_lone_surrogate_is_repaired_as_in_the_data_sources(model):
     assert torch.equal(model.encode("the \ud83d moon"), model.encode("the \ufffd moon"))
     assert torch.equal(model.encode("\ud83d\ude00"), model.encode("\U0001f600"))
@@ -94,7 +144,7 @@ def test_cut_texts_are_counted_in_one_warning(model):
         UserWarning, match="2 of 3 texts are longer than the 35 tokens that fit beside the suffix"
     ) as seen:
         model.encode([long, "the moon", long])
-    assert len(seen) == 1
+    assert len(seen) == 1 and seen[0].filename == __file__
     row = model.tokenizer("x" * 200)["input_ids"][:35]
     exact = model.tokenizer.decode(row)
     assert len(model.tokenizer(exact)["input_ids"]) == 35
@@ -106,7 +156,6 @@ def test_cut_texts_are_counted_in_one_warning(model):
 def test_decode_takes_soft_prompts_of_this_model_alone(model):
     prompts = model.soft_prompts(TEXTS)
     assert model.decode(prompts.numpy(), 4) == model.decode(prompts, 4) == model.decode(TEXTS, 4)
-    assert model.decode(prompts[0], 4) == model.decode(prompts[:1], 4)
     embeddings = model.encode(TEXTS)  # (3, 32): as many rows as compression tokens, as wide as the hidden size
     assert embeddings.shape == prompts[0].shape
     refused = {
@@ -123,6 +172,76 @@ def test_decode_takes_soft_prompts_of_this_model_alone(model):
     broken[1, 2, 5] = float("nan")
     with pytest.raises(InputError, match="soft prompt 1 has values that are not finite"):
         model.decode(broken)
+
+
+def test_one_soft_prompt_without_its_batch_dimension(model):
+    """Where E equals D, K pooled embeddings have its shape: one warning says what they are taken for."""
+    prompts = model.soft_prompts(TEXTS)
+    with pytest.warns(UserWarning, match=r"shape \(3, 32\) as one soft prompt, not as 3 embeddings") as seen:
+        assert model.decode(prompts[0], 4) == model.decode(prompts[:1], 4)
+    assert len(seen) == 1 and seen[0].filename == __file__
+    narrow = LLM2VecGen(model.backbone, 8, 2, 3, max_length=40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(narrow.decode(prompts[0], 4)) == 1
+        assert len(narrow.decode(prompts[:1], 4)) == 1
+    with pytest.raises(InputError, match=r"shape \(3, 8\)"):
+        narrow.decode(narrow.encode(TEXTS))
+
+
+def test_numpy_soft_prompts_of_any_layout(model):
+    prompts = model.soft_prompts(TEXTS).numpy()
+    expected = model.decode(prompts, 4)
+    read_only = prompts.copy()
+    read_only.flags.writeable = False
+    for array in (prompts.astype(">f4"), prompts.astype("f8"), np.asfortranarray(prompts), read_only):
+        assert model.decode(array, 4) == expected
+    assert model.decode(prompts[::-1], 4) == expected[::-1]
+    assert model.decode(np.array(TEXTS, dtype=object), 4) == model.decode(TEXTS, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"instruction": "say:"}, "decode was given soft prompts and instruction='say:'"),
+        ({"sampling": "greedy"}, "sampling is a str"),
+        ({"sampling": {"temprature": 1.0}}, "unknown sampling setting"),
+        ({"sampling": {"temperature": "hot"}}, "sampling temperature='hot': expected a number"),
+        ({"sampling": {"temperature": float("nan")}}, "sampling temperature=nan"),
+        ({"sampling": {"top_p": 5}}, "sampling top_p=5: expected a number from 0 to 1"),
+        ({"seed": "x"}, "seed=x: expected a whole number"),
+        ({"seed": -1}, "seed=-1"),
+        ({"seed": [1, 2], "sampling": {"temperature": 1.0}}, "seed has 2 numbers for 3 soft prompts"),
+        ({"seed": [1, 2, None], "sampling": {"temperature": 1.0}}, "seed=None"),
+    ],
+)
+def test_other_arguments_of_decode_are_refused(model, arguments, message):
+    with pytest.raises(InputError, match=message):
+        model.decode(model.soft_prompts(TEXTS), **arguments)
+
+
+def test_lists_of_soft_prompts_are_to_be_stacked(model):
+    prompts = model.soft_prompts(TEXTS)
+    for rows in (list(prompts), tuple(prompts.numpy())):
+        with pytest.raises(InputError, match="expected one tensor of soft prompts"):
+            model.decode(rows)
+
+
+def test_whole_numbers_of_numpy_are_taken(model):
+    found = model.encode(TEXTS, batch_size=np.int64(2), max_length=np.int32(40), normalize=np.True_)
+    assert torch.allclose(found, model.encode(TEXTS, normalize=True), atol=1e-5)
+    assert model.decode(TEXTS, max_new_tokens=np.int64(3)) == model.decode(TEXTS, max_new_tokens=3)
+    with pytest.raises(InputError, match="normalize='no': expected True or False"):
+        model.encode(TEXTS, normalize="no")
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"embedding_dim": 2.5}, {"num_compression_tokens": 0}, {"num_thought_tokens": -1}, {"max_length": "long"}]
+)
+def test_other_sizes_are_refused(model, sizes):
+    ((name, value),) = sizes.items()
+    with pytest.raises(InputError, match=f"{name}={value}: expected a whole number"):
+        LLM2VecGen(model.backbone, **({"embedding_dim": 8} | sizes))
 
 
 @pytest.mark.parametrize("wanted", [62, 100000, 0, "many", 2.0])

@@ -44,3 +44,8 @@ def test_readings_by_query():
         "  - decoding: a dog",
     ]
     assert readings([]) == ""
+
+
+def test_readings_of_one_id_in_two_sources_stand_apart():
+    found = [Reading("1", "what is it?", "decoding", "a cat"), Reading("1", "and?", "decoding", "no", source="own")]
+    assert readings(found).splitlines()[2:] == ["- what is it?", "  - decoding: a cat", "- and?", "  - decoding: no"]

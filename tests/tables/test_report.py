@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from llm2vec_gen.tables.report import render
 from llm2vec_gen.tables.score_table import ScoreTable
@@ -42,3 +43,10 @@ def test_same_input_gives_the_same_bytes():
 def test_sections_without_content_are_left_out():
     text = render(ScoreTable("T", ["sts"]), SCORES)
     assert "Training" not in text and "What the embeddings say" not in text
+
+
+def test_readings_of_one_id_in_two_sources_are_two_cards():
+    own = [replace(row, source="own_retrieval", task="one", instruction="Say <it>:") for row in READINGS]
+    text = render(ScoreTable("t", ["sts"]), [], [*READINGS, *own], {})
+    assert text.count("class='query'") == 4
+    assert text.count("own_retrieval, one, embedded after &quot;Say &lt;it&gt;:&quot;") == 2
