@@ -17,8 +17,8 @@ from llm2vec_gen.backbones.batching import offsets
 from llm2vec_gen.backbones.prefix import Prefix
 from llm2vec_gen.backbones.varlen import varlen_attention
 
-ATTENTION = "llm2vec_gen_packed"
 STRIP = 64  # queries of one CPU call: its kernel does not skip the keys after them
+NOT_PACKED = ("softcap", "s_aux", "sliding_window", "position_bias")  # what some models hand to their attention
 MIXED_AREA = 128 * 128  # rows of unlike lengths share one masked call up to this many scores
 
 
@@ -41,6 +41,9 @@ def packed_attention(
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    foreign = sorted(name for name in NOT_PACKED if kwargs.get(name) is not None)
+    if foreign:
+        raise NotImplementedError(f"packed attention has no {', '.join(foreign)}")
     return layout.attend(module.layer_idx, query, key, value, scaling), None
 
 
@@ -51,6 +54,23 @@ def register() -> None:
 
     AttentionInterface.register(ATTENTION, packed_attention)
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+class _Name(str):
+    """The attention's name in a model's config: whoever unpickles it, in whatever process, registers the attention."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> Any:
+        return _registered, ()
+
+
+def _registered() -> str:
+    register()
+    return ATTENTION
+
+
+ATTENTION = _Name("llm2vec_gen_packed")
 
 
 class Block:
@@ -86,6 +106,16 @@ class Layout:
             self.blocks = blocks(self.own, self.past, like)
         else:
             self._index(device)
+
+    def spans(self, ahead: Sequence[int] | None = None) -> list[int]:
+        """Tokens of each row's text when `ahead` more (0) have followed this pass."""
+        more = ahead or [0] * len(self.own)
+        return [sum(parts) for parts in zip(self.past, self.own, more, strict=True)]
+
+    def lengths(self, ahead: Sequence[int] | None = None) -> Tensor:
+        """The same per position, (1, T)."""
+        per_row = torch.tensor(self.spans(ahead), dtype=torch.long)
+        return torch.repeat_interleave(per_row, torch.tensor(self.own, dtype=torch.long))[None]
 
     def _index(self, device: torch.device) -> None:
         """Cumulative lengths for the variable-length kernel, and the order that puts each prefix before its row."""

@@ -18,8 +18,10 @@ from llm2vec_gen.backbones.batching import inverse, micro_batches
 from llm2vec_gen.backbones.compilation import compile_parts
 from llm2vec_gen.backbones.frozen_linear import freeze_linears
 from llm2vec_gen.backbones.head import adjustment
+from llm2vec_gen.backbones.inputs import input_scale
 from llm2vec_gen.backbones.passes import choose_passes
 from llm2vec_gen.backbones.prefix import Prefix
+from llm2vec_gen.backbones.rope import renewed
 from llm2vec_gen.backbones.sharding import Shards
 from llm2vec_gen.backbones.token_loss import token_loss
 from llm2vec_gen.paths import PathOrId
@@ -77,7 +79,8 @@ class Backbone:
         self.shards: Shards | None = None
         self.max_tokens_per_micro_batch = max_tokens_per_micro_batch
         freeze_linears(self.lm)
-        self.passes = choose_passes(self.lm)
+        self.input_scale = input_scale(self.lm)
+        self.passes = choose_passes(self.lm, self.input_scale)
         self.adjust_logits = adjustment(self.lm)
         if compile:
             compile_parts(self.lm)
@@ -136,8 +139,9 @@ class Backbone:
     def max_tokens_in_cache(self) -> int:
         """How many tokens' keys and values generation may hold at a time: 1 GB on the CPU, 8 GB on a GPU."""
         config = self.lm.config.get_text_config()
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        all_heads = getattr(config, "num_attention_heads", None) or 1  # models without attention name none
+        heads = getattr(config, "num_key_value_heads", None) or all_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // all_heads
         per_token = 2 * config.num_hidden_layers * heads * size * self.dtype.itemsize
         return max(1, (8 if self.device.type == "cuda" else 1) * 2**30 // per_token)
 
@@ -174,7 +178,8 @@ class Backbone:
 
     def embed(self, ids: Tensor) -> Tensor:
         """Ids (n,) -> input vectors (n, D)."""
-        return self.lm.get_input_embeddings()(ids.to(self.device))
+        vectors = self.lm.get_input_embeddings()(ids.to(self.device))
+        return vectors if self.input_scale == 1.0 else vectors * self.input_scale
 
     def vectors(self, row: Tensor) -> Tensor:
         """Ids (n,) or input vectors (n, D) -> input vectors on the device, in the model's dtype."""
@@ -187,10 +192,11 @@ class Backbone:
         bundles = self.bundles(lengths)
         parts = []
         for bundle in bundles:
-            before = None if shared is None else shared.rows([0] * len(bundle))
+            own_lengths = [lengths[row] for row in bundle]
+            before = None if shared is None else renewed(self.passes, shared.rows([0] * len(bundle)), own_lengths)
             packed = torch.cat([self.vectors(rows[row]) for row in bundle])
             with record_function("prefix"):
-                own = self.passes.record(packed, [lengths[row] for row in bundle], before)
+                own = self.passes.record(packed, own_lengths, before)
             parts.append(own if before is None else Prefix.extend(before, own))
         if len(parts) == 1 and bundles[0] == list(range(len(rows))):
             return parts[0]

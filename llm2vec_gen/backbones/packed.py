@@ -12,6 +12,8 @@ from torch import Tensor
 from llm2vec_gen.backbones.attention import ATTENTION, Layout, PrefixDone, register
 from llm2vec_gen.backbones.checkpointing import checkpointed
 from llm2vec_gen.backbones.prefix import Prefix
+from llm2vec_gen.backbones.rope import RenewedSteps, renewed
+from llm2vec_gen.rotary import row_lengths, rows_apart
 
 
 class PackedPasses:
@@ -20,7 +22,7 @@ class PackedPasses:
     def __init__(self, lm: Any):
         register()
         lm.set_attn_implementation(ATTENTION)
-        self.lm = lm
+        self.lm, self.ropes = lm, rows_apart(lm)
         self._lean: dict[tuple[torch.device, torch.dtype], bool] = {}
         self.layers = lm.config.get_text_config().num_hidden_layers
         self.stops_early = True
@@ -30,24 +32,36 @@ class PackedPasses:
         """Input vectors (T, D), rows of `lengths` end to end -> states after the final norm (T, D)."""
         if len(vectors) == 0:
             return vectors
-        layout = Layout(lengths, prefix, vectors)
+        layout = Layout(lengths, renewed(self, prefix, lengths), vectors)
         with checkpointed(self.lm, checkpointing):
             return self._forward(vectors, layout)
 
     @torch.no_grad()
-    def record(self, vectors: Tensor, lengths: Sequence[int], prefix: Prefix | None = None) -> Prefix:
-        """The rows' own keys and values without those of `prefix`; the last layer's states are never computed."""
+    def record(self, vectors: Tensor, lengths: Sequence[int], prefix: Prefix | None = None,
+               ahead: Sequence[int] | None = None) -> Prefix:  # fmt: skip
+        """The rows' own keys and values without those of `prefix`; the last layer's states are never computed.
+
+        `ahead` tokens will follow each row (0): their number matters to some rotary positions (rope.py).
+        """
         stop = self.layers if self.stops_early else None
+        ahead = [0] * len(lengths) if ahead is None else ahead
+        prefix = renewed(self, prefix, [a + b for a, b in zip(lengths, ahead, strict=True)])
         layout = Layout(lengths, prefix, vectors, record=True, stop_after=stop)
         if len(vectors) == 0:
             return self._empty(lengths)
         with suppress(PrefixDone):
-            self._forward(vectors, layout)
-        assert layout.recorded is not None and len(layout.recorded.keys) == self.layers
-        return layout.recorded
+            self._forward(vectors, layout, ahead)
+        found = layout.recorded
+        assert found is not None and len(found.keys) == self.layers
+        if self.ropes is not None:
+            found.inputs, found.spans = vectors.detach(), layout.spans(ahead)
+        return found
 
     def steps(self, prefix: Prefix, room: int) -> Any:
         """A stepper over the prefix for at most `room` further tokens per row: the lean one where it proves exact."""
+        return self._steps(prefix, room) if self.ropes is None else RenewedSteps(self, prefix, room, self._steps)
+
+    def _steps(self, prefix: Prefix, room: int) -> Any:
         from llm2vec_gen.backbones.lean_steps import LeanSteps, agrees, lean_layers
         from llm2vec_gen.backbones.stepping import PackedSteps
 
@@ -60,16 +74,18 @@ class PackedPasses:
                 return LeanSteps(self.lm, prefix, room, layers)
         return PackedSteps(self.lm, prefix, room)
 
-    def _forward(self, vectors: Tensor, layout: Layout) -> Tensor:
+    def _forward(self, vectors: Tensor, layout: Layout, ahead: Sequence[int] | None = None) -> Tensor:
         # A 4-D mask is handed through as it is: nobody builds one over the whole pack, and the layout replaces it.
         untouched = vectors.new_zeros((1, 1, 1, 1))
-        output = self.lm.base_model(
-            inputs_embeds=vectors[None], position_ids=layout.positions, attention_mask=untouched,
-            use_cache=False, layout=layout,
-        )  # fmt: skip
+        with row_lengths(None if self.ropes is None else layout.lengths(ahead)):
+            output = self.lm.base_model(
+                inputs_embeds=vectors[None], position_ids=layout.positions, attention_mask=untouched,
+                use_cache=False, layout=layout,
+            )  # fmt: skip
         return output.last_hidden_state[0]
 
     def _empty(self, lengths: Sequence[int]) -> Prefix:
         """No tokens at all: the shapes of keys and values are read off one token's."""
-        one = self.record(self.lm.get_input_embeddings().weight[:1], [1])
-        return Prefix(list(lengths), [key[:0] for key in one.keys], [value[:0] for value in one.values])
+        none = self.record(self.lm.get_input_embeddings().weight[:1], [1]).rows([])
+        none.lengths, none.spans = list(lengths), None if none.spans is None else list(lengths)
+        return none

@@ -16,6 +16,8 @@ from torch.nn.utils.rnn import pad_sequence
 from llm2vec_gen.backbones.batching import offsets
 from llm2vec_gen.backbones.checkpointing import checkpointed
 from llm2vec_gen.backbones.prefix import Prefix
+from llm2vec_gen.backbones.rope import RenewedSteps, renewed
+from llm2vec_gen.rotary import row_lengths, rows_apart
 
 
 class PaddedPasses:
@@ -24,7 +26,7 @@ class PaddedPasses:
     stops_early = False  # as PackedPasses may
 
     def __init__(self, lm: Any):
-        self.lm = lm
+        self.lm, self.ropes = lm, rows_apart(lm)
 
     def run(self, vectors: Tensor, lengths: Sequence[int], prefix: Prefix | None = None,
             checkpointing: bool = False) -> Tensor:  # fmt: skip
@@ -32,33 +34,47 @@ class PaddedPasses:
         if len(vectors) == 0:
             return vectors
         with checkpointed(self.lm, checkpointing):
-            output, valid, _ = self._forward(vectors, lengths, prefix, use_cache=False)
+            output, valid, _ = self._forward(vectors, lengths, renewed(self, prefix, lengths), use_cache=False)
         return output.last_hidden_state[valid]
 
     @torch.no_grad()
-    def record(self, vectors: Tensor, lengths: Sequence[int], prefix: Prefix | None = None) -> Prefix:
-        """The rows' own keys and values, those of `prefix` not included."""
+    def record(self, vectors: Tensor, lengths: Sequence[int], prefix: Prefix | None = None,
+               ahead: Sequence[int] | None = None) -> Prefix:  # fmt: skip
+        """The rows' own keys and values, those of `prefix` not included; `ahead` as in PackedPasses."""
         if len(vectors) == 0:
-            one = self.record(self.lm.get_input_embeddings().weight[:1], [1])
-            return Prefix(list(lengths), [key[:0] for key in one.keys], [value[:0] for value in one.values])
-        _, valid, cache = self._forward(vectors, lengths, prefix, use_cache=True)
+            none = self.record(self.lm.get_input_embeddings().weight[:1], [1]).rows([])
+            none.lengths, none.spans = list(lengths), None if none.spans is None else list(lengths)
+            return none
+        ahead = [0] * len(lengths) if ahead is None else ahead
+        prefix = renewed(self, prefix, [a + b for a, b in zip(lengths, ahead, strict=True)])
+        _, valid, cache = self._forward(vectors, lengths, prefix, True, ahead)
         own = [(layer.keys, layer.values) for layer in cache.layers]
         width = valid.shape[1]
         keys, values = ([pair[part][:, :, -width:].transpose(1, 2)[valid] for pair in own] for part in (0, 1))
-        return Prefix(list(lengths), keys, values)
+        found = Prefix(list(lengths), keys, values)
+        if self.ropes is not None:
+            past = [0] * len(lengths) if prefix is None else prefix.lengths
+            found.inputs = vectors.detach()
+            found.spans = [sum(parts) for parts in zip(past, lengths, ahead, strict=True)]
+        return found
 
     def steps(self, prefix: Prefix, room: int) -> Any:
         """A stepper over the prefix for at most `room` further tokens per row (see stepping.py)."""
+        return self._steps(prefix, room) if self.ropes is None else RenewedSteps(self, prefix, room, self._steps)
+
+    def _steps(self, prefix: Prefix, room: int) -> Any:
         from llm2vec_gen.backbones.stepping import PaddedSteps
 
         return PaddedSteps(self.lm, prefix, room)
 
-    def _forward(self, vectors: Tensor, lengths: Sequence[int], prefix: Prefix | None, use_cache: bool) -> Any:
+    def _forward(self, vectors: Tensor, lengths: Sequence[int], prefix: Prefix | None, use_cache: bool,
+                 ahead: Sequence[int] | None = None) -> Any:  # fmt: skip
         from transformers import DynamicCache
 
         device = vectors.device
         padded = pad_sequence(list(vectors.split(list(lengths))), batch_first=True)
-        valid = torch.arange(padded.shape[1], device=device) < torch.tensor(list(lengths), device=device)[:, None]
+        own = torch.tensor(list(lengths), device=device)[:, None]
+        valid = torch.arange(padded.shape[1], device=device) < own
         mask, start = valid, torch.zeros(len(valid), 1, dtype=torch.long, device=device)
         cache = DynamicCache() if use_cache else None
         if prefix is not None and any(prefix.lengths):
@@ -66,10 +82,12 @@ class PaddedPasses:
             earlier = left_padded(prefix, cache)
             mask, start = torch.cat([earlier, valid], dim=1), earlier.sum(1, keepdim=True)
         positions = (start + torch.arange(padded.shape[1], device=device)).expand(len(valid), -1)
-        output = self.lm.base_model(
-            inputs_embeds=padded, attention_mask=mask.long(), position_ids=positions, past_key_values=cache,
-            use_cache=cache is not None,
-        )  # fmt: skip
+        more = 0 if ahead is None else torch.tensor(list(ahead), device=device)[:, None]
+        with row_lengths(None if self.ropes is None else (start + own + more).expand(positions.shape)):
+            output = self.lm.base_model(
+                inputs_embeds=padded, attention_mask=mask.long(), position_ids=positions, past_key_values=cache,
+                use_cache=cache is not None,
+            )  # fmt: skip
         return output, valid, cache
 
 

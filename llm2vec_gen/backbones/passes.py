@@ -1,4 +1,4 @@
-"""Which of the two ways of running the model serves: packed where it proves exact on a small sample, else padded."""
+"""Which way of running the model serves: the first of packed, padded and uncached that proves exact on small rows."""
 
 from __future__ import annotations
 
@@ -6,30 +6,58 @@ import warnings
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from llm2vec_gen.backbones.attention import ATTENTION
 from llm2vec_gen.backbones.packed import PackedPasses
 from llm2vec_gen.backbones.padded import PaddedPasses
+from llm2vec_gen.backbones.prefix import Prefix
+from llm2vec_gen.backbones.uncached import StatefulSteps, UncachedPasses
+from llm2vec_gen.types import InputError, one_line
+
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
+COARSE = 0.03  # 16 bits and quantised weights
+
+Passes = PackedPasses | PaddedPasses | UncachedPasses
 
 
-def choose_passes(lm: Any) -> PackedPasses | PaddedPasses:
-    """Packed passes, or padded ones with a single warning that names the model and the reason."""
-    padded = PaddedPasses(lm)
-    reason = _cannot_pack(lm)
+def choose_passes(lm: Any, scale: float = 1.0) -> Passes:
+    """Packed passes, else padded ones, else those without a cache, each step down with one warning and its reason.
+
+    `scale` is that of inputs.py. InputError where not even the last give the states that the model gives for ids.
+    """
+    _exact_attention(lm)
+    expected = _states_of_ids(lm)
+    vectors = _vectors(lm, scale)
+    before = lm.config._attn_implementation
+    reason = _cannot_pack(lm) or _refused("packed", lambda: PackedPasses(lm), vectors, expected)
     if reason is None:
-        before = lm.config._attn_implementation
-        try:
-            packed = PackedPasses(lm)
-            difference = _difference(packed, padded, before)
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-        else:
-            if difference < 0.03:
-                return packed
-            reason = f"packed states differ from padded ones by {difference:.2g} (relative)"
-        lm.set_attn_implementation(before)
-    warnings.warn(f"{type(lm).__name__} cannot run packed ({reason}); it runs in padded batches", stacklevel=3)
-    return padded
+        return PackedPasses(lm)
+    lm.set_attn_implementation(before)
+    name = type(lm).__name__
+    unlike = _refused("padded", lambda: PaddedPasses(lm), vectors, expected)
+    if unlike is None:
+        warnings.warn(f"{name} cannot run packed ({reason}); it runs in padded batches", stacklevel=4)
+        return PaddedPasses(lm)
+    passes = UncachedPasses(lm)
+    wrong = _refused("uncached", lambda: passes, vectors, expected)
+    if wrong is not None:
+        raise InputError(
+            f"{name} cannot serve as a backbone: run from input vectors, which the suffix consists of, it does not "
+            f"give the states of its token ids ({wrong}); take a model that needs nothing but its input embeddings"
+        )
+    passes.stateful = passes.ropes is None and _steps_agree(passes, vectors)
+    warnings.warn(
+        f"{name} has no plain key/value cache ({unlike}); it runs in padded batches that compute the query again in "
+        f"every pass{'' if passes.stateful else ', and decodes without a cache'}", stacklevel=4,
+    )  # fmt: skip
+    return passes
+
+
+def _exact_attention(lm: Any) -> None:
+    """Let eager attention serve where sdpa leaves out the capping of attention scores that the config asks for."""
+    capped = getattr(lm.config.get_text_config(), "attn_logit_softcapping", None)
+    if capped and lm.config._attn_implementation != "eager":
+        lm.set_attn_implementation("eager")
 
 
 def _cannot_pack(lm: Any) -> str | None:
@@ -40,23 +68,77 @@ def _cannot_pack(lm: Any) -> str | None:
         return "its attention cannot be replaced"
     if kinds != ["full_attention"]:
         return f"it has layers of kind {', '.join(kind for kind in kinds if kind != 'full_attention')}"
-    if not kinds or (getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)):
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
         return "it has sliding windows"
     return None
 
 
+# Two rows, each a query and what follows it: the ids 1..5 and 9..10, the ids 6..8 and 11..14.
+_PAST, _OWN = [5, 3], [2, 4]
+
+
+def _ids(lm: Any) -> Tensor:
+    weight = lm.get_input_embeddings().weight
+    return torch.arange(1, 15, device=weight.device) % len(weight)
+
+
 @torch.no_grad()
-def _difference(packed: PackedPasses, padded: PaddedPasses, before: str) -> float:
-    """Largest relative difference on two unlike rows with prefixes, packed against one row at a time."""
-    weight = packed.lm.get_input_embeddings().weight
-    rows = weight[torch.arange(1, 15, device=weight.device) % len(weight)]
-    lengths, own = [5, 3], [2, 4]
-    states = packed.run(rows[8:], own, packed.record(rows[:8], lengths))
-    packed.lm.set_attn_implementation(before)
-    expected = [
-        padded.run(torch.cat([rows[start:end], rows[first:last]]), [end - start + last - first])[end - start :]
-        for start, end, first, last in ((0, 5, 8, 10), (5, 8, 10, 14))
-    ]
-    packed.lm.set_attn_implementation(ATTENTION)
-    wanted = torch.cat(expected).float()
-    return float((states.float() - wanted).abs().max() / wanted.abs().max().clamp_min(1e-6))
+def _vectors(lm: Any, scale: float) -> Tensor:
+    embedded = lm.get_input_embeddings()(_ids(lm))
+    return embedded if scale == 1.0 else embedded * scale
+
+
+@torch.no_grad()
+def _states_of_ids(lm: Any) -> Tensor:
+    """The states (6, D) of what follows the queries, by the plain model, one row of token ids at a time."""
+    ids, found = _ids(lm), []
+    try:
+        for query, own in ((ids[:5], ids[8:10]), (ids[5:8], ids[10:])):
+            output = lm.base_model(input_ids=torch.cat([query, own])[None], use_cache=False)
+            found.append(output.last_hidden_state[0, len(query) :])
+    except Exception as error:  # whatever a model's own code raises
+        raise InputError(
+            f"{type(lm).__name__} cannot serve as a backbone: its body gives no states of token ids "
+            f"({type(error).__name__}: {one_line(error):.200}); expected a causal language model of text"
+        ) from error
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def _refused(way: str, build: Any, vectors: Tensor, expected: Tensor) -> str | None:
+    """Why these passes do not serve, or None: their states of the two rows after recorded prefixes are `expected`."""
+    try:
+        passes = build()
+        prefix = passes.record(vectors[:8], _PAST)
+        states = passes.run(vectors[8:], _OWN, prefix)
+        passes.run((vectors[8:] + vectors[:6]) / 2, _OWN, prefix)  # the suffix is no row of the embedding
+    except Exception as error:  # whatever a model's own code raises
+        return f"{type(error).__name__}: {one_line(error):.200}"
+    difference = relative(states, expected)
+    if difference <= TOLERANCE.get(expected.dtype, COARSE):
+        return None
+    return f"{way} states differ from those of each row alone by {difference:.2g} (relative)"
+
+
+@torch.no_grad()
+def _steps_agree(passes: UncachedPasses, vectors: Tensor) -> bool:
+    """Whether decoding with the model's own cache gives the states of complete passes, also after rows were dropped."""
+    prefix = Prefix([5, 3], [], [], vectors[:8])
+    try:
+        steps = StatefulSteps(passes, prefix)
+        first = steps(vectors[8:10])
+        steps.keep(torch.tensor([1], device=vectors.device))
+        second = steps(vectors[10:11])
+    except Exception:  # whatever a model's own code raises
+        return False
+    rows = [torch.cat([vectors[:5], vectors[8:9]]), torch.cat([vectors[5:8], vectors[9:11]])]
+    whole = [passes.run(row, [len(row)]) for row in rows]
+    expected = torch.stack([whole[0][-1], whole[1][-2], whole[1][-1]])
+    return relative(torch.cat([first, second]), expected) <= TOLERANCE.get(expected.dtype, COARSE)
+
+
+def relative(states: Tensor, expected: Tensor) -> float:
+    """Largest difference over the largest value expected; infinite where either is not a number."""
+    wide, wanted = states.double(), expected.double()
+    found = float((wide - wanted).abs().max() / wanted.abs().max().clamp_min(1e-6))
+    return found if found == found else float("inf")

@@ -15,50 +15,63 @@ from llm2vec_gen.backbones.batching import offsets
 class Prefix:
     """Keys and values of B queries, per layer (total tokens, key/value heads, head size), rows end to end.
 
-    `lengths` says how many tokens each row has (0 is allowed). Nothing here carries a gradient.
+    `lengths` is the number of tokens of each row (0 is allowed). `inputs` (total tokens, D) are the rows' input
+    vectors, kept only where keys may have to be computed again (rope.py) or where the model has none (uncached.py: no
+    layers then). `spans` is the length of text whose rotary frequencies each row's keys were computed with (rope.py).
+    Nothing here carries a gradient.
     """
 
     lengths: list[int]
     keys: list[Tensor]
     values: list[Tensor]
+    inputs: Tensor | None = None
+    spans: list[int] | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @property
+    def like(self) -> Tensor:
+        """A tensor on the device and in the dtype of this prefix."""
+        found = self.keys[0] if self.keys else self.inputs
+        assert found is not None
+        return found
+
     def rows(self, chosen: Sequence[int]) -> Prefix:
-        """The chosen rows, in the order given; a row may be named several times."""
+        """Return the chosen rows, in the order given; a row may be named several times."""
         starts = offsets(self.lengths)
         pieces = [torch.arange(starts[row], starts[row + 1]) for row in chosen]
-        index = torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.long)
-        lengths = [self.lengths[row] for row in chosen]
-        if self.keys:
-            index = index.to(self.keys[0].device)
-        return Prefix(lengths, [key[index] for key in self.keys], [value[index] for value in self.values])
+        spans = None if self.spans is None else [self.spans[row] for row in chosen]
+        return self._gathered(pieces, [self.lengths[row] for row in chosen], spans)
 
     @staticmethod
     def extend(first: Prefix, second: Prefix) -> Prefix:
-        """Row by row, the tokens of `first` followed by those of `second`."""
+        """Return, row by row, the tokens of `first` followed by those of `second`."""
         ends = offsets(first.lengths), offsets(second.lengths)
         pieces = []
         for row in range(len(first)):
             pieces.append(torch.arange(ends[0][row], ends[0][row + 1]))
             pieces.append(torch.arange(ends[1][row], ends[1][row + 1]) + ends[0][-1])
-        index = torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.long)
-        if first.keys:
-            index = index.to(first.keys[0].device)
-        return Prefix(
-            [a + b for a, b in zip(first.lengths, second.lengths, strict=True)],
-            [torch.cat(pair)[index] for pair in zip(first.keys, second.keys, strict=True)],
-            [torch.cat(pair)[index] for pair in zip(first.values, second.values, strict=True)],
-        )
+        lengths = [a + b for a, b in zip(first.lengths, second.lengths, strict=True)]
+        return Prefix.concatenate([first, second])._gathered(pieces, lengths, second.spans)
 
     @staticmethod
     def concatenate(parts: Sequence[Prefix]) -> Prefix:
-        """All rows of the parts, one part after the other."""
+        """Return all rows of the parts, one part after the other."""
         if len(parts) == 1:
             return parts[0]
+        inputs = [part.inputs for part in parts if part.inputs is not None]
+        spans = [part.spans for part in parts if part.spans is not None]
         return Prefix(
             [length for part in parts for length in part.lengths],
             [torch.cat(layer) for layer in zip(*(part.keys for part in parts), strict=True)],
             [torch.cat(layer) for layer in zip(*(part.values for part in parts), strict=True)],
+            torch.cat(inputs) if len(inputs) == len(parts) else None,
+            [span for part in spans for span in part] if len(spans) == len(parts) else None,
         )
+
+    def _gathered(self, pieces: list[Tensor], lengths: list[int], spans: list[int] | None) -> Prefix:
+        index = torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.long)
+        index = index.to(self.like.device)
+        keys, values = [key[index] for key in self.keys], [value[index] for value in self.values]
+        return Prefix(lengths, keys, values, None if self.inputs is None else self.inputs[index], spans)

@@ -52,7 +52,7 @@ class PackedSteps:
         grouped = query.reshape(rows, keys.shape[1], heads // keys.shape[1], size)  # heads of a group share their keys
         past = keys[:, :, :end], values[:, :, :end]
         output = scaled_dot_product_attention(grouped, *past, attn_mask=mask, scale=scaling)
-        return output.reshape(rows, 1, heads, size)
+        return output.reshape(rows, 1, heads, -1)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from llm2vec_gen import progress
 from llm2vec_gen.paths import on_disk
+from llm2vec_gen.rotary import masked_rows_apart
 from llm2vec_gen.types import InputError, one_line
 
 
@@ -171,4 +172,6 @@ def load_pretrained(
     missing = sorted(key for key in loading["missing_keys"] if key.split(".")[0] != unread)
     if missing:
         raise InputError(f"the encoder's path={path} lacks {len(missing)} weights, e.g. {', '.join(missing[:3])}")
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), tokenizer
+    model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    masked_rows_apart(model)
+    return model, tokenizer

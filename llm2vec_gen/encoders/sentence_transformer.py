@@ -9,6 +9,7 @@ from torch import Tensor
 
 from llm2vec_gen.encoders.base import Encoder
 from llm2vec_gen.paths import PathOrId
+from llm2vec_gen.rotary import masked_rows_apart
 from llm2vec_gen.types import InputError, one_line
 
 
@@ -42,6 +43,10 @@ class SentenceTransformerEncoder(Encoder):
                 "local folder or a hub id of a sentence-transformers model"
             ) from error
         self.model.eval().requires_grad_(False)
+        for module in list(self.model.modules()):
+            if hasattr(module, "get_input_embeddings") and hasattr(module, "config"):
+                masked_rows_apart(module)
+                break  # the outermost transformers model holds all the others
         if max_length is not None:
             self.model.max_seq_length = min(max_length, self.model.max_seq_length or max_length)
         self.prompt, self.use_instruction, self.max_texts_per_batch = prompt, use_instruction, max_texts_per_batch

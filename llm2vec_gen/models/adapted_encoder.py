@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from llm2vec_gen.artifacts.files import replacing
 from llm2vec_gen.encoders.base import length_sorted_batches, mean_of
 from llm2vec_gen.encoders.llm2vec import FILES, with_adapter
+from llm2vec_gen.rotary import row_lengths
 from llm2vec_gen.types import InputError, check_whole, one_line
 
 KEPT = ("peft_type", "peft_version", "task_type", "r", "lora_alpha", "lora_dropout", "bias", "fan_in_fan_out")
@@ -159,7 +160,8 @@ def _first_sees_last(backbone: Any) -> bool:
 
 def states_of(model: Any, tokens: Tensor, mask: Tensor) -> Tensor:
     """Token ids (B, L), padded on the right, and their mask -> last states after the final norm (B, L, D)."""
-    return model(input_ids=tokens, attention_mask=mask.long(), use_cache=False).last_hidden_state
+    with row_lengths(mask.sum(1, keepdim=True).expand(mask.shape)):
+        return model(input_ids=tokens, attention_mask=mask.long(), use_cache=False).last_hidden_state
 
 
 def _targets(backbone: Any, targets: str | Sequence[str]) -> str | list[str]:

@@ -51,3 +51,16 @@ def test_the_end_token_and_the_limit(backbone):
     assert close(LastToken(backbone, max_length=7, append_end=True).encode(TEXTS), plain(backbone, ended))
     assert close(LastToken(backbone, max_length=7).encode(TEXTS), plain(backbone, [row[:7] for row in ids]))
     assert LastToken(backbone).encode([""]).isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_a_long_text_does_not_move_its_neighbours(kind, tmp_path):
+    rope: dict = {"rope_type": kind, "factor": 4.0, "rope_theta": 1e4}
+    if kind == "longrope":
+        factors = {"short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 4.0, 8.0]}
+        rope |= {"original_max_position_embeddings": 12, **factors}
+    context = 12 if kind == "dynamic" else 64
+    folder = str(tiny_backbone_folder(tmp_path, max_position_embeddings=context, rope_parameters=rope))
+    vectors = LastToken(Backbone(folder, device="cpu")).encode(TEXTS)
+    for vector, text in zip(vectors, TEXTS, strict=True):
+        assert close(vector, plain(Backbone(folder, device="cpu"), [text])[0])

@@ -63,3 +63,17 @@ def test_wrong_path(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match=r"encoder's path=.*none .*cannot be loaded"):
         SentenceTransformerEncoder(str(tmp_path / "none"))
+
+
+def test_a_long_text_does_not_move_its_neighbours(tmp_path):
+    """Longrope takes its frequencies from the longest text of a batch."""
+    rope = {"rope_type": "longrope", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 12}
+    rope |= {"short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 4.0, 8.0]}
+    base = tiny_backbone_folder(tmp_path, "llama", max_position_embeddings=512, rope_parameters=rope)
+    transformer = Transformer(str(base))
+    pooling = Pooling(transformer.get_embedding_dimension(), "mean")
+    SentenceTransformer(modules=[transformer, pooling]).save_pretrained(str(tmp_path / "saved"))
+    encoder = SentenceTransformerEncoder(str(tmp_path / "saved"), device="cpu")
+    texts = [*TEXTS, "how many legs " * 4]
+    for vector, text in zip(encoder.encode(texts), texts, strict=True):
+        assert torch.allclose(vector, plain(str(tmp_path / "saved"), [text])[0], rtol=0, atol=1e-5)
