@@ -69,7 +69,9 @@ def test_a_long_text_does_not_move_its_neighbours(tmp_path):
     """Longrope takes its frequencies from the longest text of a batch."""
     rope = {"rope_type": "longrope", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 12}
     rope |= {"short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 4.0, 8.0]}
-    base = tiny_backbone_folder(tmp_path, "llama", max_position_embeddings=512, rope_parameters=rope)
+    base = tiny_backbone_folder(
+        tmp_path, "llama", chat_template=False, max_position_embeddings=512, rope_parameters=rope
+    )
     transformer = Transformer(str(base))
     pooling = Pooling(transformer.get_embedding_dimension(), "mean")
     SentenceTransformer(modules=[transformer, pooling]).save_pretrained(str(tmp_path / "saved"))
