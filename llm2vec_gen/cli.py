@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import io
 import json
 import logging
 import os
@@ -28,6 +29,8 @@ def main(arguments: list[str] | None = None) -> None:
     threads.own_process()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("llm2vec_gen").setLevel(logging.INFO)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # decoded text may hold what the terminal's encoding lacks
     options = _parse(sys.argv[1:] if arguments is None else arguments)
     try:
         options.run(options)

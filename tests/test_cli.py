@@ -18,6 +18,7 @@ from llm2vec_gen.interpreters.logit_lens import LogitLens
 from llm2vec_gen.types import Query
 from tests.builders import tiny_backbone_folder
 
+ROOT = Path(cli.__file__).parents[1]
 HARD = "one\ftwo\u2028three\x85four"  # a single line, to all but str.splitlines
 
 
@@ -200,6 +201,12 @@ def test_lens_reads_the_space_and_the_instruction_that_are_named(folder, capsys)
 def test_a_text_of_the_command_line_that_is_no_utf8_is_refused(unloaded, capsys):
     said = refused(capsys, "decode", "m", "a cat", "caf\udce9")
     assert "text 2 of the command line is not UTF-8" in said
+
+
+def test_text_that_the_output_cannot_encode_is_printed_with_question_marks(folder):
+    command = [sys.executable, "-m", "llm2vec_gen.cli", "lens", folder, "caf\xe9", "--top", "1", "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}, cwd=ROOT)
+    assert done.returncode == 0 and done.stdout.splitlines()[0] == b"caf?"
 
 
 def test_a_reader_that_has_enough_ends_the_command_quietly(folder, monkeypatch, capsys):

@@ -107,9 +107,9 @@ def _tell_scores(logger: JobLogger, scores: Sequence[Score], step: int) -> None:
 
 
 def _tell_readings(logger: JobLogger, readings: Sequence[Reading], step: int) -> None:
-    columns = ["source", "id", "query", "interpreter", "text", "words", "completion"]
+    columns = ["source", "task", "id", "instruction", "query", "interpreter", "text", "words", "completion"]
     rows = [
-        [reading.source, reading.id, reading.query, reading.interpreter, reading.text,
+        [*reading.key, reading.instruction or "", reading.query, reading.interpreter, reading.text,
          " | ".join(" ".join(words) for words in reading.words), reading.completion or ""]
         for reading in readings
     ]  # fmt: skip

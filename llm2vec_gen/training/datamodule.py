@@ -61,7 +61,8 @@ class CompletionData(TrainingData):
     """Batches of `batch_size` queries with their completions and targets, tokenised as they are needed.
 
     completions[i] -> Completion, targets[i] -> float32 (E,), both random access; neither is read as a whole. Queries
-    are stripped and share their `max_length` with the suffix; completions end with the family's end token.
+    are stripped and share their `max_length` with the suffix; completions end with the family's end token, and what
+    the language model has no positions for behind the soft prompts is cut like all beyond `max_completion_tokens`.
     """
 
     def __init__(self, model: Any, completions: Rows, targets: Rows, settings: TrainingSettings, seed: int):
@@ -96,7 +97,9 @@ class CompletionData(TrainingData):
         return batch, counts
 
     def _answers(self, texts: Sequence[str]) -> tuple[list[torch.Tensor], int]:
-        length = self.settings.max_completion_tokens
+        length, positions = self.settings.max_completion_tokens, self._model.backbone.max_positions
+        if positions is not None:
+            length = min(length, positions - self._model.num_compression_tokens)
         return _cut(self._model.completion_ids(texts, max_length=length + 1), length)
 
 

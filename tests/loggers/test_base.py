@@ -113,7 +113,7 @@ def test_scores_and_readings_are_told_with_their_artifact(tmp_path: Path) -> Non
     metrics, table, first, readings, second = recorder.heard
     assert metrics == ("metrics", {"evaluate/teacher/pocket/sts/spearman": 0.5}, 5)
     assert table[1] == "evaluate/teacher/scores" and "spearman" in table[2][0] and "per_query" not in str(table)
-    assert readings[2] == [["queries", "1", "why", "logit_lens", "", "a b | c", ""]]
+    assert readings[2] == [["queries", "", "1", "", "why", "logit_lens", "", "a b | c", ""]]
     assert first == ("artifact", "evaluate", made.folder) and second[1] == "interpret"
 
 

@@ -18,6 +18,7 @@ class StubBackbone:
 
     device = "cpu"
     fingerprint = "stub"
+    max_positions: int | None = None
     max_tokens_per_micro_batch = 1024
 
 

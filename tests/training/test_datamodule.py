@@ -56,3 +56,12 @@ def test_targets_of_another_completion_set_are_refused() -> None:
 def test_too_few_rows_for_a_batch_are_refused() -> None:
     with pytest.raises(InputError, match="3 completions do not fill one batch"):
         data(rows=3)
+
+
+def test_completions_end_where_the_positions_of_the_language_model_end() -> None:
+    source = data()
+    longest = max(len(row) for batch in source.train_dataloader() for row in batch.completions)
+    limited = data(max_completion_tokens=100_000)
+    limited._model.backbone.max_positions = longest - 3 + StubModel.num_compression_tokens
+    assert max(len(row) for batch in limited.train_dataloader() for row in batch.completions) == longest - 3
+    assert limited.counts()["completions_cut"] > 0 == source.counts()["completions_cut"]
