@@ -128,6 +128,14 @@ class Completion:
     completion_tokens: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class TargetMoments:
+    """First and second moments of the targets that a run trains on: `mean` (E,), and the variance summed over E."""
+
+    mean: Tensor
+    variance: float
+
+
 @dataclass(slots=True)
 class Batch:
     """An effective batch of training: B queries with their completions (token ids) and targets (B, E)."""

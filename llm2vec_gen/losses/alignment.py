@@ -7,25 +7,39 @@ from typing import Any
 from torch import Tensor
 
 from llm2vec_gen.losses.base import Loss
-from llm2vec_gen.types import Batch, EncoderOutput, InputError
+from llm2vec_gen.types import Batch, EncoderOutput, InputError, TargetMoments
 
-REDUCTIONS = ("mean", "sum")
+REDUCTIONS = ("mean", "sum", "variance")
 
 
 class AlignmentLoss(Loss):
-    """Squared distance of embedding (B, E) and target (B, E), mean over the batch, neither side normalised.
+    """Squared distance of embedding e (B, E) and target t (B, E), mean over the batch, neither side normalised.
 
-    | reduction | over dimensions | where it comes from                    |
-    |-----------|-----------------|----------------------------------------|
-    | "mean"    | mean            | the reference's code (default)         |
-    | "sum"     | sum             | the squared norm that the paper prints |
+    | reduction  | over dimensions                      | where it comes from                    |
+    |------------|--------------------------------------|----------------------------------------|
+    | "mean"     | mean                                 | the reference's code                   |
+    | "sum"      | sum                                  | the squared norm that the paper prints |
+    | "variance" | sum, divided by the targets' variance | ours; the default of conf/loss         |
+
+    "variance" does not depend on the teacher's scale or number of dimensions: L = mean_i ||e_i - t_i||^2 / V with
+    V = sum_d Var(t_d) over all targets of the run, so 1.0 means "no better than the targets' mean". With "mean", a
+    teacher of unit norm and 384 dimensions gives a loss 384 times smaller, which reconstruction drowns.
     """
 
     def __init__(self, weight: float = 1.0, reduction: str = "mean"):
         super().__init__(weight)
         if reduction not in REDUCTIONS:
             raise InputError(f"loss.alignment.reduction is {reduction!r}; expected {' or '.join(REDUCTIONS)}")
-        self.reduction = reduction
+        self.reduction, self._variance = reduction, 0.0
+
+    def prepare(self, moments: TargetMoments) -> None:
+        """Take the variance of all targets; InputError where they are all the same."""
+        if self.reduction == "variance" and not moments.variance > 0:
+            raise InputError(
+                "all targets are the same vector, so loss.alignment.reduction=variance has nothing to divide by; check "
+                "the completions and the teacher"
+            )
+        self._variance = moments.variance
 
     def forward(self, model: Any, output: EncoderOutput, batch: Batch) -> Tensor:
         """Scalar; gradients flow through `output.embedding`."""
@@ -36,4 +50,11 @@ class AlignmentLoss(Loss):
                 "train with embedding_dim equal to the teacher's"
             )
         squares = (output.embedding - targets).square()
-        return squares.mean() if self.reduction == "mean" else squares.sum(dim=1).mean()
+        if self.reduction == "mean":
+            return squares.mean()
+        distances = squares.sum(dim=1).mean()
+        if self.reduction == "sum":
+            return distances
+        if not self._variance:
+            raise InputError("reduction='variance' needs the variance of all targets; call loss.prepare(moments) first")
+        return distances / self._variance

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from llm2vec_gen.types import Batch, EncoderOutput, InputError
+from llm2vec_gen.types import Batch, EncoderOutput, InputError, TargetMoments
 
 
 class Loss(nn.Module, ABC):
@@ -23,6 +23,9 @@ class Loss(nn.Module, ABC):
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
             raise InputError(f"{type(self).__name__}: weight is {weight!r}; expected a number of 0 or more")
         self.weight = float(weight)
+
+    def prepare(self, moments: TargetMoments) -> None:
+        """Take what the loss needs to know of all targets; called once, before training. Most losses need nothing."""
 
     @abstractmethod
     def forward(self, model: Any, output: EncoderOutput, batch: Batch) -> Tensor:

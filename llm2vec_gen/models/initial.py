@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from llm2vec_gen.backbones.base import Backbone
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import InputError, TargetMoments
 
-PROJECTION_INITS = ("default", "identity")
+PROJECTION_INITS = ("default", "identity", "targets")
 
 
 @torch.no_grad()
@@ -33,7 +36,10 @@ def _moments(words: Tensor, part: int = 16384) -> tuple[Tensor, Tensor]:
 
 
 def projection(inputs: int, outputs: int, init: str) -> nn.Linear:
-    """A linear layer in fp32. "identity" starts as the identity where the sizes agree, else as usual."""
+    """A linear layer in fp32. "identity" starts as the identity where the sizes agree, else as usual.
+
+    "targets" starts as usual too; `match_targets` then moves the alignment projection.
+    """
     if init not in PROJECTION_INITS:
         raise InputError(f"model.projection_init is {init!r}; expected {' or '.join(PROJECTION_INITS)}")
     layer = nn.Linear(inputs, outputs, dtype=torch.float32)
@@ -41,3 +47,25 @@ def projection(inputs: int, outputs: int, init: str) -> nn.Linear:
         nn.init.eye_(layer.weight)
         nn.init.zeros_(layer.bias)
     return layer
+
+
+@torch.no_grad()
+def match_targets(model: Any, texts: Sequence[str], moments: TargetMoments) -> None:
+    """Give the embeddings of the texts the targets' mean and total variance, by the alignment projection alone.
+
+    With c the mean of the texts' mean soft prompts, a = W_align (p - c) and V the targets' variance summed over E:
+
+        W_align <- W_align * sqrt(V / sum_d Var(a_d)),    b_align <- mean(targets) - W_align c
+
+    so training starts from vectors of the teacher's place and scale. Deterministic; the same on every rank.
+    """
+    layer, training = model.alignment_projection, model.training
+    model.eval()
+    states = model.states(texts).mean(dim=1).to(layer.weight.device)  # (N, D)
+    model.train(training)
+    prompts = model.project(states).to(layer.weight.dtype)  # (N, D), both projections are affine
+    centre = prompts.mean(dim=0)
+    spread = ((prompts - centre) @ layer.weight.T).var(dim=0, unbiased=False).sum()  # over E
+    if spread > 0:
+        layer.weight.mul_((moments.variance / spread).sqrt())
+    layer.bias.copy_(moments.mean.to(layer.bias) - layer.weight @ centre)

@@ -27,7 +27,7 @@ from llm2vec_gen.models.arguments import (
 from llm2vec_gen.models.lora import QueryLora
 from llm2vec_gen.models.query_pass import QueryPass
 from llm2vec_gen.models.spelling import Spelling
-from llm2vec_gen.types import Batch, EncoderOutput, InputError, check_whole
+from llm2vec_gen.types import Batch, EncoderOutput, InputError, TargetMoments, check_whole
 
 
 class LLM2VecGen(nn.Module):
@@ -54,7 +54,7 @@ class LLM2VecGen(nn.Module):
         self.num_thought_tokens, self.num_compression_tokens = int(num_thought_tokens), int(num_compression_tokens)
         self.max_length, self.full_gradient = int(max_length), full_gradient
         self.room_for_query(None)
-        hidden, device = backbone.hidden_size, backbone.device
+        hidden, device, self.projection_init = backbone.hidden_size, backbone.device, projection_init
         self.suffix = nn.Parameter(initial.suffix(backbone, self.num_suffix_tokens))
         self.reconstruction_projection = initial.projection(hidden, hidden, projection_init).to(device)
         self.alignment_projection = initial.projection(hidden, self.embedding_dim, projection_init).to(device)
@@ -101,6 +101,11 @@ class LLM2VecGen(nn.Module):
         return length - self.num_suffix_tokens
 
     # Training
+
+    def initialize_from(self, texts: Sequence[str], moments: TargetMoments) -> None:
+        """Start the alignment projection at the targets' mean and spread, where projection_init is "targets"."""
+        if self.projection_init == "targets":
+            initial.match_targets(self, texts, moments)
 
     def forward(self, batch: Batch) -> EncoderOutput:
         """Soft prompts (B, K, D) and embedding (B, E) of the batch's queries (ids without suffix), with gradients."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning
@@ -17,6 +18,10 @@ from llm2vec_gen.training.finite import FiniteGuard
 from llm2vec_gen.training.metrics import OBSERVED, IntervalMeans, observe
 from llm2vec_gen.training.settings import TrainingSettings, check_losses, weight_of
 from llm2vec_gen.types import Batch, InputError
+
+log = logging.getLogger(__name__)
+
+SMALLEST_SHARE = 0.02  # of the largest weighted loss
 
 
 class TrainingModule(lightning.LightningModule):
@@ -41,6 +46,8 @@ class TrainingModule(lightning.LightningModule):
         self._restored: dict[str, Tensor] | None = None
         self._tokens = self._steps_timed = 0
         self._since = time.perf_counter()
+        self._compared = False
+        self.initialize: Callable[[], None] = lambda: None
 
     # ---- a step
 
@@ -101,7 +108,22 @@ class TrainingModule(lightning.LightningModule):
             "train/tokens_per_second": tokens / seconds,
         }
         self._start_interval()
+        if len(self.losses) > 1 and not self._compared:
+            self._compare_losses()
         return self.latest
+
+    def _compare_losses(self) -> None:
+        """Warn once where one weighted loss starts so small that the others decide what is learnt."""
+        self._compared = True
+        weighted = {name: weight_of(loss) * abs(self.latest[f"train/{name}"]) for name, loss in self.losses.items()}
+        largest = max(weighted, key=lambda name: weighted[name])
+        for name, value in weighted.items():
+            if value < SMALLEST_SHARE * weighted[largest]:
+                log.warning(
+                    "loss.%s.weight x loss is %.3g at the start, %s's %.3g: below %d%%, so it will hardly be learnt; "
+                    "raise loss.%s.weight, or use loss.alignment.reduction=variance",
+                    name, value, largest, weighted[largest], round(100 * SMALLEST_SHARE), name,
+                )  # fmt: skip
 
     def metric_names(self) -> list[str]:
         """Return the names of the logged metrics, which callbacks may monitor."""
@@ -134,7 +156,9 @@ class TrainingModule(lightning.LightningModule):
     # ---- what a checkpoint holds
 
     def on_train_start(self) -> None:
-        """Take up the interval that was cut by the last stop."""
+        """Initialise the model from its data, or take up the interval that was cut by the last stop."""
+        if self.trainer.global_step == 0:
+            self.initialize()
         if self._restored is not None:
             self.means.restore(self._restored, keep=ranks.own() == 0)
             self._restored = None
@@ -158,5 +182,6 @@ class TrainingModule(lightning.LightningModule):
                 f"the saved state is of another model ({'; '.join(parts)}); train into another folder, or remove its "
                 "`resume` folder to start anew"
             )
+        self._compared = True  # by the run that is continued
         share = ranks.count() / checkpoint.get("ranks", 1)  # sums over all ranks, of which there may be more now
         self._restored = {name: value * share for name, value in checkpoint["interval"].items()}

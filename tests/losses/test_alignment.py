@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llm2vec_gen.losses.alignment import AlignmentLoss
-from llm2vec_gen.types import Batch, EncoderOutput, InputError
+from llm2vec_gen.types import Batch, EncoderOutput, InputError, TargetMoments
 
 
 def loss_of(reduction: str, embedding: list[list[float]], targets: list[list[float]]) -> torch.Tensor:
@@ -55,3 +55,28 @@ def test_a_weight_is_a_number_of_0_or_more(weight: object) -> None:
 def test_an_unknown_reduction_is_refused() -> None:
     with pytest.raises(InputError, match="expected mean or sum"):
         AlignmentLoss(reduction="max")
+
+
+def by_variance(embedding: torch.Tensor, targets: torch.Tensor, variance: float) -> float:
+    loss = AlignmentLoss(reduction="variance")
+    loss.prepare(TargetMoments(targets.mean(0), variance))
+    return loss(None, EncoderOutput(torch.zeros(len(embedding), 1, 1), embedding), Batch([], [], [], targets)).item()
+
+
+@pytest.mark.parametrize(("scale", "dimensions"), [(1.0, 3), (0.05, 384), (40.0, 7)])
+def test_one_by_variance_means_the_mean_whatever_the_teacher(scale: float, dimensions: int) -> None:
+    targets = scale * torch.randn(500, dimensions, generator=torch.Generator().manual_seed(0)) + 3
+    variance = float(targets.var(dim=0, unbiased=False).sum())
+    predicted = targets.mean(dim=0).expand(500, -1)
+    assert by_variance(predicted, targets, variance) == pytest.approx(1.0, rel=1e-4)
+    assert by_variance(targets, targets, variance) == 0.0
+    halfway = (predicted + targets) / 2
+    assert by_variance(halfway, targets, variance) == pytest.approx(0.25, rel=1e-4)
+
+
+def test_by_variance_needs_targets_that_differ() -> None:
+    loss = AlignmentLoss(reduction="variance")
+    with pytest.raises(InputError, match="all targets are the same vector"):
+        loss.prepare(TargetMoments(torch.ones(3), 0.0))
+    with pytest.raises(InputError, match="call loss.prepare"):
+        loss(None, EncoderOutput(torch.zeros(1, 1, 1), torch.ones(1, 3)), Batch([], [], [], torch.ones(1, 3)))
