@@ -8,7 +8,7 @@ each row's length (`row_lengths`), or the model reads it off the padding mask (`
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -106,7 +106,7 @@ def rows_apart(model: Any) -> Ropes | None:
 
 
 def masked_rows_apart(model: nn.Module) -> None:
-    """The same for a model that is called with padding masks (B, L), from which it reads each row's length."""
+    """The same for a module that is called with padding masks (B, L), from which it reads each row's length."""
     if rows_apart(model) is not None:
         model.register_forward_pre_hook(_enter, with_kwargs=True)
         model.register_forward_hook(_leave, always_call=True)
@@ -120,7 +120,8 @@ def _beyond(model: Any) -> int:
 
 
 def _enter(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-    mask, positions = kwargs.get("attention_mask"), kwargs.get("position_ids")
+    given = args[0] if args and isinstance(args[0], Mapping) else kwargs  # sentence-transformers
+    mask, positions = given.get("attention_mask"), given.get("position_ids")
     if isinstance(mask, Tensor) and mask.dim() == 2:
         positions = torch.arange(mask.shape[1], device=mask.device) if positions is None else positions
         last = (positions * mask).amax(1, keepdim=True)  # (B, 1)

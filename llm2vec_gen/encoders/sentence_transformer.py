@@ -34,7 +34,6 @@ class SentenceTransformerEncoder(Encoder):
         max_texts_per_batch: int = 32,
     ):
         from sentence_transformers import SentenceTransformer
-        from transformers import PreTrainedModel
 
         try:
             self.model = SentenceTransformer(path, revision=revision, device=device, model_kwargs={"dtype": dtype})
@@ -44,8 +43,8 @@ class SentenceTransformerEncoder(Encoder):
                 "local folder or a hub id of a sentence-transformers model"
             ) from error
         self.model.eval().requires_grad_(False)
-        for model in [module for module in self.model.modules() if isinstance(module, PreTrainedModel)][:1]:
-            masked_rows_apart(model)  # the outermost holds all the others
+        for module in self.model.children():
+            masked_rows_apart(module)
         if max_length is not None:
             self.model.max_seq_length = min(max_length, self.model.max_seq_length or max_length)
         self.prompt, self.use_instruction, self.max_texts_per_batch = prompt, use_instruction, max_texts_per_batch
