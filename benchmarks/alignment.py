@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("--pocket", action="store_true")
     for name in ("backbone", "teacher", "data", "end-token"):
         parser.add_argument(f"--{name}")
+    parser.add_argument("--form", choices=("mean", "variance"), help="one of the two; default: both")
     parser.add_argument("--answer-column", default="answer")
     for name, value in (("rows", 1500), ("heldout", 200), ("steps", 200), ("every", 50), ("batch-size", 8)):
         parser.add_argument(f"--{name}", type=int, default=value)
@@ -99,7 +100,8 @@ def main() -> None:
         learning_rate=options.learning_rate, max_completion_tokens=64, log_every_n_steps=10,
     )  # fmt: skip
     print(f"{'form':10s} {'step':>5s} {'own':>9s} {'others':>9s} {'first':>9s} {'norm':>9s}")
-    for reduction, init in (("mean", "default"), ("variance", "targets")):
+    forms = {"mean": "default", "variance": "targets"}
+    for reduction, init in forms.items() if options.form is None else [(options.form, forms[options.form])]:
         torch.manual_seed(0)
         model = LLM2VecGen(backbone, known["training"].shape[1], 0, 10, options.max_length, init)
         losses = {"alignment": AlignmentLoss(1.0, reduction), "reconstruction": ReconstructionLoss(1.0)}

@@ -12,6 +12,7 @@ from llm2vec_gen.backbones.base import Backbone
 from llm2vec_gen.types import InputError, TargetMoments
 
 PROJECTION_INITS = ("default", "identity", "targets")
+INITIAL_SPREAD = 0.1  # of the targets': more learns slower, because what is spread at the start is noise
 
 
 @torch.no_grad()
@@ -51,13 +52,14 @@ def projection(inputs: int, outputs: int, init: str) -> nn.Linear:
 
 @torch.no_grad()
 def match_targets(model: Any, texts: Sequence[str], moments: TargetMoments) -> None:
-    """Give the embeddings of the texts the targets' mean and total variance, by the alignment projection alone.
+    """Start embeddings at the targets' mean with a tenth of their spread, by W_align and b_align alone.
 
-    With c the mean of the texts' mean soft prompts, a = W_align (p - c) and V the targets' variance summed over E:
+    With c the mean of the texts' mean soft prompts, a = W_align (p - c), V the targets' variance summed over E and s =
+    INITIAL_SPREAD:
 
-        W_align <- W_align * sqrt(V / sum_d Var(a_d)),    b_align <- mean(targets) - W_align c
+        W_align <- W_align * s sqrt(V / sum_d Var(a_d)),    b_align <- mean(targets) - W_align c
 
-    so training starts from vectors of the teacher's place and scale. Deterministic; the same on every rank.
+    so the alignment loss of reduction "variance" starts at about 1 + s^2. Deterministic; the same on every rank.
     """
     layer, training = model.alignment_projection, model.training
     model.eval()
@@ -67,5 +69,5 @@ def match_targets(model: Any, texts: Sequence[str], moments: TargetMoments) -> N
     centre = prompts.mean(dim=0)
     spread = ((prompts - centre) @ layer.weight.T).var(dim=0, unbiased=False).sum()  # over E
     if spread > 0:
-        layer.weight.mul_((moments.variance / spread).sqrt())
+        layer.weight.mul_(INITIAL_SPREAD * (moments.variance / spread).sqrt())
     layer.bias.copy_(moments.mean.to(layer.bias) - layer.weight @ centre)
