@@ -16,7 +16,7 @@ from torch import Tensor
 from llm2vec_gen import progress
 from llm2vec_gen.paths import on_disk
 from llm2vec_gen.rotary import masked_rows_apart
-from llm2vec_gen.types import InputError, one_line
+from llm2vec_gen.types import InputError, check_texts, one_line, repair_surrogates
 
 
 class Encoder(ABC):
@@ -99,8 +99,8 @@ def tokenized(tokenize: Any, texts: Sequence[str], instruction: str | None) -> t
     Both are stripped and joined by one blank, which byte-level tokenizers count to the text's first word. Without
     instruction the text is taken as it is. A row that has nothing but the instruction skips nothing.
     """
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    before = (instruction or "").strip()
+    texts = check_texts(texts)
+    before = repair_surrogates(instruction or "").strip()
     if not before:
         return [list(map(int, row)) for row in tokenize(texts)], [0] * len(texts)
     rows = [list(map(int, row)) for row in tokenize([f"{before} {text.strip()}".strip() for text in texts])]

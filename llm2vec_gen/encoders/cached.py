@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llm2vec_gen.types import Encoder, InputError
+from llm2vec_gen.types import Encoder, InputError, check_texts
 
 RECORD = np.dtype([("key", "<u8", 2), ("checksum", "<u4")])
 """What the index of a shard says of a row: 16 bytes of the hash of instruction and text, and the row's CRC-32."""
@@ -46,7 +46,7 @@ class CachedEncoder:
 
     def encode(self, texts: Sequence[str], instruction: str | None = None) -> Tensor:
         """The vectors of the texts; only those that nobody has encoded yet are encoded."""
-        texts = [texts] if isinstance(texts, str) else list(texts)
+        texts = check_texts(texts)
         found = keys(texts, instruction)
         vectors = torch.empty(len(texts), self.encoder.embedding_dim)
         missing: dict[str, list[int]] = {}

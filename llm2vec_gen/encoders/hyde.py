@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llm2vec_gen.encoders.base import Encoder
 from llm2vec_gen.types import Encoder as EncoderContract
-from llm2vec_gen.types import Instruction, Query, check_whole
+from llm2vec_gen.types import Instruction, Query, check_texts, check_whole
 
 if TYPE_CHECKING:
     from llm2vec_gen.generators.base import Generator
@@ -53,7 +53,7 @@ class HyDE(Encoder):
 
     def encode(self, texts: Sequence[str], instruction: str | None = None) -> Tensor:
         """The vectors of the texts: documents as they are, queries through their answers."""
-        texts = [texts] if isinstance(texts, str) else list(texts)
+        texts = check_texts(texts)
         prompt = (instruction or "").strip()
         if not prompt or not texts:
             return self.encoder.encode(texts)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llm2vec_gen.encoders.base import Encoder, chunks
 from llm2vec_gen.endpoint import Endpoint
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import InputError, check_texts
 
 
 class OpenAIEndpoint(Encoder):
@@ -42,7 +42,7 @@ class OpenAIEndpoint(Encoder):
 
     def encode(self, texts: Sequence[str], instruction: str | None = None) -> Tensor:
         """The vectors of the texts; InputError at the first request that the server refuses for good."""
-        texts = [texts] if isinstance(texts, str) else list(texts)
+        texts = check_texts(texts)
         before = (instruction or "").strip() if self.use_instruction else ""
         rows = [f"{before} {text.strip()}" if before else text for text in texts]
         batches = [[rows[index] for index in chunk] for chunk in chunks(range(len(rows)), self.max_texts_per_batch)]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from llm2vec_gen import progress
 from llm2vec_gen.encoders.base import Encoder, chunks
+from llm2vec_gen.types import check_texts
 
 CHUNK = 128  # texts whose states are held at a time
 
@@ -34,7 +35,7 @@ class PooledStates(Encoder):
     @torch.no_grad()
     def encode(self, texts: Sequence[str], instruction: str | None = None) -> Tensor:
         """The vectors of the texts."""
-        texts = [texts] if isinstance(texts, str) else list(texts)
+        texts = check_texts(texts)
         rows = self.rows(texts, (instruction or "").strip() if self.use_instruction else None)
         vectors = torch.empty(len(rows), self.embedding_dim)
         order = sorted(range(len(rows)), key=lambda index: -len(rows[index][0]))

@@ -10,7 +10,7 @@ from torch import Tensor
 from llm2vec_gen.encoders.base import Encoder
 from llm2vec_gen.paths import PathOrId
 from llm2vec_gen.rotary import masked_rows_apart
-from llm2vec_gen.types import InputError, one_line
+from llm2vec_gen.types import InputError, check_texts, one_line
 
 
 class SentenceTransformerEncoder(Encoder):
@@ -52,7 +52,7 @@ class SentenceTransformerEncoder(Encoder):
 
     def encode(self, texts: Sequence[str], instruction: str | None = None) -> Tensor:
         """The vectors of the texts."""
-        texts = [texts] if isinstance(texts, str) else list(texts)
+        texts = check_texts(texts)
         if not texts:
             return torch.empty(0, self.embedding_dim)
         prompt = self.prompt

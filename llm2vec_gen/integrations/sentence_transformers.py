@@ -18,8 +18,8 @@ from sentence_transformers.base.modules import InputModule
 from torch import Tensor
 
 from llm2vec_gen.checkpoints.sentence_transformers import PROMPTS
-from llm2vec_gen.models.arguments import check_texts
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
+from llm2vec_gen.types import check_texts
 
 
 def to_sentence_transformer(model: LLM2VecGen, prompts: Mapping[str, str] | None = None) -> SentenceTransformer:

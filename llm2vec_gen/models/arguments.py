@@ -3,46 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, KeysView, Mapping, Set
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from llm2vec_gen.types import InputError, check_whole, repair_surrogates
-
-
-def check_texts(texts: Any, instruction: str | None = None) -> list[str]:
-    """Return the texts as a list, each after the instruction (both stripped, joined by one space).
-
-    A single string is one text. Lists, tuples, arrays, columns and generators of strings are taken in their order.
-    What UTF-8 cannot encode becomes U+FFFD, as in the data sources. Raises InputError for anything without an order of
-    its own (sets), with another meaning (dictionaries, whole data frames), or that holds no strings.
-    """
-    rows = [texts] if isinstance(texts, str) else _rows(texts)
-    for number, row in enumerate(rows):
-        if not isinstance(row, str):
-            raise InputError(f"text {number} is a {type(row).__name__} ({row!r:.40}); expected strings only")
-    if instruction is not None and not isinstance(instruction, str):
-        raise InputError(f"instruction is a {type(instruction).__name__}; expected a string or None")
-    rows = [repair_surrogates(str(row)) for row in rows]
-    if instruction is None or not instruction.strip():
-        return rows
-    return [f"{repair_surrogates(instruction).strip()} {row.strip()}" for row in rows]
-
-
-def _rows(texts: Any) -> list[Any]:
-    """The members of a one-dimensional, ordered collection."""
-    kind, expected = type(texts).__name__, "expected a string or a list of strings"
-    if isinstance(texts, Mapping):
-        raise InputError(f"texts is a {kind}; {expected}; pass list(texts.values()) or one column of it")
-    if (dimensions := getattr(texts, "ndim", 1)) != 1:  # a data frame would give the names of its columns
-        raise InputError(f"texts is a {kind} of {dimensions} dimensions; {expected}; pass one column of it")
-    unordered = isinstance(texts, Set) and not isinstance(texts, KeysView)
-    if unordered or isinstance(texts, bytes | bytearray | memoryview) or not isinstance(texts, Iterable):
-        raise InputError(f"texts is a {kind}; {expected}")
-    return list(texts)
+from llm2vec_gen.types import InputError, check_whole
 
 
 def check_flags(**flags: Any) -> None:

@@ -13,8 +13,8 @@ from torch import Tensor
 from llm2vec_gen import progress
 from llm2vec_gen.backbones.batching import common_prefix, micro_batches
 from llm2vec_gen.backbones.prefix import Prefix
-from llm2vec_gen.models.arguments import check_flags, check_texts
-from llm2vec_gen.types import check_whole
+from llm2vec_gen.models.arguments import check_flags
+from llm2vec_gen.types import check_texts, check_whole
 
 SHARED_FROM = 8  # a common beginning (an instruction) of this many tokens is computed once per call
 

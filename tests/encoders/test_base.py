@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import random
 
+import pandas
+import pytest
 import torch
 
 from llm2vec_gen.encoders.base import length_sorted_batches, mean_of, padded, tokenized
+from llm2vec_gen.types import InputError
 
 
 def test_batches_hold_every_row_once_within_the_budget():
@@ -44,3 +47,12 @@ def test_an_instruction_is_joined_by_one_blank_and_counted():
     assert tokenized(words, [""], "do this") == ([[0, 2, 4]], [0]), "nothing but the instruction: all of it counts"
     assert tokenized(words, "aaa", None) == ([[0, 3]], [0])
     assert tokenized(words, [], "do") == ([], [])
+
+
+def test_texts_of_another_kind_are_refused_and_surrogates_repaired():
+    for texts in (None, {"a": "b"}, {"a"}, ["a", 3], b"a", pandas.DataFrame({"a": ["b"]})):
+        with pytest.raises(InputError, match="expected"):
+            tokenized(words, texts, None)
+    seen = []
+    tokenized(lambda rows: seen.extend(rows) or [[1]] * len(rows), ["\ud83d moon"], "say \udc00:")
+    assert seen == ["say \ufffd: \ufffd moon", "say \ufffd:"]
