@@ -25,6 +25,7 @@ from llm2vec_gen.backbones.rope import renewed
 from llm2vec_gen.backbones.sharding import Shards
 from llm2vec_gen.backbones.token_loss import token_loss
 from llm2vec_gen.paths import PathOrId
+from llm2vec_gen.rotary import rows_apart
 from llm2vec_gen.types import InputError
 
 
@@ -79,6 +80,7 @@ class Backbone:
         self.shards: Shards | None = None
         self.max_tokens_per_micro_batch = max_tokens_per_micro_batch
         freeze_linears(self.lm)
+        rows_apart(self.lm)  # before the first pass: dynamic NTK remembers the longest text
         self.input_scale = input_scale(self.lm)
         self.passes = choose_passes(self.lm, self.input_scale)
         self.adjust_logits = adjustment(self.lm)

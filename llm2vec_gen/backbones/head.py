@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,13 +22,21 @@ def adjustment(lm: Any) -> Callable[[Tensor], Tensor] | None:
     divide, multiply = getattr(config, "logits_scaling", None), getattr(config, "logit_scale", None)
     adjust: Callable[[Tensor], Tensor] | None = None
     if cap:
-        adjust = lambda logits: torch.tanh(logits / cap) * cap  # noqa: E731
+        adjust = partial(_capped, cap=cap)
     elif divide and divide != 1:
-        adjust = lambda logits: logits / divide  # noqa: E731
+        adjust = partial(_scaled, factor=1 / divide)
     elif multiply and multiply != 1:
-        adjust = lambda logits: logits * multiply  # noqa: E731
+        adjust = partial(_scaled, factor=multiply)
     _check(lm, adjust)
     return adjust
+
+
+def _capped(logits: Tensor, cap: float) -> Tensor:
+    return torch.tanh(logits / cap) * cap
+
+
+def _scaled(logits: Tensor, factor: float) -> Tensor:
+    return logits * factor
 
 
 @torch.no_grad()

@@ -68,6 +68,11 @@ def test_a_folder_and_its_copy(model: LLM2VecGen, tmp_path: Path, monkeypatch: p
         sentence_transformers.SentenceTransformer(str(tmp_path / "st"), device="cpu")
 
 
+def test_a_pool_of_processes(live, model: LLM2VecGen) -> None:
+    vectors = live.encode(TEXTS, device=["cpu", "cpu"], chunk_size=2)
+    assert np.abs(vectors - model.encode(TEXTS).numpy()).max() < 1e-5
+
+
 def test_without_our_package_it_says_what_to_install(model: LLM2VecGen, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "st", format="sentence_transformers")
     code = (
