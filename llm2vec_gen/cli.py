@@ -61,8 +61,12 @@ def search(options: argparse.Namespace) -> None:
     """Rank the lines of a corpus file for every query, by cosine."""
     corpus = _read(options.corpus)
     queries, model = _texts(options), _model(options)
-    documents = model.encode(corpus, instruction=options.document_instruction, normalize=True)
-    vectors = model.encode(queries, instruction=options.instruction, normalize=True)
+    wanted = {"query": options.instruction, "document": options.document_instruction}
+    for side, given in wanted.items():
+        wanted[side] = model.prompts[side] if given is None else given
+        print(f"{side} instruction: {wanted[side] or 'none'}", file=sys.stderr)
+    documents = model.encode(corpus, instruction=wanted["document"], normalize=True, show_progress=True)
+    vectors = model.encode(queries, instruction=wanted["query"], normalize=True)
     best = (vectors @ documents.T).topk(min(options.top, len(corpus)), dim=1)
     for query, scores, rows in zip(queries, best.values.tolist(), best.indices.tolist(), strict=True):
         print(query)
@@ -135,7 +139,9 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     sub.add_argument("--normalize", action="store_true", help="scale every embedding to length 1")
     sub = command(search)
     sub.add_argument("--corpus", type=Path, required=True, help="documents, one per line")
-    sub.add_argument("--document-instruction", help="stands before every document")
+    sub.add_argument(
+        "--document-instruction", help="stands before every document (default: the model's own; '' for none)"
+    )
     sub.add_argument("--top", type=_positive, default=5, help="documents per query")
     command(decode).add_argument("--max-new-tokens", type=_positive, default=64)
     sub = command(lens)

@@ -11,7 +11,7 @@ import functools
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from itertools import islice
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm2vec_gen import artifacts
+from llm2vec_gen.checkpoints import native
 from llm2vec_gen.evaluations.base import by_task
 from llm2vec_gen.loggers.base import listening, tell
 from llm2vec_gen.progress import Progress, track
@@ -27,7 +28,7 @@ from llm2vec_gen.types import MODEL, InputError, check_whole
 if TYPE_CHECKING:
     from llm2vec_gen.config import Plan
     from llm2vec_gen.evaluations.base import Evaluation
-    from llm2vec_gen.types import Encoder, Query, QuerySource
+    from llm2vec_gen.types import Encoder, Query, QuerySource, Score
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +137,7 @@ def train(plan: Plan) -> Path:
         if unfinished:
             log.info("train: writing %s", artifact.folder)
             training, trainer = plan.build("training"), plan.build("trainer")
+            instructions = _wording(plan)  # read before the training, not after it
             losses = plan.build_all("loss")
             plan.seed_everything()
             backbone = plan.build("backbone", device=trainer.backbone_device)
@@ -144,6 +146,7 @@ def train(plan: Plan) -> Path:
             counts = fit(model, losses, completions, targets, training, trainer,
                          artifact.folder, plan.settings["seed"], plan.loggers, list(callbacks))  # fmt: skip
             model.card = plan.card() | {"run": artifact.folder.name}
+            model.instructions = instructions
             with ranks.folder_of(artifact) as folder:
                 model.save_pretrained(folder)
             if ranks.own() == 0:
@@ -204,6 +207,8 @@ def evaluate(plan: Plan, encoder_name: str | None = None) -> Path:
         with artifact.making() as unfinished:
             if unfinished:
                 artifact.finish(plan.settings, encoder=name)
+                if name == MODEL:
+                    _record_scores(plan.require("train"), artifacts.read_scores(artifact.folder))
                 log.info("evaluate %s: %s", name, _counts(artifact))
     return artifact.folder
 
@@ -286,6 +291,25 @@ def _scored(plan: Plan) -> list[str]:
                 f"{', '.join(there) or '(none)'}; take it out, or add evaluation={name}"
             )
     return plan.settings["interpret"]["evaluations"]
+
+
+def _wording(plan: Plan) -> dict[str, Any] | None:
+    """The texts that the checkpoint and its exports put before a text; None where they cannot be read."""
+    try:
+        return plan.build("instruction").wording()
+    except InputError as error:
+        log.warning("the checkpoint will record no instructions: %s", error)
+        return None
+
+
+def _record_scores(checkpoint: Path, scores: Sequence[Score]) -> None:
+    """Put the main scores into the checkpoint's card, where exports find them too."""
+    rows = []
+    for score in scores:
+        if score.main:
+            place = [score.evaluation, score.task, *({score.subset} - {"", "default"}), score.metric]
+            rows.append({"name": " / ".join(place), "value": score.value})
+    native.write_scores(checkpoint, rows)
 
 
 def _scored_queries(plan: Plan) -> list[Readable]:

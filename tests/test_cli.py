@@ -173,11 +173,25 @@ def test_what_is_no_option_or_command_is_refused(capsys):
 def test_search_ranks_the_lines_of_the_corpus(folder, tmp_path, capsys):
     corpus = tmp_path / "corpus.txt"
     corpus.write_text(f"a spider has eight legs\n{HARD}\nthe cat sat on the mat\n", encoding="utf-8")
-    cli.main(["search", folder, "--corpus", str(corpus), "--top", "2", HARD, "the cat sat on the mat"])
+    bare = ["--instruction", "", "--document-instruction", ""]
+    cli.main(["search", folder, "--corpus", str(corpus), "--top", "2", HARD, "the cat sat on the mat", *bare])
     lines = capsys.readouterr().out.split("\n")
     assert lines[0] == HARD and lines[1] == f"  1.000  {HARD}"
     assert lines[3] == "the cat sat on the mat" and lines[4] == "  1.000  the cat sat on the mat"
     assert len(lines) == 7
+
+
+def test_search_takes_the_instructions_of_the_model_and_names_them(folder, tmp_path, capsys):
+    (tmp_path / "corpus.txt").write_text("a cat\na dog\n")
+    cli.main(["search", folder, "--corpus", str(tmp_path / "corpus.txt"), "a cat"])
+    shown = capsys.readouterr()
+    model = LLM2VecGen.from_pretrained(folder, device="cpu")
+    assert (
+        f"query instruction: {model.prompts['query']}\ndocument instruction: {model.prompts['document']}" in shown.err
+    )
+    query = model.encode("a cat", prompt_name="query", normalize=True)
+    best = (query @ model.encode(["a cat", "a dog"], prompt_name="document", normalize=True).T).max()
+    assert shown.out.split("\n")[1].startswith(f"  {best:.3f}  ")
 
 
 def test_decode_and_lens_say_something_of_every_text(folder, capsys):

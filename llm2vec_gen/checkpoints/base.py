@@ -16,6 +16,8 @@ Settings, plain values that JSON can hold:
     end_marker             a literal text that ends every decoded completion, or None
     lora                   rank, alpha, dropout, target_modules; absent or None where the encoder is the plain backbone
     golden                 [{"text", "embedding"}]: what the model gave when it was saved
+    instructions           {"categories", "tasks", "documents"}: what stands before queries and documents; absent where
+                           nobody recorded them
     card                   facts for the model card
 """
 
@@ -83,6 +85,7 @@ class Checkpoint:
         where = str(self.folder) if self.folder is not None else "this checkpoint"
         _check_settings(self.settings, where)
         _check_texts(self.settings, where)
+        _check_instructions(self.settings, where)
         _check_shapes(self.settings, self.tensors, where)
         _check_lora(self.settings, self.tensors, where)
         for name, tensor in self.tensors.items():
@@ -163,6 +166,20 @@ def _check_settings(settings: Mapping[str, Any], where: str) -> None:
         raise InputError(f"{where}: setting backbone.hidden_size is {hidden!r}; expected a positive whole number")
     if settings.get("suffix_spelling", "own") not in ("own", "literal"):
         raise InputError(f"{where}: suffix_spelling is {settings['suffix_spelling']!r}; expected 'own' or 'literal'")
+
+
+def _check_instructions(settings: Mapping[str, Any], where: str) -> None:
+    """Instructions are texts by category and by task, and one for documents."""
+    found = settings.get("instructions")
+    if found is None:
+        return
+    tables = [found.get("categories") or {}, found.get("tasks") or {}] if isinstance(found, Mapping) else [None]
+    texts = [text for table in tables if isinstance(table, Mapping) for text in table.values()]
+    good = all(isinstance(table, Mapping) for table in tables) and all(isinstance(text, str | None) for text in texts)
+    if not good or not isinstance(found.get("documents"), str | None):
+        raise InputError(
+            f"{where}: instructions are {str(found)[:80]}; expected texts under categories, tasks and documents"
+        )
 
 
 def _check_texts(settings: Mapping[str, Any], where: str) -> None:

@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from llm2vec_gen.checkpoints.prompts import instructions_of, prompts
+
+TRAINED_ONLY = "This folder holds only what was trained, not the language model."
+
+_NOT_ITS_OWN = (
+    "This checkpoint records no instructions; the wording below is that of llm2vec-gen-lightning, which it was not "
+    "published with."
+)
+
 _FACTS = ("generator", "teacher", "data", "instruction", "losses", "training", "seed", "run")
 
 
-def model_card(settings: Mapping[str, Any]) -> str:
-    """README.md from the settings; facts that nobody recorded are left out, never guessed."""
+def model_card(settings: Mapping[str, Any], contents: str = TRAINED_ONLY) -> str:
+    """README.md from the settings; facts that nobody recorded are left out, never guessed. `contents`: one sentence."""
     backbone, facts = settings["backbone"], dict(settings.get("card") or {})
     rows = [
         ("Base model", f"`{backbone['path']}`"),
@@ -24,7 +33,8 @@ def model_card(settings: Mapping[str, Any]) -> str:
         ("Trainable parameters", f"{trainable_parameters(settings):,}"),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    return _CARD.format(front=_front_matter(backbone, facts), table=table, scores=_scores(facts.get("scores")))
+    parts = {"front": _front_matter(backbone, facts), "scores": _scores(facts.get("scores"))}
+    return _CARD.format(contents=contents, table=table, prompts=_prompts(settings), **parts)
 
 
 def trainable_parameters(settings: Mapping[str, Any]) -> int:
@@ -51,10 +61,17 @@ def _cell(value: Any) -> str:
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 
+def _prompts(settings: Mapping[str, Any]) -> str:
+    """The model's own instructions as a table, or that it has none of its own."""
+    rows = [f"| `{name}` | {_cell(text) or '(none)'} |" for name, text in prompts(instructions_of(settings)).items()]
+    table = "\n".join(["| Prompt | Text |", "|---|---|", *rows])
+    return table if settings.get("instructions") is not None else f"{_NOT_ITS_OWN}\n\n{table}"
+
+
 def _scores(scores: Any) -> str:
     """Scores as a table: each a mapping with name, value and, where known, low and high (95% interval)."""
     if not scores:
-        return "No scores were recorded when this checkpoint was saved."
+        return "No scores are recorded: this checkpoint was not evaluated after it was saved."
     lines = ["| Evaluation | Score | 95% interval |", "|---|---|---|"]
     for score in scores:
         interval = f"{score['low']:.3f} to {score['high']:.3f}" if score.get("low") is not None else "not computed"
@@ -69,7 +86,7 @@ _CARD = """---
 # Generative embeddings (LLM2Vec-Gen)
 
 A frozen language model reads a text and a few trained suffix vectors; the states of the last ones become an embedding
-of what the model would answer (arXiv 2603.10913). This folder holds only what was trained, not the language model.
+of what the model would answer (arXiv 2603.10913). {contents}
 
 | | |
 |---|---|
@@ -83,6 +100,12 @@ from llm2vec_gen import LLM2VecGen
 model = LLM2VecGen.from_pretrained("this folder or its hub id")
 vectors = model.encode(["What is the capital of France?"])
 ```
+
+## Instructions
+
+What stands before a text when it is embedded; `model.encode(texts, prompt_name="query")` puts it there.
+
+{prompts}
 
 ## Scores
 

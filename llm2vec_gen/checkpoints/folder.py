@@ -32,9 +32,14 @@ def inside(folder: Path, name: str) -> Path:
         real, roots = path.resolve(), [folder.resolve()]
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path} is a symbolic link that leads nowhere; replace it by the file itself") from error
-    blobs = folder.parent.parent / "blobs"
-    if folder.parent.name == "snapshots" and blobs.is_dir() and not blobs.is_symlink():
-        roots.append(blobs.resolve())
+    for place in (
+        folder.absolute(),
+        *folder.absolute().parents,
+    ):  # .../snapshots/<commit>/<subfolders>
+        blobs = place.parent.parent / "blobs"
+        if place.parent.name == "snapshots" and blobs.is_dir() and not blobs.is_symlink():
+            roots.append(blobs.resolve())
+            break
     if not any(real.is_relative_to(root) for root in roots):
         raise InputError(f"{path} is a symbolic link that leaves the folder; replace it by the file itself")
     return path

@@ -53,9 +53,10 @@ def write(path: Path, checkpoint: Checkpoint, weights: Mapping[str, Tensor] | No
     native_folder.mkdir(exist_ok=True)
     native.write(native_folder, checkpoint)
     folder.write_tensors(path, "model.safetensors", merged)
+    serving = _SERVING.format(kept=settings["num_compression_tokens"])
     files |= {
         HEAD: folder.tensor_bytes(fold(checkpoint.tensors)),
-        "README.md": (card.model_card(settings) + _SERVING.format(kept=settings["num_compression_tokens"])).encode(),
+        "README.md": (card.model_card(settings, COMPLETE) + serving).encode(),
         "config.json": json.dumps(_config(config, merged), indent=2).encode(),
     }
     folder.write_files(path, files)
@@ -98,6 +99,11 @@ def _config(config: Mapping[str, Any], merged: Mapping[str, Tensor]) -> dict[str
     own = {"architectures": [f"{architecture}Model"], "vocab_size": merged[_EMBEDDING].shape[0], "dtype": dtype}
     return {**config, **older_rope(dict(config)), **own}
 
+
+COMPLETE = (
+    "This folder holds the whole language model too, with the trained suffix rows in its embedding matrix; "
+    "plain transformers opens it."
+)
 
 _SERVING = """
 ## Without the package: this merged folder

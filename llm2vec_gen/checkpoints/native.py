@@ -16,7 +16,7 @@ from llm2vec_gen.checkpoints import card, folder
 from llm2vec_gen.checkpoints.base import TOKENIZER_FILES, Checkpoint
 from llm2vec_gen.types import InputError
 
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+WEIGHTS, CONFIG, CARD, SCORES = "model.safetensors", "config.json", "README.md", "scores.json"
 FORMAT_NAME, FORMAT_VERSION = "llm2vec-gen", 1
 _DIGEST = re.compile(rb'(?<=\n  )"digest": "([0-9a-f]{64})"')  # the outermost level only
 _BLANK = b'"digest": "' + b"0" * 64 + b'"'
@@ -48,6 +48,8 @@ def read(path: Path) -> Checkpoint:
                 f"{str(expected)[:16]}...; fetch or write the checkpoint again"
             )
     settings = {name: value for name, value in config.items() if name not in _OWN_KEYS}
+    if folder.has(path, SCORES):  # measured after the checkpoint was saved
+        settings["card"] = dict(settings.get("card") or {}) | {"scores": _read_scores(path)}
     return Checkpoint(settings, folder.read_tensors(path, WEIGHTS), contents, path, "native")
 
 
@@ -63,6 +65,28 @@ def write(path: Path, checkpoint: Checkpoint, extra_files: dict[str, bytes] | No
     signed = _DIGEST.sub(b'"digest": "' + _sha256(text).encode() + b'"', text)
     readme = card.model_card(checkpoint.settings).encode()
     folder.write_files(path, {**files, CARD: readme, **(extra_files or {}), CONFIG: signed})
+
+
+def write_scores(path: Path, scores: list[dict[str, Any]]) -> None:
+    """Keep scores beside a checkpoint and in its card; each has name and value, perhaps low and high (95% interval)."""
+    settings = _read_config(path)
+    if folder.has(path, SCORES):  # those of other evaluations stay
+        named = {row["name"]: row for row in _read_scores(path)}
+        scores = list((named | {row["name"]: row for row in scores}).values())
+    facts = dict(settings.get("card") or {}) | {"scores": scores}
+    readme = card.model_card(settings | {"card": facts}).encode()
+    folder.write_files(path, {SCORES: json.dumps({"scores": scores}, indent=1).encode(), CARD: readme})
+
+
+def _read_scores(path: Path) -> list[dict[str, Any]]:
+    rows = folder.read_json(path, SCORES).get("scores")
+    good = isinstance(rows, list) and all(
+        isinstance(row, dict) and isinstance(row.get("name"), str) and isinstance(row.get("value"), int | float)
+        for row in rows
+    )
+    if not good:
+        raise InputError(f'{path / SCORES}: expected {{"scores": [{{"name": ..., "value": ...}}]}}; remove the file')
+    return rows  # type: ignore[return-value]
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2vec_gen.checkpoints import native
+from llm2vec_gen.checkpoints import prompts as names
 from llm2vec_gen.checkpoints.base import Checkpoint
 
 MODULE = "generative_embedding.GenerativeEmbedding"
@@ -27,31 +28,17 @@ except ImportError as error:
     ) from error
 """
 
-PROMPTS = {
-    "query": "Write a short passage that answers this: ",
-    "document": "Give the main content of this passage in a few sentences: ",
-    "Retrieval-query": "Write a short passage that answers this: ",
-    "Retrieval-document": "Give the main content of this passage in a few sentences: ",
-    "Reranking-query": "Write a short passage that answers this: ",
-    "Reranking-document": "Give the main content of this passage in a few sentences: ",
-    "Clustering": "Name the topic of this text: ",
-    "PairClassification": "Say in your own words what this text means: ",
-    "Classification": "Name the category this text belongs to: ",
-    "STS": "Say in your own words what this text means: ",
-    "Summarization": "Give the main points of this summary: ",
-}
-"""What stands before a text, by prompt name: query and document, and mteb's task categories under mteb's names."""
-
 missing = native.missing
 read = native.read
 
 
 def write(path: Path, checkpoint: Checkpoint, prompts: Mapping[str, str] | None = None) -> None:
-    """The native files, the list of modules (one: the whole model), and the prompts by name."""
+    """The native files, the list of modules (one: the whole model), and the prompts by name (default: its own)."""
+    own = names.prompts(names.instructions_of(checkpoint.settings)) if prompts is None else prompts
     modules = [{"idx": 0, "name": "0", "path": "", "type": MODULE}]
     config: dict[str, Any] = {
         "model_type": "SentenceTransformer",
-        "prompts": dict(PROMPTS if prompts is None else prompts),
+        "prompts": {name: f"{text} " if text else "" for name, text in own.items()},
         "default_prompt_name": None,
         "similarity_fn_name": "cosine",
     }

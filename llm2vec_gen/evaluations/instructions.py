@@ -7,6 +7,7 @@ stripped, with one blank.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from llm2vec_gen.types import InputError, closest
 
@@ -19,6 +20,10 @@ class NoInstruction:
 
     def document(self, task: str, category: str) -> None:
         """None."""
+
+    def wording(self) -> dict[str, Any]:
+        """Return no texts: a model that is evaluated without instructions records that."""
+        return {"categories": {}, "tasks": {}, "documents": None}
 
 
 class InstructionTable:
@@ -56,6 +61,10 @@ class InstructionTable:
     def document(self, task: str, category: str) -> str | None:
         """The same for every document of every task."""
         return self.documents or None
+
+    def wording(self) -> dict[str, Any]:
+        """Return all texts as plain values, for a checkpoint and its exports."""
+        return {"categories": self.categories, "tasks": self.tasks, "documents": self.documents}
 
 
 class PocketInstruction(InstructionTable):

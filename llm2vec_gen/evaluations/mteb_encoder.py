@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,7 +64,7 @@ class MtebEncoder(AbsEncoder):
         self.instruction = instruction_for(encoder, instruction)
         self.category = category
         self.memory = memory
-        self.mteb_model_meta = model_meta(encoder, similarity)
+        self.mteb_model_meta = model_meta(encoder, self.instruction, category, similarity)
 
     def encode(
         self,
@@ -93,15 +96,26 @@ class MtebEncoder(AbsEncoder):
         return torch.stack([known[instruction, text] for text in texts])
 
 
-def model_meta(encoder: Encoder, similarity: str = "cosine") -> ModelMeta:
-    """The least mteb must know: a name, the encoder's fingerprint as revision, the similarity it ranks by."""
+def model_meta(
+    encoder: Encoder, instruction: Instruction | None = None, category: str | None = None, similarity: str = "cosine"
+) -> ModelMeta:
+    """Return what mteb must know: a name, the similarity, and a revision that changes with whatever changes scores.
+
+    An encoder or instruction that cannot say what it is gets a revision of its own, so that mteb shares no results.
+    """
     name = re.sub(r"[^\w.-]+", "_", encoder_name(encoder)) or "encoder"
     return ModelMeta.create_empty(
         overwrites={
             "name": f"llm2vec-gen/{name}",
-            "revision": str(getattr(encoder, "fingerprint", "") or "in-memory"),
+            "revision": _revision(encoder, instruction, category),
             "embed_dim": getattr(encoder, "embedding_dim", None),
             "similarity_fn_name": ScoringFunction(similarity),
             "use_instructions": True,
         }
     )
+
+
+def _revision(encoder: Encoder, instruction: Instruction | None, category: str | None) -> str:
+    known = getattr(encoder, "fingerprint", None) or uuid.uuid4().hex
+    wording = instruction.wording() if hasattr(instruction, "wording") else uuid.uuid4().hex  # type: ignore[union-attr]
+    return hashlib.sha256(json.dumps([known, wording, category], sort_keys=True).encode()).hexdigest()[:16]

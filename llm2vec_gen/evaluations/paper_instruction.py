@@ -57,6 +57,13 @@ class PaperInstruction:
         """The same for every document of every task."""
         return self.documents
 
+    def wording(self) -> dict[str, Any]:
+        """Return the texts of the files as plain values, for a checkpoint and its exports; they are fetched for it."""
+        if not self._tasks:
+            self._tasks = self._parsed(self.file, self._content(self.file, self.sha256))
+        tasks = self._tasks | {task: self._tasks[same] for task, same in self.same_as.items() if same in self._tasks}
+        return {"categories": {}, "tasks": tasks, "documents": self.documents}
+
     def _bright(self, domain: str) -> str:
         name = self.bright.replace("{domain}", domain)
         try:

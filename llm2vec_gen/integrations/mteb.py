@@ -7,7 +7,9 @@
     model = mteb.get_model(ours.register("outputs/train/...", instruction=...))     # a checkpoint of your own
     mteb.evaluate(model, mteb.get_tasks(["SciFact"]))
 
-Texts come with the wording of conf/instruction/generative.yaml, or with any `Instruction` given as `instruction`.
+Texts come with the checkpoint's own instructions, for published checkpoints (which record none) with our generative
+wording, or with any `Instruction` given as `instruction`. Whatever changes vectors is in the revision or in mteb's
+experiment name, so stored results of one are never taken for another's.
 """
 
 from __future__ import annotations
@@ -18,12 +20,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
 from mteb.models.model_implementations import MODEL_REGISTRY
 from mteb.models.model_meta import ModelMeta, ScoringFunction
 
 from llm2vec_gen import checkpoints
-from llm2vec_gen.artifacts import fingerprint
+from llm2vec_gen.artifacts import digest, fingerprint
+from llm2vec_gen.checkpoints import prompts
 from llm2vec_gen.evaluations.instructions import InstructionTable
 from llm2vec_gen.evaluations.mteb_encoder import MtebEncoder
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
@@ -39,14 +41,11 @@ PUBLISHED = tuple(
 )
 """The paper's checkpoints; those that are not named in public are spelled as the teachers of the same backbone are."""
 
-WORDING = Path(__file__).resolve().parents[2] / "conf" / "instruction" / "generative.yaml"
-
 
 def register(folder: str | Path, name: str | None = None, **arguments: Any) -> str:
     """Make a local checkpoint known to mteb -> the name to give to `mteb.get_model` (default: llm2vec-gen/<folder>).
 
-    arguments: of `load`, e.g. instruction, dtype, backbone. Its revision is the fingerprint of the folder, so that
-    mteb's stored results of another checkpoint are never taken for this one's.
+    arguments: of `load`, e.g. instruction, dtype, backbone. Its revision covers the folder's content and these.
     """
     place = Path(folder)
     if not place.is_dir():
@@ -55,7 +54,7 @@ def register(folder: str | Path, name: str | None = None, **arguments: Any) -> s
     facts = {"embed_dim": settings["embedding_dim"], "max_tokens": settings["max_length"]}
     name = name or f"llm2vec-gen/{re.sub(r'[^A-Za-z0-9_.-]+', '_', place.resolve().name)}"
     facts["adapted_from"] = settings["backbone"]["path"]
-    MODEL_REGISTRY[name] = meta(name, fingerprint(place), facts, path=place, **arguments)
+    MODEL_REGISTRY[name] = meta(name, _revision(place, arguments), facts, path=place, **arguments)
     return name
 
 
@@ -69,15 +68,26 @@ def load(
 ) -> MtebEncoder:
     """What mteb calls: the model behind its protocol. `path`: where the weights are, if not at the hub under the name.
 
-    instruction: None takes our generative wording; a mapping has the form of its yaml. arguments: dtype, backbone.
+    instruction: None takes the checkpoint's own; a mapping has the form of a yaml of conf/instruction.
+    arguments: dtype, backbone.
     """
     arguments.pop("embed_dim", None)  # mteb hands it on; ours have one
     model = LLM2VecGen.from_pretrained(path or model_name, device, revision=None if path else revision, **arguments)
-    if instruction is None and not WORDING.is_file():
-        raise InputError(f"{WORDING} is not there: it comes with a checkout; from another place give instruction=...")
-    if instruction is None or isinstance(instruction, Mapping):
-        instruction = table(instruction or yaml.safe_load(WORDING.read_text(encoding="utf-8")))
-    return MtebEncoder(model, instruction)
+    wording = prompts.instructions_of({"instructions": model.instructions}) if instruction is None else instruction
+    return MtebEncoder(model, table(wording) if isinstance(wording, Mapping) else wording)
+
+
+def _revision(place: Path, arguments: Mapping[str, Any]) -> str:
+    """Digest of the checkpoint's files and of every argument that changes vectors; local folders by their content."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, str | Path) and Path(value).expanduser().exists():
+            return fingerprint(Path(value).expanduser())
+        if isinstance(value, Mapping) or value is None:
+            return value
+        return value.wording() if hasattr(value, "wording") else f"{type(value).__qualname__} {value}"
+
+    return digest(fingerprint(place), {name: plain(value) for name, value in arguments.items() if value is not None})
 
 
 def table(wording: Mapping[str, Any]) -> InstructionTable:

@@ -17,16 +17,15 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import InputModule
 from torch import Tensor
 
-from llm2vec_gen.checkpoints.sentence_transformers import PROMPTS
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 from llm2vec_gen.types import check_texts
 
 
 def to_sentence_transformer(model: LLM2VecGen, prompts: Mapping[str, str] | None = None) -> SentenceTransformer:
-    """A live SentenceTransformer around the model; `prompts` by name (default: for query, document, categories)."""
+    """A live SentenceTransformer around the model; `prompts` by name (default: `model.prompts`)."""
     return SentenceTransformer(
         modules=[GenerativeEmbedding(model)],
-        prompts=dict(PROMPTS if prompts is None else prompts),
+        prompts={name: f"{text} " if text else "" for name, text in (prompts or model.prompts).items()},
         similarity_fn_name="cosine",
         device=str(model.suffix.device),
     )

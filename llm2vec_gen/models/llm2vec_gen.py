@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize as unit_length
 
 from llm2vec_gen.backbones.base import Backbone
-from llm2vec_gen.checkpoints import hub
+from llm2vec_gen.checkpoints import hub, prompts
 from llm2vec_gen.models import initial, storage
 from llm2vec_gen.models.arguments import (
     check_flags,
@@ -27,7 +28,7 @@ from llm2vec_gen.models.arguments import (
 from llm2vec_gen.models.lora import QueryLora
 from llm2vec_gen.models.query_pass import QueryPass
 from llm2vec_gen.models.spelling import Spelling
-from llm2vec_gen.types import Batch, EncoderOutput, InputError, TargetMoments, check_whole
+from llm2vec_gen.types import Batch, EncoderOutput, InputError, TargetMoments, check_whole, closest
 
 
 class LLM2VecGen(nn.Module):
@@ -62,6 +63,7 @@ class LLM2VecGen(nn.Module):
         self.spelling = Spelling(backbone)
         self.end_marker: str | None = None  # published checkpoints: the literal text that ends a decoded completion
         self.card: dict[str, Any] = {}  # facts for the model card
+        self.instructions: Mapping[str, Any] | None = None  # categories, tasks, documents; None: nobody recorded any
 
     # What it is
 
@@ -84,6 +86,23 @@ class LLM2VecGen(nn.Module):
         super().train(mode)
         self.lm.eval()
         return self
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """Prompt name ("query", "document", mteb's categories and tasks) -> instruction.
+
+        The checkpoint's own, which its scores were measured with; without any (published ones) our generative wording.
+        """
+        return prompts.prompts(prompts.instructions_of({"instructions": self.instructions}))
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that change with whatever changes embeddings: trained tensors, backbone, dtype, max_length."""
+        state = hashlib.sha256(f"{self.backbone.fingerprint} {self.dtype} {self.backbone.quantization}".encode())
+        state.update(f"{self.num_thought_tokens} {self.max_length}".encode())
+        for name, value in sorted(self.trainables().items()):
+            state.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return state.hexdigest()[:16]
 
     @property
     def device(self) -> torch.device:
@@ -161,19 +180,30 @@ class LLM2VecGen(nn.Module):
 
     @torch.no_grad()
     def encode(self, texts: str | Sequence[str], instruction: str | None = None, batch_size: int = 32,
-               max_length: int | None = None, normalize: bool = False,
-               show_progress: bool = False) -> Tensor:  # fmt: skip
+               max_length: int | None = None, normalize: bool = False, show_progress: bool = False,
+               prompt_name: str | None = None) -> Tensor:  # fmt: skip
         """Return the embeddings of the texts, float32 (N, E) on the CPU, in the order given; a string gives (1, E).
 
-        With an instruction, instruction and text are stripped and joined by one space. At most `batch_size` rows and
+        With an instruction, instruction and text are stripped and joined by one space; `prompt_name` takes it from
+        `prompts` ("query", "document", ...). At most `batch_size` rows and
         the backbone's token budget run together; neither changes the result. `max_length` counts the suffix too; a
         longer text keeps its first tokens, with one warning that counts such texts. Raises InputError for arguments
         of another kind (see arguments.py).
         """
         check_flags(normalize=normalize)
+        if prompt_name is not None:
+            instruction = self._prompt(prompt_name, instruction)
         query_pass = QueryPass.of(self, texts, instruction, batch_size, max_length, show_progress)
         embeddings = query_pass.collect(self.embed_states, (self.embedding_dim,))
         return unit_length(embeddings, dim=1) if normalize else embeddings
+
+    def _prompt(self, name: str, instruction: str | None) -> str:
+        known = self.prompts
+        if instruction is not None:
+            raise InputError(f"both instruction={instruction!r} and prompt_name={name!r} were given; choose one")
+        if name not in known:
+            raise InputError(f"prompt_name={name!r} is unknown; expected one of {closest(name, list(known))}")
+        return known[name]
 
     @torch.no_grad()
     def states(self, texts: str | Sequence[str], instruction: str | None = None, batch_size: int = 32,

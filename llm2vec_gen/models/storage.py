@@ -41,6 +41,7 @@ def load(cls: Any, source: str | Path, device: Any, dtype: Any, backbone: str | 
         pairs = checkpoint.lora()
         model.lora = QueryLora(backbone.lm, pairs, lora["alpha"], lora.get("dropout") or 0.0).to(backbone.device)
     model.end_marker, model.card = settings.get("end_marker"), dict(settings.get("card") or {})
+    model.instructions = settings.get("instructions")
     put(model, checkpoint.tensors)
     golden.check(model.eval(), settings.get("golden") or [], recorded)
     return model
@@ -130,6 +131,8 @@ def settings(model: Any) -> dict[str, Any]:
         described["suffix_tokens"] = model.spelling.spellings
     if model.lora is not None:
         described["lora"] = model.lora.settings()
+    if model.instructions is not None:
+        described["instructions"] = model.instructions
     if model.card:
         described["card"] = model.card
     return described

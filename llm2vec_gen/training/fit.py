@@ -68,7 +68,7 @@ def _prepare(module: TrainingModule, data: CompletionData, targets: Rows) -> Non
         return
     moments = target_moments(targets)
     for loss in takers:
-        loss.prepare(moments)
+        loss.prepare(moments)  # type: ignore[operator]
     if hasattr(module.model, "initialize_from"):
         texts = [example.query.strip() for example in data.examples(INITIAL_QUERIES)]
         module.initialize = lambda: module.model.initialize_from(texts, moments)
@@ -77,7 +77,7 @@ def _prepare(module: TrainingModule, data: CompletionData, targets: Rows) -> Non
 def target_moments(targets: Rows) -> TargetMoments:
     """Return mean and variance of at most MOMENT_ROWS targets, spread evenly over all; read row by row."""
     count = min(len(targets), MOMENT_ROWS)
-    total, squares = 0.0, 0.0
+    total, squares = np.zeros(()), np.zeros(())
     for place in range(count):
         row = np.asarray(targets[len(targets) * place // count], dtype=np.float64)
         total, squares = total + row, squares + row * row

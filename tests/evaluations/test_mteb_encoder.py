@@ -88,7 +88,10 @@ def test_name_and_revision_for_mteb():
     encoder = Recorder()
     encoder.fingerprint = "abc"
     meta = MtebEncoder(encoder, INSTRUCTION).mteb_model_meta
-    assert (meta.name, meta.revision, meta.embed_dim) == ("llm2vec-gen/an_encoder_", "abc", 2)
+    assert (meta.name, meta.embed_dim) == ("llm2vec-gen/an_encoder_", 2)
+    assert meta.revision == MtebEncoder(encoder, INSTRUCTION).mteb_model_meta.revision
+    encoder.fingerprint = "abd"
+    assert meta.revision != MtebEncoder(encoder, INSTRUCTION).mteb_model_meta.revision
 
 
 def test_vectors_that_are_not_finite_are_an_error_that_names_the_text():

@@ -8,11 +8,12 @@ from pathlib import Path
 import mteb
 import pytest
 import torch
-import yaml
 from mteb.mocks import MOCK_TASK_TEST_GRID
 from mteb.types import PromptType
 
 from llm2vec_gen import LLM2VecGen
+from llm2vec_gen.checkpoints.prompts import GENERATIVE
+from llm2vec_gen.evaluations.instructions import NoInstruction
 from llm2vec_gen.evaluations.mteb_encoder import TASK_TYPES, MtebEncoder
 from llm2vec_gen.integrations import mteb as ours
 from llm2vec_gen.types import InputError
@@ -72,9 +73,8 @@ def test_another_checkpoint_has_another_revision(name: str, tmp_path: Path) -> N
 def test_the_wording_is_the_generative_one_or_what_is_given(name: str) -> None:
     (retrieval,) = (task.metadata for task in MOCK_TASK_TEST_GRID if task.metadata.name == "MockRetrievalTask")
     model = mteb.get_model(name, device="cpu")
-    generative = ours.table(yaml.safe_load(ours.WORDING.read_text()))
-    assert model.instruction_for(retrieval, PromptType.query) == generative.categories["retrieval"]
-    assert model.instruction_for(retrieval, PromptType.document) == generative.documents
+    assert model.instruction_for(retrieval, PromptType.query) == GENERATIVE["categories"]["retrieval"]
+    assert model.instruction_for(retrieval, PromptType.document) == GENERATIVE["documents"]
     own = mteb.get_model(ours.register(CHECKPOINT, "me/mine", backbone=BACKBONE, instruction=WORDING), device="cpu")
     assert own.instruction_for(retrieval, PromptType.query) == "Answer:"
 
@@ -90,3 +90,46 @@ def test_the_published_checkpoints_are_complete_entries(published: str) -> None:
 def test_a_folder_that_is_not_there_lists_the_published_names() -> None:
     with pytest.raises(InputError, match=r"no/such is no folder.*McGill-NLP/LLM2Vec-Gen-Qwen3-4B"):
         ours.register("no/such")
+
+
+def revision(**arguments: object) -> str | None:
+    return mteb.get_model_meta(ours.register(CHECKPOINT, "me/mine", backbone=BACKBONE, **arguments)).revision
+
+
+def test_whatever_changes_vectors_is_in_the_revision(tmp_path: Path) -> None:
+    found = [
+        revision(),
+        revision(dtype="float32"),
+        revision(dtype="bfloat16"),
+        revision(instruction=WORDING),
+        revision(instruction=WORDING | {"documents": "Another:"}),
+        revision(instruction=NoInstruction()),
+    ]
+    assert len(set(found)) == len(found)
+    assert revision() == found[0] and revision(instruction=ours.table(WORDING)) == found[3]
+
+
+def test_live_encoders_share_results_only_if_all_is_the_same() -> None:
+    model = LLM2VecGen.from_pretrained(CHECKPOINT, device="cpu", backbone=BACKBONE)
+
+    def revision_of(encoder: object, wording: dict) -> str | None:
+        return MtebEncoder(encoder, ours.table(wording)).mteb_model_meta.revision
+
+    first = revision_of(model, WORDING)
+    assert revision_of(LLM2VecGen.from_pretrained(CHECKPOINT, device="cpu", backbone=BACKBONE), WORDING) == first
+    assert revision_of(model, WORDING | {"documents": "Another:"}) != first
+    with torch.no_grad():
+        model.suffix[0, 0] += 1e-3
+    assert revision_of(model, WORDING) != first
+    plain = type("Plain", (), {"embedding_dim": 3})()  # cannot say what it is
+    assert revision_of(plain, WORDING) != revision_of(plain, WORDING)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_another_instruction_is_another_result(tmp_path: Path) -> None:
+    (task,) = (task for task in MOCK_TASK_TEST_GRID if task.metadata.name == "MockRetrievalTask")
+    cache = mteb.ResultCache(tmp_path)
+    for wording in (WORDING, WORDING | {"tasks": {"MockRetrievalTask": "Say nothing at all but:"}}):
+        name = ours.register(CHECKPOINT, "me/mine", backbone=BACKBONE, instruction=wording)
+        mteb.evaluate(mteb.get_model(name, device="cpu"), [task], cache=cache, co2_tracker=False)
+    assert len({path.parent.name for path in tmp_path.rglob("MockRetrievalTask.json")}) == 2

@@ -13,11 +13,12 @@ import torch
 import yaml
 
 from llm2vec_gen import LLM2VecGen
-from llm2vec_gen.checkpoints.sentence_transformers import PROMPTS
+from llm2vec_gen.checkpoints.prompts import GENERATIVE, prompts
 from llm2vec_gen.types import InputError
 from tests.checkpoints.samples import FAMILIES
 
 sentence_transformers = pytest.importorskip("sentence_transformers")
+PROMPTS = prompts(GENERATIVE)
 TEXTS = ["Where does the cat sit?", "", " the dog ate ", "the cat sat " * 40]
 BACKBONE = str(FAMILIES / "qwen2_5" / "backbone")
 
