@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm2vec_gen.types import InputError
-
 
 class _Seen(Exception):
     """The first layer has been reached; its input is all that was wanted."""
@@ -37,17 +35,11 @@ def input_scale(lm: Any) -> float:
     return _factor(of_ids, of_vectors) or 1.0
 
 
-def row_scale(backbone: Any) -> float:
-    """The factor between an embedding row and the input vector of its id; InputError where there is none."""
+def row_scale(backbone: Any) -> float | None:
+    """The factor between an embedding row and the input vector of its id; None where no single factor explains it."""
     weight = backbone.lm.get_input_embeddings().weight
     ids = torch.linspace(0, len(weight) - 1, 64).long().unique().to(weight.device)
-    factor = _factor(backbone.embed(ids), weight[ids])
-    if factor is None:
-        raise InputError(
-            f"the input vectors of backbone {backbone.path!r} are not its embedding rows times a number, so that the "
-            "suffix cannot be written as rows; save with format='native'"
-        )
-    return factor
+    return _factor(backbone.embed(ids), weight[ids])
 
 
 def _first_input(lm: Any, **inputs: Any) -> Tensor | None:

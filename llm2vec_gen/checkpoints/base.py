@@ -2,14 +2,16 @@
 
 Neutral tensor names, the same for every format:
 
-    suffix                              (S, D)   thought rows first, then the K compression rows
+    suffix                              (S, D)   thought rows first, then the K compression rows (see suffix_space)
     reconstruction_projection.weight    (D, D)   .bias (D,)
     alignment_projection.weight         (E, D)   .bias (E,)
     lora.<module path>.A                (r, in)  .B (out, r), the path without the language model's own prefix
 
 Settings, plain values that JSON can hold:
 
-    backbone               path, revision, fingerprint, hidden_size, vocab_size, dtype; `config` where a server needs it
+    backbone               path, revision, fingerprint, hidden_size, vocab_size, dtype; `config` where a server needs
+                           it; `row_scale`, the factor from an embedding row to its token's input vector (absent: 1)
+    suffix_space           "vectors" (as the model's forward takes them; default) or "rows" of the embedding
     num_thought_tokens, num_compression_tokens, embedding_dim, max_length
     suffix_spelling        "own" (the suffix has no spelling) or "literal" (its tokens can be written in a text)
     suffix_tokens          literal only: the S spellings, and `suffix_ids` their ids in the tokenizer's files
@@ -164,6 +166,8 @@ def _check_settings(settings: Mapping[str, Any], where: str) -> None:
     hidden = backbone.get("hidden_size")
     if isinstance(hidden, bool) or not isinstance(hidden, int) or not 1 <= hidden <= 1 << 20:
         raise InputError(f"{where}: setting backbone.hidden_size is {hidden!r}; expected a positive whole number")
+    if settings.get("suffix_space", "vectors") not in ("vectors", "rows"):
+        raise InputError(f"{where}: suffix_space is {settings['suffix_space']!r}; expected 'vectors' or 'rows'")
     if settings.get("suffix_spelling", "own") not in ("own", "literal"):
         raise InputError(f"{where}: suffix_spelling is {settings['suffix_spelling']!r}; expected 'own' or 'literal'")
 
@@ -204,6 +208,22 @@ def _check_texts(settings: Mapping[str, Any], where: str) -> None:
 
 def _all(values: Any, kind: Any, count: int) -> bool:
     return isinstance(values, list) and len(values) == count and all(isinstance(value, kind) for value in values)
+
+
+def suffix_rows(checkpoint: Checkpoint) -> Tensor:
+    """The suffix as rows of the backbone's embedding, (S, D), which a lookup turns into the vectors it was trained as.
+
+    Gemma's lookup multiplies rows by the square root of D, for instance. InputError where no factor is known.
+    """
+    suffix, scale = checkpoint.tensors["suffix"], checkpoint.settings["backbone"].get("row_scale", 1.0)
+    if checkpoint.settings.get("suffix_space") == "rows":
+        return suffix
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not scale:
+        raise InputError(
+            "the input vectors of this checkpoint's backbone are not its embedding rows times a number, so that the "
+            "suffix cannot be written as rows; take format='native' or 'sentence_transformers'"
+        )
+    return suffix if scale == 1.0 else suffix / scale
 
 
 def expected_shapes(settings: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

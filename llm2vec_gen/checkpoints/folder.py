@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,33 @@ def write_files(folder: Path, files: dict[str, bytes]) -> None:
     finally:
         for temporary, _ in ready:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def staged(folder: str | Path) -> Iterator[Path]:
+    """A new folder inside `folder` (made where it is missing), whose files move up at the end, config.json last.
+
+    After an error nothing of it is left.
+    """
+    target = Path(folder)
+    if target.is_file():
+        raise InputError(f"{target} is a file; give the name of a folder to write a checkpoint into")
+    new = not target.exists()
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{target} cannot be made ({error.strerror}); give another folder to write into") from None
+    try:
+        with tempfile.TemporaryDirectory(dir=target, prefix=".writing-") as place:
+            yield Path(place)
+            files = [path.relative_to(place) for path in Path(place).rglob("*") if path.is_file()]
+            for name in sorted(files, key=lambda name: (name.name == "config.json", len(name.parts) == 1, name)):
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                (Path(place) / name).replace(target / name)
+    except BaseException:
+        if new and not any(target.iterdir()):
+            target.rmdir()
+        raise
 
 
 def write_tensors(folder: Path, name: str, tensors: dict[str, Tensor]) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from llm2vec_gen.checkpoints import card, folder, native, tokenizer_files
-from llm2vec_gen.checkpoints.base import Checkpoint
+from llm2vec_gen.checkpoints.base import Checkpoint, suffix_rows
 from llm2vec_gen.checkpoints.reference_writer import older_rope
 from llm2vec_gen.types import InputError
 
@@ -78,7 +78,7 @@ def _merged_weights(checkpoint: Checkpoint, weights: Mapping[str, Tensor], ids: 
     rows = result[_EMBEDDING]
     spare = rows.new_zeros(max(0, ids[-1] + 1 - rows.shape[0]), rows.shape[1])
     embedding = torch.cat([rows, spare])
-    embedding[ids] = checkpoint.tensors["suffix"].to(embedding.dtype)
+    embedding[ids] = suffix_rows(checkpoint).to(embedding.dtype)
     result[_EMBEDDING] = embedding
     for module, (down, up) in checkpoint.lora().items():
         name, lora = f"{module}.weight", checkpoint.settings["lora"]
@@ -96,7 +96,13 @@ def _config(config: Mapping[str, Any], merged: Mapping[str, Tensor]) -> dict[str
     """
     architecture = str((config.get("architectures") or ["Model"])[0]).removesuffix("ForCausalLM").removesuffix("Model")
     dtype = str(merged[_EMBEDDING].dtype).removeprefix("torch.")
-    own = {"architectures": [f"{architecture}Model"], "vocab_size": merged[_EMBEDDING].shape[0], "dtype": dtype}
+    own: dict[str, Any] = {
+        "architectures": [f"{architecture}Model"],
+        "vocab_size": merged[_EMBEDDING].shape[0],
+        "dtype": dtype,
+    }
+    if config.get("attn_logit_softcapping"):
+        own["attn_implementation"] = "eager"  # transformers' default leaves the capping out
     return {**config, **older_rope(dict(config)), **own}
 
 

@@ -7,6 +7,7 @@ is the backbone's own and is never read. Writing stands in reference_writer.py.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,12 +62,17 @@ def read(path: Path) -> Checkpoint:
         "embedding_dim": tensors["alignment_projection.bias"].shape[0],
         "max_length": run["max_input_length"] if isinstance(run.get("max_input_length"), int) else 512,
         "suffix_spelling": "own" if own else "literal",
+        "suffix_space": "rows",
         "suffix_tokens": spellings,
         "suffix_ids": ids,
         "end_marker": None if own else END_MARKER,
         "lora": _lora_settings(path, adapter, lora),
         "card": _card(run),
     }
+    scale = run.get("suffix_scale")
+    if isinstance(scale, int | float) and math.isfinite(scale) and scale:  # of a backbone that multiplies its rows
+        settings["backbone"]["row_scale"], settings["suffix_space"] = float(scale), "vectors"
+        tensors["suffix"] = tensors["suffix"] * scale
     return Checkpoint(settings, tensors, files, path, "reference")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from llm2vec_gen.checkpoints import card, folder, tokenizer_files, torch_zip
-from llm2vec_gen.checkpoints.base import Checkpoint
+from llm2vec_gen.checkpoints.base import Checkpoint, suffix_rows
 from llm2vec_gen.types import InputError
 
 PROJECTIONS = {"reconstruction_projection": "reconstruction_mlp", "alignment_projection": "alignment_mlp"}  # ours: file
@@ -85,6 +85,8 @@ def _run_config(settings: Mapping[str, Any], spellings: list[str], dtype: str) -
         "recon_loss_weight": weights.get("reconstruction"),
         "align_loss_weight": weights.get("alignment"),
     }
+    if settings["backbone"].get("row_scale", 1.0) != 1.0:
+        values["suffix_scale"] = settings["backbone"]["row_scale"]
     return "".join(f"{key}: {json.dumps(value, ensure_ascii=False, default=str)}\n" for key, value in values.items())
 
 
@@ -104,8 +106,9 @@ def _encoder_config(config: Mapping[str, Any], ids: list[int], backbone: Mapping
 
 def older_rope(config: dict[str, Any]) -> dict[str, Any]:
     """transformers 5 states `rope_parameters`; version 4, which the package uses, rope_theta and rope_scaling."""
-    rope = config.pop("rope_parameters", None)
-    if isinstance(rope, Mapping) and "rope_theta" in rope:
+    rope = config.get("rope_parameters")
+    if isinstance(rope, Mapping) and "rope_theta" in rope:  # not where each kind of layer has its own
+        del config["rope_parameters"]
         scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
         config["rope_theta"] = rope["rope_theta"]
         config["rope_scaling"] = scaling if scaling.get("rope_type", "default") != "default" else None
@@ -149,7 +152,7 @@ def _adapter(checkpoint: Checkpoint) -> bytes:
     """Suffix rows and LoRA matrices under PEFT's names, in fp32 as it keeps them."""
     token_adapter = "token_adapter." if checkpoint.settings.get("lora") else ""
     name = f"base_model.model.embed_tokens.{token_adapter}trainable_tokens_delta"
-    tensors = {name: checkpoint.tensors["suffix"].float()}
+    tensors = {name: suffix_rows(checkpoint).float()}
     for module, (down, up) in checkpoint.lora().items():
         tensors[f"base_model.model.{module}.lora_A.weight"] = down.float()
         tensors[f"base_model.model.{module}.lora_B.weight"] = up.float()

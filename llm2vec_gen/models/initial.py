@@ -17,23 +17,25 @@ INITIAL_SPREAD = 0.1  # of the targets': more learns slower, because what is spr
 
 @torch.no_grad()
 def suffix(backbone: Backbone, rows: int) -> Tensor:
-    """(rows, D) fp32: the vocabulary's mean vector plus normal noise of its standard deviation, per dimension.
+    """(rows, D) fp32: the mean input vector of the vocabulary plus normal noise of its spread, per dimension.
 
-    Drawn from torch's global generator on the CPU, so that a seed gives the same suffix on every device.
+    Input vectors, not embedding rows: some models multiply the rows (Gemma by the square root of D). Drawn from torch's
+    global generator on the CPU, so that a seed gives the same suffix on every device.
     """
-    words = backbone.lm.get_input_embeddings().weight
-    mean, spread = _moments(words)
-    return (mean + spread * torch.randn(rows, words.shape[1])).to(words.device)
+    mean, spread = _moments(backbone)
+    return (mean + spread * torch.randn(rows, len(mean))).to(backbone.device)
 
 
-def _moments(words: Tensor, part: int = 16384) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the rows, part by part: the table may have a billion numbers."""
-    total, squares = (torch.zeros(words.shape[1], dtype=torch.float64) for _ in range(2))
-    for rows in words.split(part):
-        wide = rows.detach().to("cpu", torch.float64)
+def _moments(backbone: Backbone, part: int = 16384) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (D,) of all input vectors, part by part: the table may have a billion numbers."""
+    count, device = len(backbone.lm.get_input_embeddings().weight), backbone.device
+    total, squares = (torch.zeros(backbone.hidden_size, dtype=torch.float64) for _ in range(2))
+    for start in range(0, count, part):
+        vectors = backbone.embed(torch.arange(start, min(start + part, count), device=device))
+        wide = vectors.to("cpu", torch.float64)
         total, squares = total + wide.sum(0), squares + wide.square().sum(0)
-    mean = total / len(words)
-    return mean.float(), (squares / len(words) - mean.square()).clamp_min(0).sqrt().float()
+    mean = total / count
+    return mean.float(), (squares / count - mean.square()).clamp_min(0).sqrt().float()
 
 
 def projection(inputs: int, outputs: int, init: str) -> nn.Linear:

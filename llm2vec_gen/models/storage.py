@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 
 from llm2vec_gen import checkpoints
 from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.inputs import row_scale
 from llm2vec_gen.backbones.loading import load_tokenizer
-from llm2vec_gen.models import golden
+from llm2vec_gen.checkpoints.folder import staged
+from llm2vec_gen.models import export, golden
 from llm2vec_gen.models.lora import QueryLora
 from llm2vec_gen.models.spelling import LiteralSpelling
 from llm2vec_gen.types import InputError
@@ -42,9 +45,22 @@ def load(cls: Any, source: str | Path, device: Any, dtype: Any, backbone: str | 
         model.lora = QueryLora(backbone.lm, pairs, lora["alpha"], lora.get("dropout") or 0.0).to(backbone.device)
     model.end_marker, model.card = settings.get("end_marker"), dict(settings.get("card") or {})
     model.instructions = settings.get("instructions")
+    if settings.get("suffix_space") == "rows":
+        checkpoint.tensors["suffix"] = checkpoint.tensors["suffix"] * _known_scale(backbone)
     put(model, checkpoint.tensors)
     golden.check(model.eval(), settings.get("golden") or [], recorded)
     return model
+
+
+def _known_scale(backbone: Backbone) -> float:
+    """The factor from an embedding row to an input vector."""
+    scale = row_scale(backbone)
+    if scale is None:
+        raise InputError(
+            f"the checkpoint holds its suffix as embedding rows, and the input vectors of backbone {backbone.path!r} "
+            "are not its rows times a number; such a checkpoint cannot be used with this backbone"
+        )
+    return scale
 
 
 def _whereabouts(checkpoint: checkpoints.Checkpoint, path: str | None) -> dict[str, Any]:
@@ -100,19 +116,33 @@ def _tokenizer(checkpoint: Any) -> Any:
 
 
 def save(model: Any, folder: str | Path, format: str) -> None:
-    """Write the checkpoint in a format of llm2vec_gen.checkpoints; merged folders get the backbone's weights too."""
+    """Write the checkpoint in a format of llm2vec_gen.checkpoints; merged folders get the backbone's weights too.
+
+    What was written is read again and must give the model's own embeddings before it moves into `folder`.
+    """
     backbone = model.backbone
     tensors = {name: parameter.detach().float().cpu() for name, parameter in core(model).items()}
     if model.lora is not None:
         tensors |= model.lora.tensors()
     extra = {"weights": backbone.lm.state_dict()} if format == "merged" else {}
     described = settings(model) | {"golden": golden.record(model)}
-    checkpoints.write(folder, described, tensors, _tokenizer_files(model.tokenizer), format, **extra)
+    files = _tokenizer_files(model.tokenizer)
+    with staged(folder) as place:
+        checkpoints.write(place, described, tensors, files, format, **extra)
+        export.check(model, place, format, described["golden"], lambda: _read_again(model, place))
+
+
+def _read_again(model: Any, folder: Path) -> Any:
+    """The checkpoint just written, over the backbone of the model it was written from."""
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")  # what differs is an error here
+        return load(type(model), folder, None, None, model.backbone, None)
 
 
 def settings(model: Any) -> dict[str, Any]:
     """What a checkpoint says beside its tensors (see checkpoints/base.py)."""
     backbone, literal = model.backbone, isinstance(model.spelling, LiteralSpelling)
+    scale = row_scale(backbone)
     described: dict[str, Any] = {
         "backbone": {
             "path": backbone.path, "revision": backbone.revision, "fingerprint": backbone.fingerprint,
@@ -121,6 +151,7 @@ def settings(model: Any) -> dict[str, Any]:
             "end_token": backbone.tokenizer.convert_ids_to_tokens(backbone.end_id),
             "chat_template_arguments": backbone.chat_template_arguments,
             "num_tokens": len(backbone.tokenizer), "config": _config(backbone.lm),
+            **({} if scale == 1.0 else {"row_scale": scale}),
         },
         "num_thought_tokens": model.num_thought_tokens, "num_compression_tokens": model.num_compression_tokens,
         "embedding_dim": model.embedding_dim, "max_length": model.max_length,
