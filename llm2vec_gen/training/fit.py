@@ -68,10 +68,10 @@ def _prepare(module: TrainingModule, data: CompletionData, targets: Rows) -> Non
         return
     moments = target_moments(targets)
     for loss in takers:
-        loss.prepare(moments)  # type: ignore[operator]
+        loss.prepare(moments)
     if hasattr(module.model, "initialize_from"):
         texts = [example.query.strip() for example in data.examples(INITIAL_QUERIES)]
-        module.initialize = lambda: module.model.initialize_from(texts, moments)
+        module.initialize = lambda: module.model.initialize_from(texts, moments)  # type: ignore[operator]
 
 
 def target_moments(targets: Rows) -> TargetMoments:
