@@ -15,7 +15,10 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
+from llm2vec_gen.local_files import value_of
 from llm2vec_gen.types import InputError, Query, repair_surrogates
+
+USER, ASSISTANT = frozenset({"user", "human"}), frozenset({"assistant", "gpt", "model"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +137,9 @@ class HashSet:
 def row_from(record: dict[str, Any], query: str, answer: str | None, identifier: str | None, where: str) -> Row:
     """The row that a record of named values holds; InputError where a value is no text (an id may be a number)."""
     return Row(
-        _text(record.get(query), query, where),
-        _text(record.get(answer), answer, where) if answer else None,
-        _id(record.get(identifier), identifier, where) if identifier else None,
+        _text(value_of(record, query), query, where, USER),
+        _text(value_of(record, answer), answer, where, ASSISTANT) if answer else None,
+        _id(value_of(record, identifier), identifier, where) if identifier else None,
     )
 
 
@@ -147,10 +150,23 @@ def check_columns(there: list[str], wanted: dict[str, str | None], where: str) -
             raise InputError(f"{where} has no column {column!r} ({key}); it has {', '.join(there) or 'none'}")
 
 
-def _text(value: Any, column: str, where: str) -> str | None:
+def _text(value: Any, column: str, where: str, roles: frozenset[str]) -> str | None:
+    if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
+        value = _first_turn(value, roles)
     if value is None or isinstance(value, str):
         return value
-    raise InputError(f"{where}: column {column!r} holds {type(value).__name__} {value!r:.40}; expected text")
+    hint = ""
+    if isinstance(value, dict):
+        hint = f"; name the column inside of it, e.g. {column}.{next(iter(value), 'text')}"
+    raise InputError(f"{where}: column {column!r} holds {type(value).__name__} {value!r:.40}; expected text{hint}")
+
+
+def _first_turn(messages: list[dict[str, Any]], roles: frozenset[str]) -> Any:
+    """The content of the first message of a role, as chat APIs (role, content) or ShareGPT (from, value) have it."""
+    for message in messages:
+        if str(message.get("role", message.get("from"))).lower() in roles:
+            return message.get("content", message.get("value"))
+    return None
 
 
 def _id(value: Any, column: str, where: str) -> str:

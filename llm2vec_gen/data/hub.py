@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from llm2vec_gen.data.base import QuerySource, Row, check_columns, row_from
-from llm2vec_gen.paths import PathOrId
+from llm2vec_gen.local_files import column_names, data_files, read_rows, stem_of
+from llm2vec_gen.paths import PathOrId, on_disk
 from llm2vec_gen.types import InputError, one_line
 
 
@@ -42,7 +44,7 @@ class HubDataset(QuerySource):
         if first is None:
             raise InputError(f"{self} is empty; expected at least one query")
         wanted = dict(zip(("data.query_column", "data.answer_column", "data.id_column"), self.columns, strict=True))
-        check_columns(list(first), wanted, str(self))
+        check_columns(column_names(first), wanted, str(self))
 
     def rows(self) -> Iterator[Row]:
         """The rows of the split, in its order."""
@@ -50,6 +52,9 @@ class HubDataset(QuerySource):
             yield row_from(record, *self.columns, where=f"{self}:{number}")
 
     def _open(self) -> Any:
+        place = on_disk(self.path)
+        if place.exists():
+            return _LocalRows(self._local_files(place))
         import datasets
 
         expected = "expected the id of a data set on the hub, or a local folder of csv, jsonl or parquet files"
@@ -58,8 +63,41 @@ class HubDataset(QuerySource):
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             raise InputError(f"{self} cannot be read: {one_line(error)} ({expected})") from error
 
+    def _local_files(self, place: Path) -> list[Path]:
+        """The files of the split: those named after it, or in a folder of its name; for "train" all, if none is."""
+        if place.is_file():
+            return [place]
+        folder = place / self.name if self.name and (place / self.name).is_dir() else place
+        files = data_files(folder, recursive=True)
+        named = [
+            file
+            for file in files
+            if stem_of(file) == self.split
+            or stem_of(file).startswith(f"{self.split}-")
+            or self.split in file.relative_to(folder).parts[:-1]
+        ]
+        if not named and self.split != "train":
+            there = ", ".join(sorted({stem_of(file) for file in files})) or "none"
+            raise InputError(
+                f"{self} cannot be read: no file is named {self.split}.jsonl (or .csv, ...); there: {there}"
+            )
+        if not files:
+            raise InputError(f"{self} cannot be read: the folder holds no csv, jsonl, json, tsv or parquet file")
+        return named or files
+
     def __str__(self) -> str:
         return f"the split {self.split} of the data set {self.path}" + (f" ({self.name})" if self.name else "")
+
+
+class _LocalRows:
+    """Rows of local files, from the start each time they are asked for."""
+
+    def __init__(self, files: list[Path]):
+        self._files = files
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for file in self._files:
+            yield from (record for _, record in read_rows(file))
 
 
 def split_name(model: str) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from functools import cached_property
 from pathlib import Path
 
 from llm2vec_gen.evaluations.base import Evaluation, data_revision, instruction_for
 from llm2vec_gen.evaluations.ranking import SIMILARITIES, Vectors, hit, ndcg, rank, recall
 from llm2vec_gen.evaluations.records import ID, TEXT, records
+from llm2vec_gen.local_files import Record
 from llm2vec_gen.paths import PathOrId
-from llm2vec_gen.types import Encoder, InputError, Instruction, Query, Score
+from llm2vec_gen.types import Encoder, InputError, Instruction, Query, Score, check_flag
+
+log = logging.getLogger(__name__)
 
 Relevant = dict[str, dict[str, int]]
 
@@ -22,8 +26,12 @@ class OwnRetrieval(Evaluation):
     category     whose instruction is used, where the task has none of its own
     similarity   "cosine" or "dot"
 
-    A title stands before its text, joined by one blank. Queries without a relevant document in the split are left out,
-    as trec_eval does. nDCG@10 is the main score; the table "where do I lose" is table=own_retrieval.
+    ignore_identical_ids
+                 a document with the id of the query is no answer to it, as in BEIR and mteb (ArguAna)
+
+    A title stands before its text, joined by one space. Queries without a relevant document in the split are left out,
+    as trec_eval does; judgements of queries or documents that are not in the files are dropped and counted. nDCG@10 is
+    the main score; the table "where do I lose" is table=own_retrieval.
     """
 
     name = "own_retrieval"
@@ -36,10 +44,13 @@ class OwnRetrieval(Evaluation):
         task: str = "own_retrieval",
         category: str = "retrieval",
         similarity: str = "cosine",
+        ignore_identical_ids: bool = True,
     ) -> None:
         super().__init__(instruction)
         if similarity not in SIMILARITIES:
             raise InputError(f"evaluation.own_retrieval.similarity={similarity}: expected {' or '.join(SIMILARITIES)}")
+        check_flag("evaluation.own_retrieval.ignore_identical_ids", ignore_identical_ids)
+        self.ignore_identical_ids = ignore_identical_ids
         self.path, self.split, self.task, self.category, self.similarity = path, split, task, category, similarity
 
     def tasks(self) -> list[str]:
@@ -67,7 +78,8 @@ class OwnRetrieval(Evaluation):
         instruction, memory = instruction_for(encoder, self.instruction), Vectors()
         documents = memory.of(encoder, corpus, instruction.document(task, self.category))
         asked = memory.of(encoder, queries, instruction.query(task, self.category))
-        rankings = rank(asked, documents, 100, self.similarity)
+        identical = {id_: [id_] for id_ in queries} if self.ignore_identical_ids else None
+        rankings = rank(asked, documents, 100, self.similarity, identical)
         revision = data_revision([queries, corpus, relevant])
         values = {
             "ndcg_at_10": {id_: ndcg(rankings[id_], relevant[id_]) for id_ in queries},
@@ -99,20 +111,28 @@ class OwnRetrieval(Evaluation):
         asked = records(key, queries, {"_id": ID, "text": TEXT}, unique="_id")
         documents = records(key, corpus_file, {"_id": ID, "text": TEXT}, unique="_id")
         judged = records(key, judgements, {"query-id": ID, "corpus-id": ID, "score": ID})
-        corpus = {str(row["_id"]): f"{row.get('title') or ''} {row['text']}".strip() for row in documents}
+        corpus = {str(row["_id"]): f"{self._title(row)} {row['text']}".strip() for row in documents}
         texts = {str(row["_id"]): row["text"] for row in asked}
         relevant = self._judgements(judged, texts, corpus)
         return {id_: text for id_, text in texts.items() if id_ in relevant}, corpus, relevant
 
+    def _title(self, row: Record) -> str:
+        title = row.get("title")
+        if title is not None and not isinstance(title, str):
+            raise InputError(
+                f"{self.path}/corpus.jsonl: the title of {row['_id']!r} is a {type(title).__name__}; expected text"
+            )
+        return title or ""
+
     def _judgements(self, rows: list[dict[str, str]], queries: dict[str, str], corpus: dict[str, str]) -> Relevant:
         relevant: Relevant = {}
-        seen = set()
+        seen, dropped = set(), 0
         for number, row in enumerate(rows, 2):
             query, document = str(row["query-id"]), str(row["corpus-id"])
             where = f"{self.path}/qrels/{self.split}.tsv:{number}"
             if query not in queries or document not in corpus:
-                what = f"query {query!r}" if query not in queries else f"document {document!r}"
-                raise InputError(f"{where} names the {what}, which is not in the data; remove the line or add it")
+                dropped += 1
+                continue
             try:
                 grade = int(row["score"])
             except ValueError:
@@ -122,6 +142,11 @@ class OwnRetrieval(Evaluation):
             seen.add((query, document))
             if grade > 0:
                 relevant.setdefault(query, {})[document] = grade
+        if dropped:
+            log.warning(
+                "%s/qrels/%s.tsv: %d of %d judgements name a query or document that is not in the files; dropped",
+                self.path, self.split, dropped, len(rows),
+            )  # fmt: skip
         if not relevant:
             raise InputError(f"{self.path}/qrels/{self.split}.tsv names no relevant document (a score over 0)")
         return relevant

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llm2vec_gen.local_files import Record, data_files, read_rows, stem_of
 from llm2vec_gen.types import InputError, one_line
 
-ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 TEXT, ID, LIST = (str,), (str, int), (list,)  # what stands in a column
-
-Record = dict[str, Any]
 
 
 def records(
@@ -33,16 +29,13 @@ def records(
     provide it.
     """
     local, where = Path(path).expanduser(), f"{key}={path} ({name or 'all'}, {split or 'all'})"
-    try:
-        rows = _local(key, local, name, split) if local.exists() else _hub(key, path, name, split, revision)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where} is not UTF-8 text ({error}); convert it first") from None
+    rows = _local(key, local, name, split) if local.exists() else _hub(key, path, name, split, revision)
     if not rows:
         raise InputError(f"{where} has no rows; expected at least one")
     seen: dict[Any, Record] = {}
     for number, row in enumerate(rows, 1):
         _check(f"{where}: row {number}", row, columns)
-        if unique and seen.setdefault(row[unique], row) != row:
+        if unique and seen.setdefault(str(row[unique]), row) != row:  # ids are compared as the texts they become
             raise InputError(f"{where}: row {number} has the {unique} {row[unique]!r} of an earlier row, which differs")
     return rows
 
@@ -55,7 +48,7 @@ def _check(where: str, row: Record, columns: Mapping[str, tuple[type, ...]]) -> 
             f"{', '.join(columns)}"
         )
     for column, kinds in columns.items():
-        if not isinstance(row[column], kinds):
+        if not isinstance(row[column], kinds) or isinstance(row[column], bool):
             expected = " or ".join(kind.__name__ for kind in kinds)
             hint = "; a csv or tsv file cannot hold one" if kinds == LIST else ""
             raise InputError(f"{where}: {column} is {str(row[column])[:60]!r}, expected {expected}{hint}")
@@ -63,36 +56,15 @@ def _check(where: str, row: Record, columns: Mapping[str, tuple[type, ...]]) -> 
 
 def _local(key: str, path: Path, name: str | None, split: str | None) -> list[Record]:
     if path.is_file():
-        return list(_read(path))
+        return [row for _, row in read_rows(path)]
     folder = path / name if name and (path / name).is_dir() else path
-    files = sorted(file for file in folder.rglob("*") if file.suffix in ENDINGS)
+    files = data_files(folder, recursive=True)
     if split:
-        files = [file for file in files if file.stem == split or file.stem.startswith(f"{split}-")]
+        files = [file for file in files if stem_of(file) == split or stem_of(file).startswith(f"{split}-")]
     if not files:
         wanted = f"{split}.jsonl (or .csv, .tsv, .parquet)" if split else "a .jsonl, .csv, .tsv or .parquet file"
         raise InputError(f"{key}={path}: there is no {wanted} in {folder}")
-    return [row for file in files for row in _read(file)]
-
-
-def _read(file: Path) -> Iterator[Record]:
-    if file.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        yield from pq.read_table(file).to_pylist()
-        return
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        if file.suffix in (".csv", ".tsv"):
-            yield from csv.DictReader(stream, delimiter="\t" if file.suffix == ".tsv" else ",")
-            return
-        lines = json.load(stream) if file.suffix == ".json" else (line for line in stream if line.strip())
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line) if isinstance(line, str) else line
-            except json.JSONDecodeError as error:
-                raise InputError(f"{file}:{number} is no JSON object: {error}") from None
-            if not isinstance(row, dict):
-                raise InputError(f"{file}:{number} is no JSON object: {str(line)[:60]!r}")
-            yield row
+    return [row for file in files for _, row in read_rows(file)]
 
 
 def _hub(key: str, path: str, name: str | None, split: str | None, revision: str | None) -> list[Record]:

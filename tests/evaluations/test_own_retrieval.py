@@ -49,8 +49,6 @@ def test_scores_by_hand(folder):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("q9\td1\t1", "query 'q9'"),
-        ("q1\td9\t1", "document 'd9'"),
         ("q1\td1\tmuch", "no whole number"),
         ("q1\td1\t0", "judges 'd1' for the query 'q1' a second time"),
     ],
@@ -87,4 +85,44 @@ def test_missing_files_and_columns(folder):
         OwnRetrieval(NoInstruction(), str(folder)).evaluate(Letters(), "own_retrieval")
     (folder / "corpus.jsonl").write_text(json.dumps({"id": "d1", "text": "b"}))
     with pytest.raises(InputError, match="lacks _id; it has id, text"):
+        OwnRetrieval(NoInstruction(), str(folder)).evaluate(Letters(), "own_retrieval")
+
+
+def test_judgements_of_what_is_not_there_are_dropped_and_counted(folder, caplog):
+    """As in the official ArguAna and NFCorpus folders."""
+    plain = [score.value for score in OwnRetrieval(NoInstruction(), str(folder)).evaluate(Letters(), "own_retrieval")]
+    (folder / "qrels" / "test.tsv").write_text(QRELS + "q9\td1\t1\nq1\td9\t1\n")
+    found = OwnRetrieval(NoInstruction(), str(folder)).evaluate(Letters(), "own_retrieval")
+    assert [score.value for score in found] == plain
+    assert "2 of 5 judgements name a query or document that is not in the files; dropped" in caplog.text
+
+
+def test_a_document_with_the_id_of_its_query_is_no_answer(folder):
+    """As BEIR and mteb rank ArguAna, whose queries are documents."""
+    (folder / "queries.jsonl").write_text(json.dumps({"_id": "d3", "text": "ccc"}))
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nd3\td2\t1\n")
+    (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, [*CORPUS, {"_id": "d4", "text": "aab"}])))
+    first = {
+        flag: OwnRetrieval(NoInstruction(), str(folder), ignore_identical_ids=flag).evaluate(
+            Letters(), "own_retrieval"
+        )[0]
+        for flag in (True, False)
+    }
+    assert first[True].value > first[False].value
+    with pytest.raises(InputError, match="ignore_identical_ids=maybe"):
+        OwnRetrieval(NoInstruction(), str(folder), ignore_identical_ids="maybe")
+
+
+def test_titles_that_are_missing_or_no_text(folder):
+    rows = ['{"_id": "d1", "title": NaN, "text": "paris"}', '{"_id": "d2", "title": null, "text": "b"}']
+    (folder / "corpus.jsonl").write_text("\n".join(rows))
+    assert OwnRetrieval(NoInstruction(), str(folder))._data[1] == {"d1": "paris", "d2": "b"}
+    (folder / "corpus.jsonl").write_text('{"_id": "d1", "title": ["a"], "text": "paris"}')
+    with pytest.raises(InputError, match="the title of 'd1' is a list; expected text"):
+        OwnRetrieval(NoInstruction(), str(folder)).evaluate(Letters(), "own_retrieval")
+
+
+def test_ids_are_compared_as_the_texts_they_become(folder):
+    (folder / "corpus.jsonl").write_text('{"_id": 1, "text": "a"}\n{"_id": "1", "text": "b"}')
+    with pytest.raises(InputError, match="has the _id '1' of an earlier row"):
         OwnRetrieval(NoInstruction(), str(folder)).evaluate(Letters(), "own_retrieval")

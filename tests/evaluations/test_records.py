@@ -54,7 +54,7 @@ def test_what_is_wrong_is_named(tmp_path):
     with pytest.raises(InputError, match="has no rows"):
         records("k", str(tmp_path), {"id": ID})
     (tmp_path / "data.jsonl").write_text("[1]\n")
-    with pytest.raises(InputError, match="no JSON object"):
+    with pytest.raises(InputError, match="holds a list; expected one JSON object per line"):
         records("k", str(tmp_path), {"id": ID})
 
 
@@ -64,7 +64,9 @@ def test_what_is_wrong_is_named(tmp_path):
         ('{"id": "1", "gold": "x1"}', r"row 1: gold is 'x1', expected list; a csv or tsv file cannot hold one"),
         ('{"id": ["1"], "gold": []}', "row 1: id is .* expected str or int"),
         ('{"id": 7, "gold": []}\n{"id": 7, "gold": [1]}', "row 2 has the id 7 of an earlier row"),
-        ('{"id": "\xe9"}', "is not UTF-8 text .* convert it first"),
+        ('{"id": 7, "gold": []}\n{"id": "7", "gold": [1]}', "row 2 has the id '7' of an earlier row"),
+        ('{"id": true, "gold": []}', "row 1: id is 'True', expected str or int"),
+        ('{"id": "\xe9"}', "is not utf-8 text; convert the file"),
     ],
 )
 def test_what_stands_in_the_columns_is_checked(tmp_path, content, message):
@@ -77,7 +79,7 @@ def test_a_byte_order_mark_and_a_row_too_wide(tmp_path):
     (tmp_path / "data.csv").write_bytes(b"\xef\xbb\xbfid,text\n1,one\n")
     assert records("k", str(tmp_path), {"id": ID}) == [{"id": "1", "text": "one"}]
     (tmp_path / "data.csv").write_text("id\n1,one\n")
-    with pytest.raises(InputError, match="row 1 lacks text; it has id, None, expected"):
+    with pytest.raises(InputError, match="data.csv:2 has 2 cells, the header 1"):
         records("k", str(tmp_path), {"id": ID, "text": TEXT})
 
 
