@@ -9,6 +9,8 @@ from typing import Any
 
 from torch.utils.checkpoint import checkpoint
 
+from llm2vec_gen.backbones.fallbacks import warn_once
+
 
 @contextmanager
 def checkpointed(lm: Any, active: bool) -> Iterator[None]:
@@ -22,6 +24,8 @@ def checkpointed(lm: Any, active: bool) -> Iterator[None]:
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     layers = [module for module in lm.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        warn_once(f"gradient checkpointing finds no decoder layers in {type(lm).__name__}; all activations are kept")
     before = [(layer.training, layer.gradient_checkpointing) for layer in layers]
     try:
         for layer in layers:

@@ -31,6 +31,8 @@ def compile_parts(lm: Any) -> int:
                 if not any(hasattr(inner, "layer_idx") for inner in part.modules()):  # attention knows its layer
                     part.compile(dynamic=True)
                     count += 1
+    if not count:
+        warnings.warn(f"compile=True finds no decoder layers in {type(lm).__name__}; it runs as it is", stacklevel=2)
     return count
 
 

@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llm2vec_gen.backbones.fallbacks import warn_once
+from llm2vec_gen.types import one_line
+
 FEWEST_INPUTS = 256  # below, nothing is gained; small models keep the rounding of the default product
 
 
@@ -54,23 +57,30 @@ def product(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def freeze_linears(lm: nn.Module) -> None:
     """Let the plain fp32 linear layers of a frozen model take the faster product, where this torch has it."""
+    plain = [module for module in lm.modules() if type(module) is nn.Linear and module.weight.dtype == torch.float32]
     if not _available():
+        if any(one.weight.device.type == "cpu" and one.in_features >= FEWEST_INPUTS for one in plain):
+            warn_once(f"fp32 linear layers run by torch's default products instead of oneDNN's: {_missing()}")
         return
-    for module in lm.modules():
-        if type(module) is nn.Linear and module.weight.dtype == torch.float32:
-            module.__class__ = FrozenLinear
+    for module in plain:
+        module.__class__ = FrozenLinear
+
+
+def _available() -> bool:
+    return _missing() is None
 
 
 @cache
-def _available() -> bool:
-    """Whether the product is there and agrees with the default one, forward and for the gradient of the input."""
+def _missing() -> str | None:
+    """Why the product cannot serve, or None: it agrees with the default one, forward and for the gradient."""
     if not torch.backends.mkldnn.is_available():
-        return False
+        return "this torch is built without it"
     generator = torch.Generator().manual_seed(0)
     states, weight, bias = (torch.randn(shape, generator=generator) for shape in ((64, 48), (80, 48), (80,)))
     try:
         forward = product(states, weight, bias) - F.linear(states, weight, bias)
         backward = product(F.linear(states, weight), weight.t(), None) - F.linear(states, weight) @ weight
-    except (RuntimeError, AttributeError, NotImplementedError):
-        return False
-    return bool(forward.abs().max() < 1e-3) and bool(backward.abs().max() < 1e-2)
+    except (RuntimeError, AttributeError, NotImplementedError) as error:
+        return f"{type(error).__name__}: {one_line(error):.200}"
+    errors = float(forward.abs().max()), float(backward.abs().max())
+    return None if errors[0] < 1e-3 and errors[1] < 1e-2 else f"its results differ by {max(errors):.2g}"

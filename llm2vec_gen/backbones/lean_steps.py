@@ -79,15 +79,16 @@ def _rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.addcmul(heads * cos, torch.cat((-second, first), dim=-1), sin)
 
 
-def lean_layers(lm: Any) -> list[Layer] | None:
-    """The layers' tensors, or None where a layer is built otherwise."""
+def lean_layers(lm: Any) -> list[Layer]:
+    """The layers' tensors; TypeError or AttributeError with the reason where a layer is built otherwise."""
     body = lm.base_model
-    try:
-        layers = [_layer(module) for module in body.layers]
-        known = {name for name, _ in body.named_children()} == {"embed_tokens", "layers", "norm", "rotary_emb"}
-        return layers if known and isinstance(body.norm.variance_epsilon, float) else None
-    except (AttributeError, TypeError):
-        return None
+    layers = [_layer(module) for module in body.layers]
+    parts = {name for name, _ in body.named_children()}
+    if parts != {"embed_tokens", "layers", "norm", "rotary_emb"}:
+        raise TypeError(f"its body consists of {', '.join(sorted(parts))}")
+    if not isinstance(body.norm.variance_epsilon, float):
+        raise TypeError("its last norm has no epsilon")
+    return layers
 
 
 def _layer(module: Any) -> Layer:

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from llm2vec_gen.backbones.attention import ATTENTION, Layout, PrefixDone, register
 from llm2vec_gen.backbones.checkpointing import checkpointed
+from llm2vec_gen.backbones.fallbacks import warn_once
 from llm2vec_gen.backbones.prefix import Prefix
 from llm2vec_gen.backbones.rope import RenewedSteps, renewed
 from llm2vec_gen.rotary import row_lengths, rows_apart
+from llm2vec_gen.types import one_line
 
 
 class PackedPasses:
@@ -65,13 +67,17 @@ class PackedPasses:
         from llm2vec_gen.backbones.lean_steps import LeanSteps, agrees, lean_layers
         from llm2vec_gen.backbones.stepping import PackedSteps
 
-        layers = lean_layers(self.lm)
-        if layers is not None:
-            key = prefix.keys[0].device, prefix.keys[0].dtype
+        try:
+            layers = lean_layers(self.lm)
+            key = prefix.like.device, prefix.like.dtype
             if key not in self._lean:
                 self._lean[key] = agrees(self.lm, layers, prefix.rows(range(min(2, len(prefix)))))
             if self._lean[key]:
                 return LeanSteps(self.lm, prefix, room, layers)
+            reason = "fast decoding gives other states than its own modules"
+        except (AttributeError, TypeError) as error:
+            reason = one_line(error)
+        warn_once(f"{type(self.lm).__name__} decodes through its own modules, which is slower for few rows: {reason}")
         return PackedSteps(self.lm, prefix, room)
 
     def _forward(self, vectors: Tensor, layout: Layout, ahead: Sequence[int] | None = None) -> Tensor:

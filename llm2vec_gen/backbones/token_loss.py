@@ -6,14 +6,17 @@ own `linear_cross_entropy` where this torch has it, else a chunk loop. They agre
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from llm2vec_gen.backbones.fallbacks import warn_once
+from llm2vec_gen.backbones.frozen_linear import FrozenLinear
 
 CHUNK = 256  # positions whose logits exist at the same time
 
@@ -33,19 +36,46 @@ def token_loss(states: Tensor, targets: Tensor, head: nn.Module, adjust: Callabl
 
 
 def best_implementation(states: Tensor, head: nn.Module, adjust: Callable[[Tensor], Tensor] | None) -> str:
-    """ "liger", "torch" or "chunks", for this head on this device."""
-    weight: Any = getattr(head, "weight", None)
-    plain = type(head) is nn.Linear and head.bias is None and type(weight) in (nn.Parameter, Tensor)
-    if not plain or adjust is not None or weight.dtype != states.dtype:
-        return "chunks"
+    """Return "liger", "torch" or "chunks" for this head on this device.
+
+    One warning where the fused one cannot serve. Chunks are the best there is on a CPU in 16 bits or fp64, and for
+    heads whose products oneDNN computes.
+    """
     if states.device.type == "cuda":
-        return "liger" if _has_liger() else "chunks"
-    return "torch" if hasattr(F, "linear_cross_entropy") and states.dtype == torch.float32 else "chunks"
+        fused, missing = "liger", _no_liger()
+    elif states.device.type == "cpu" and states.dtype == torch.float32 and type(head) is not FrozenLinear:
+        found = hasattr(F, "linear_cross_entropy")
+        fused, missing = "torch", None if found else f"torch {torch.__version__} has no linear_cross_entropy"
+    else:
+        return "chunks"
+    reason = missing or _cannot_fuse(states, head, adjust)
+    if reason is None:
+        return fused
+    kernel = "liger's fused kernel" if fused == "liger" else "torch's linear_cross_entropy"
+    warn_once(f"the loss over the vocabulary is computed in chunks instead of by {kernel}: {reason}")
+    return "chunks"
+
+
+def _cannot_fuse(states: Tensor, head: nn.Module, adjust: Callable[[Tensor], Tensor] | None) -> str | None:
+    weight: Any = getattr(head, "weight", None)
+    if adjust is not None:
+        return "the model caps or scales its logits"
+    if not isinstance(head, nn.Linear) or type(weight) not in (nn.Parameter, Tensor):
+        return f"the output head is a {type(head).__name__} with a weight of type {type(weight).__name__}"
+    if head.bias is not None:
+        return "the output head has a bias"
+    if weight.dtype != states.dtype:
+        return f"the output head is in {weight.dtype}, the states are in {states.dtype}"
+    return None
 
 
 @cache
-def _has_liger() -> bool:
-    return find_spec("liger_kernel") is not None
+def _no_liger() -> str | None:
+    try:
+        importlib.import_module("liger_kernel.transformers.functional")
+    except ImportError as error:
+        return f"liger-kernel cannot be imported ({error}); pip install 'llm2vec-gen-lightning[kernels]'"
+    return None
 
 
 def _liger(states: Tensor, targets: Tensor, weight: Tensor) -> Tensor:

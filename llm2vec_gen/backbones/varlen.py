@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from llm2vec_gen.backbones.batching import offsets
+from llm2vec_gen.backbones.fallbacks import warn_once
 
 Kernel = Callable[..., Tensor]
 
@@ -22,11 +22,16 @@ def varlen_attention(device: torch.device, dtype: torch.dtype) -> Kernel | None:
     None where this torch has no such kernel, the dtype is not a half precision, or no way of calling it agrees with
     sdpa on a small causal sample with prefixes (forward and backward); sdpa then serves row by row.
     """
-    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+    if device.type != "cuda":
+        return None
+    slower = "packed passes attend row by row instead of by torch's variable-length attention"
+    if dtype not in (torch.bfloat16, torch.float16):
+        warn_once(f"{slower}: it takes bfloat16 and float16, the backbone is in {dtype}")
         return None
     try:
         from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
+    except ImportError as error:
+        warn_once(f"{slower}: torch {torch.__version__} has none ({error})")
         return None
     reasons = []
     for make in (_window_gqa, _window_repeat, _causal_flag):
@@ -37,10 +42,7 @@ def varlen_attention(device: torch.device, dtype: torch.dtype) -> Kernel | None:
             reasons.append(f"{make.__name__}: {type(error).__name__}: {error}")
         else:
             return kernel
-    warnings.warn(
-        "torch's variable-length attention does not agree with sdpa here; packed passes attend row by row instead ("
-        + "; ".join(reasons)[:400] + ")", stacklevel=2,
-    )  # fmt: skip
+    warn_once(f"{slower}: it does not agree with sdpa here ({'; '.join(reasons)[:400]})")
     return None
 
 
