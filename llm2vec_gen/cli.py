@@ -58,20 +58,21 @@ def encode(options: argparse.Namespace) -> None:
 
 
 def search(options: argparse.Namespace) -> None:
-    """Rank the lines of a corpus file for every query, by cosine."""
-    corpus = _read(options.corpus)
+    """Rank the documents of a corpus file for every query, by cosine; each with its id, or the number of its line."""
+    corpus = _corpus(options.corpus, options.corpus_column)
     queries, model = _texts(options), _model(options)
     wanted = {"query": options.instruction, "document": options.document_instruction}
     for side, given in wanted.items():
         wanted[side] = model.prompts[side] if given is None else given
         print(f"{side} instruction: {wanted[side] or 'none'}", file=sys.stderr)
-    documents = model.encode(corpus, instruction=wanted["document"], normalize=True, show_progress=True)
+    documents = model.encode(list(corpus.values()), instruction=wanted["document"], normalize=True, show_progress=True)
     vectors = model.encode(queries, instruction=wanted["query"], normalize=True)
+    ids = list(corpus)
     best = (vectors @ documents.T).topk(min(options.top, len(corpus)), dim=1)
     for query, scores, rows in zip(queries, best.values.tolist(), best.indices.tolist(), strict=True):
         print(query)
         for score, row in zip(scores, rows, strict=True):
-            print(f"  {score:.3f}  {corpus[row]}")
+            print(f"  {score:.3f}  {ids[row]}  {corpus[ids[row]]}")
 
 
 def decode(options: argparse.Namespace) -> None:
@@ -126,7 +127,8 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         sub.add_argument("model", help="checkpoint folder or hub id")
         if texts:
             sub.add_argument("texts", nargs="*", help="texts; without any, --file or standard input, one per line")
-            sub.add_argument("--file", type=Path, help="read texts from this file, one per line")
+            sub.add_argument("--file", type=Path, help="texts: lines, or a column of csv, tsv, jsonl, json or parquet")
+            sub.add_argument("--column", default="text", help="the column of --file with the texts (default: text)")
             sub.add_argument("--instruction", help="stands before every text")
             sub.add_argument("--backbone", help="folder or hub id of the backbone, if it has moved")
             sub.add_argument("--device", help="cpu, cuda, cuda:1 (default: what is there)")
@@ -138,7 +140,8 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     sub.add_argument("--output", type=Path, default=Path("embeddings.npy"), help="file to write, exactly this name")
     sub.add_argument("--normalize", action="store_true", help="scale every embedding to length 1")
     sub = command(search)
-    sub.add_argument("--corpus", type=Path, required=True, help="documents, one per line")
+    sub.add_argument("--corpus", type=Path, required=True, help="documents: lines, or a column of a data file")
+    sub.add_argument("--corpus-column", default="text", help="the column that holds the documents (default: text)")
     sub.add_argument(
         "--document-instruction", help="stands before every document (default: the model's own; '' for none)"
     )
@@ -201,17 +204,51 @@ def _texts(options: argparse.Namespace) -> list[str]:
                 raise InputError(f"text {number} of the command line is not UTF-8, which was expected: {text!r:.60}")
         return options.texts
     if options.file is not None:
-        return _read(options.file)
+        return [text for _, text in _read(options.file, options.column)]
     if sys.stdin is None or sys.stdin.isatty():
         raise InputError("no texts: give them as arguments, with --file, or on standard input")
     return _lines(sys.stdin.buffer.read(), "standard input")
 
 
-def _read(file: Path) -> list[str]:
+def _read(file: Path, column: str) -> list[tuple[str, str]]:
+    """(id, text) of every row of a file: the named column of a csv, tsv, jsonl, json or parquet file, else its lines.
+
+    Ids are those of a column `_id` or `id`, else the numbers of the lines or rows.
+    """
+    from llm2vec_gen.local_files import column_names, format_of, read_rows, value_of
+
+    rows: list[tuple[str, str]] = []
     try:
-        return _lines(file.read_bytes(), str(file))
+        if format_of(file) is None:
+            return [(str(number), line) for number, line in enumerate(_lines(file.read_bytes(), str(file)), 1)]
+        for number, row in read_rows(file):
+            text = value_of(row, column)
+            if not isinstance(text, str | None) or column not in (there := column_names(row)):
+                raise InputError(
+                    f"{file}:{number} has no text in column {column!r}; it has {', '.join(column_names(row))}; name "
+                    "one with --column (--corpus-column for a corpus)"
+                )
+            identifier = next((row[name] for name in ("_id", "id") if name in there and row[name] is not None), number)
+            rows.append((str(identifier), text or ""))
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}; expected a file of texts, one per line") from None
+    if not rows:
+        raise InputError(f"{file} is empty; expected at least one row")
+    return rows
+
+
+def _corpus(file: Path, column: str) -> dict[str, str]:
+    """Id -> document, without the blank ones, which are counted."""
+    found = _read(file, column)
+    corpus: dict[str, str] = {}
+    for identifier, text in found:
+        if text.strip() and corpus.setdefault(identifier, text) != text:
+            raise InputError(f"{file}: the id {identifier!r} stands for two different documents; ids must differ")
+    if blank := sum(not text.strip() for _, text in found):
+        print(f"{file}: {blank} blank documents skipped", file=sys.stderr)
+    if not corpus:
+        raise InputError(f"{file} holds blank lines alone; expected documents")
+    return corpus
 
 
 def _lines(data: bytes, source: str) -> list[str]:

@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from llm2vec_gen.types import InputError, one_line
 
@@ -119,7 +119,7 @@ def _check_text(text: str, file: Path, number: int, encoding: str) -> None:
 def _csv(file: Path, encoding: str, delimiter: str, quoted: bool) -> Numbered:
     if len(delimiter) != 1:
         raise InputError(f"delimiter {delimiter!r} of {file}: expected one character")
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     with _open(file, encoding, "") as stream:
         reader = csv.reader(stream, delimiter=delimiter, quoting=quoting, strict=True)
         header: list[str] | None = None

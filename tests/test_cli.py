@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -176,8 +177,8 @@ def test_search_ranks_the_lines_of_the_corpus(folder, tmp_path, capsys):
     bare = ["--instruction", "", "--document-instruction", ""]
     cli.main(["search", folder, "--corpus", str(corpus), "--top", "2", HARD, "the cat sat on the mat", *bare])
     lines = capsys.readouterr().out.split("\n")
-    assert lines[0] == HARD and lines[1] == f"  1.000  {HARD}"
-    assert lines[3] == "the cat sat on the mat" and lines[4] == "  1.000  the cat sat on the mat"
+    assert lines[0] == HARD and lines[1] == f"  1.000  2  {HARD}"
+    assert lines[3] == "the cat sat on the mat" and lines[4] == "  1.000  3  the cat sat on the mat"
     assert len(lines) == 7
 
 
@@ -237,3 +238,46 @@ def test_the_module_runs_as_a_program():
     command = [sys.executable, "-m", "llm2vec_gen.cli", "search", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(cli.__file__).parents[1])
     assert done.returncode == 0 and done.stdout.startswith("usage: llm2vec-gen search ")
+
+
+def test_a_data_file_is_read_by_its_column(folder, tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"text": "a cat", "other": "a dog"}\n{"text": "NA", "other": "x"}\n')
+    (tmp_path / "x.csv").write_text('text,other\n"a cat",a dog\nNA,x\n')
+    model = LLM2VecGen.from_pretrained(folder, device="cpu")
+    for file in ("x.jsonl", "x.csv"):
+        for column, texts in (("text", ["a cat", "NA"]), ("other", ["a dog", "x"])):
+            output = tmp_path / "v.npy"
+            cli.main(["encode", folder, "--file", str(tmp_path / file), "--column", column, "--output", str(output)])
+            assert np.abs(np.load(output) - model.encode(texts).numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("content", "column", "message"),
+    [
+        ('{"query": "a"}', "text", "x.jsonl:1 has no text in column 'text'; it has query; name one with --column"),
+        ('{"text": 5}', "text", "x.jsonl:1 has no text in column 'text'"),
+        ('{"text": "a", "id": 1}\n{"text": "b", "id": "1"}', "text", "x.jsonl:2 has the id '1' of an earlier row"),
+        ("", "text", "x.jsonl is empty"),
+    ],
+)
+def test_a_data_file_without_the_column_is_named(folder, tmp_path, capsys, content, column, message):
+    (tmp_path / "x.jsonl").write_text(content)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["encode", folder, "--file", str(tmp_path / "x.jsonl"), "--column", column])
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_blank_documents_are_skipped_and_counted_and_ids_shown(folder, tmp_path, capsys):
+    (tmp_path / "c.txt").write_text("a cat\n\n   \na dog\n")
+    cli.main(["search", folder, "--corpus", str(tmp_path / "c.txt"), "a cat"])
+    shown = capsys.readouterr()
+    assert "2 blank documents skipped" in shown.err
+    assert {line.split()[1] for line in shown.out.splitlines()[1:]} == {"1", "4"}
+    rows = [{"_id": "d7", "title": "t", "body": "a cat"}, {"_id": "d8", "body": ""}, {"_id": "d9", "body": "a dog"}]
+    (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    cli.main(["search", folder, "--corpus", str(tmp_path / "c.jsonl"), "--corpus-column", "body", "a cat"])
+    assert {line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]} == {"d7", "d9"}
+    (tmp_path / "c.txt").write_text("\n\n")
+    with pytest.raises(SystemExit):
+        cli.main(["search", folder, "--corpus", str(tmp_path / "c.txt"), "a cat"])
+    assert "holds blank lines alone" in capsys.readouterr().err
