@@ -99,7 +99,8 @@ kept = folder=$$($(1)) && folder=$$(echo "$$folder" | tail -n 1) && rm -rf $@.pa
 	$(SCRIPT)/build_pocket.py to=$@ $(LARGER) +schedule.learning_rate=3e-3 $(BRIEF)
 
 %/pocket_large_teacher: | %/pocket_large
-	$(call kept,$(SCRIPT)/teach.py scale=pocket paths.outputs=$* backbone.path=$*/pocket_large $(BRIEF))
+	$(call kept,$(SCRIPT)/teach.py scale=pocket paths.outputs=$* \
+		backbone=custom backbone.path=$*/pocket_large backbone.dtype=float32 $(BRIEF))
 
 %/pocket_supervised: | setup
 	$(call kept,$(SCRIPT)/teach.py scale=pocket paths.outputs=$* teaching=pocket_supervised $(BRIEF))

@@ -12,7 +12,8 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +28,19 @@ from llm2vec_gen.artifacts.identity import BEFORE, READS, WHERE_GROUPS, what
 from llm2vec_gen.loggers.base import Job
 from llm2vec_gen.paths import on_disk
 from llm2vec_gen.tables import score_files
-from llm2vec_gen.training.settings import check_losses
+from llm2vec_gen.training.settings import TrainingSettings, check_losses
 from llm2vec_gen.types import MODEL, InputError, Score, check_flag, check_whole, one_line, wrong_input
 
 log = logging.getLogger(__name__)
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+POCKET_MODEL = "package://llm2vec_gen/pocket/lm"  # that of conf/backbone/pocket.yaml
 
 
 class Plan:
     """One resolved config: builds its nouns and names its artifacts."""
 
-    def __init__(self, config: DictConfig, choices: dict[str, Any]):
+    def __init__(self, config: DictConfig, choices: dict[str, Any], note: str = ""):
         self._config, self._choices = config, choices
         try:
             self.settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
@@ -46,14 +48,8 @@ class Plan:
             raise InputError(one_line(error)) from error
         self.outputs = Path(self.settings["paths"]["outputs"])
         self._check()
-
-    @classmethod
-    def of(cls, config: DictConfig) -> Plan:
-        """The plan of what Hydra composed, from which its own node is taken away."""
-        choices = dict(config.hydra.runtime.choices)
-        with open_dict(config):
-            del config["hydra"]
-        return cls(config, choices)
+        if note:  # of `settle`; after the checks, whose errors are one line
+            log.warning(note)
 
     # ---- as text, for the processes of a job
 
@@ -130,10 +126,10 @@ class Plan:
         """Those of the config; one that is null is not there."""
         return [name for name, node in (self.settings.get("baseline") or {}).items() if node]
 
-    def card(self) -> dict[str, Any]:
-        """What a checkpoint's model card says about its making."""
+    def card(self, settings: TrainingSettings) -> dict[str, Any]:
+        """What a checkpoint's model card says about its making; `settings` are those it was trained with."""
         losses = {name: loss.get("weight", 1) for name, loss in self.settings["loss"].items()}
-        training = {key: value for key, value in self.settings["training"].items() if not key.startswith("_")}
+        training = asdict(settings)
         names = {noun: str(self._choices.get(noun)) for noun in ("generator", "teacher", "data", "instruction")}
         return names | {"losses": losses, "training": training, "seed": self.settings["seed"]}
 
@@ -238,7 +234,10 @@ class Plan:
     def _name(self, verb: str, encoder: str) -> str:
         pick = self._choices.get
         losses = "+".join(self.settings.get("loss") or {})
-        student = f"{pick('backbone')}-{pick('model')}-{losses}-seed{self.settings['seed']}"
+        backbone = pick("backbone")
+        if backbone == "custom":
+            backbone = Path(self.settings["backbone"]["path"]).expanduser().absolute().name or backbone
+        student = f"{backbone}-{pick('model')}-{losses}-seed{self.settings['seed']}"
         who = student if encoder == MODEL else pick("teacher") if encoder == "teacher" else encoder
         names = {
             "complete": f"{pick('data')}-{pick('generator')}",
@@ -247,7 +246,7 @@ class Plan:
             "evaluate": who,
             "interpret": student,
             "tabulate": pick("table"),
-            "teach": f"{pick('backbone')}-{pick('teaching')}-seed{self.settings['seed']}",
+            "teach": f"{backbone}-{pick('teaching')}-seed{self.settings['seed']}",
         }
         return re.sub(r"[^\w.+-]+", "_", str(names[verb]))
 
@@ -300,8 +299,69 @@ def compose(*overrides: str) -> Plan:
     """The plan of a command line without a command line, for notebooks and tests: compose("experiment=pocket")."""
     running = GlobalHydra.instance().is_initialized()  # inside a script
     with contextlib.nullcontext() if running else hydra.initialize_config_dir(str(CONF), version_base=None):
-        config = hydra.compose("config", list(overrides), return_hydra_config=True)
-    return Plan.of(config)
+        return Plan(*settle(*_compose(overrides)))
+
+
+def _compose(overrides: Sequence[str]) -> tuple[DictConfig, DictConfig]:
+    """Return the config of these overrides, and Hydra's own node of it."""
+    config = hydra.compose("config", list(overrides), return_hydra_config=True)
+    hydra_config = config.hydra
+    with open_dict(config):
+        del config["hydra"]
+    return config, hydra_config
+
+
+def settle(config: DictConfig, hydra_config: Any) -> tuple[DictConfig, dict[str, Any], str]:
+    """Return the config without the pocket's defaults where they do not belong, its choices, and a note of changes.
+
+    Another model at `backbone.path` than the pocket's takes the place of backbone=pocket as backbone=custom; another
+    backbone or other data has world=none. What is given explicitly stays. InputError for an explicit
+    backbone=pocket with another path.
+    """
+    choices, given = dict(hydra_config.runtime.choices), list(hydra_config.overrides.task)
+    reason, changes = _foreign(config, choices, given)
+    if not changes:
+        return config, choices, ""
+    try:
+        settled, node = _compose([*changes, *given])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(
+            f"{one_line(error)} ({reason}, so the config has {' '.join(changes)}: nothing of the pocket is a default; "
+            "choose evaluation=, instruction= and table= as you need them)"
+        ) from error
+    found = dict(node.runtime.choices)
+    before, after = _chosen(config, choices), _chosen(settled, found)
+    shown = " ".join(f"{group}={after[group]}" for group in after if after[group] != before[group])
+    return settled, found, f"{reason}: {shown} in the place of the pocket's" if shown else ""
+
+
+def _chosen(config: DictConfig, choices: dict[str, Any]) -> dict[str, Any]:
+    """Return what stands in the groups of which the pocket has members of its own."""
+    evaluations = ",".join(map(str, config.get("evaluation") or {}))
+    return {group: choices.get(group) for group in ("backbone", "instruction", "table")} | {
+        "evaluation": f"[{evaluations}]"
+    }
+
+
+def _foreign(config: DictConfig, choices: dict[str, Any], given: list[str]) -> tuple[str, list[str]]:
+    """Return why a config is not the pocket's, and the overrides that take the pocket's defaults out of it."""
+    reason, changes = "", []
+    path = OmegaConf.select(config, "backbone.path", throw_on_missing=False)
+    if choices.get("data") != "pocket":
+        reason = f"data={choices.get('data')} is not the pocket"
+    if choices.get("backbone") != "pocket":
+        reason = f"backbone={choices.get('backbone')} is not the pocket's model"
+    elif isinstance(path, str) and on_disk(path) != on_disk(POCKET_MODEL):
+        if "backbone=pocket" in given:
+            raise InputError(
+                f"backbone=pocket has the settings of the pocket's own model, but backbone.path={path} is another one; "
+                f"expected backbone=custom backbone.path={path}, which derives them from the model"
+            )
+        reason = f"backbone.path={path} is not the pocket's model"
+        changes.append("backbone=custom")
+    if reason and choices.get("world") == "pocket" and "world=pocket" not in given:
+        changes.append("world=none")
+    return reason, changes
 
 
 def built(node: Any, **dependencies: Any) -> Any:

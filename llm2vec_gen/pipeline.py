@@ -141,11 +141,12 @@ def train(plan: Plan) -> Path:
             losses = plan.build_all("loss")
             plan.seed_everything()
             backbone = plan.build("backbone", device=trainer.backbone_device)
+            training = training.for_hidden_size(backbone.hidden_size)
             model = plan.build("model", backbone=backbone, embedding_dim=targets.dim)
             callbacks = plan.build_all("callbacks").values()
             counts = fit(model, losses, completions, targets, training, trainer,
                          artifact.folder, plan.settings["seed"], plan.loggers, list(callbacks))  # fmt: skip
-            model.card = plan.card() | {"run": artifact.folder.name}
+            model.card = plan.card(training) | {"run": artifact.folder.name}
             model.instructions = instructions
             with ranks.folder_of(artifact) as folder:
                 model.save_pretrained(folder)

@@ -14,6 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -24,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llm2vec_gen import launch, threads
 from llm2vec_gen.artifacts import read_curves, read_manifest
-from llm2vec_gen.config import CONF, Plan, config_digest
+from llm2vec_gen.config import CONF, Plan, config_digest, settle
 from llm2vec_gen.status import Status, worst
 from llm2vec_gen.training.settings import rank, started
 from llm2vec_gen.types import InputError, Unfinished, closest, exit_status, one_line, wrong_input
@@ -122,8 +123,10 @@ def _run_job(verb: Verb, config: DictConfig) -> int:
     try:
         if status is not None and not started() and taken_over(status, config):  # others wait for a first rank
             return status.exit or 0
-        with status.kept() if status else contextlib.nullcontext(), _outputs(config):
-            folder = _make(verb, config, status)
+        with status.kept() if status else contextlib.nullcontext():
+            config, choices, note = settle(config, HydraConfig.get())
+            with _outputs(config):
+                folder = _make(verb, config, choices, note, status)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return _failed(2)
@@ -155,12 +158,12 @@ def _failed(code: int) -> int:
     return code
 
 
-def _make(verb: Verb, config: DictConfig, status: Status | None) -> Path | None:
+def _make(verb: Verb, config: DictConfig, choices: dict[str, Any], note: str, status: Status | None) -> Path | None:
     """The verb's artifact, None in all ranks but the first; the status hears how far it came."""
     hydra_config = HydraConfig.get()
     if hydra_config.mode is RunMode.MULTIRUN and config.sweep.name is None:
         config.sweep.name = Path(hydra_config.sweep.dir).name
-    plan = Plan(config, dict(hydra_config.runtime.choices))
+    plan = Plan(config, choices, note)
     try:
         folder = launch.perform(verb, plan)
         if status is not None:

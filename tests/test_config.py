@@ -23,7 +23,7 @@ from llm2vec_gen.types import InputError, Reading
 
 ROOT = Path(__file__).parents[1]
 MANY = {"loss", "evaluation", "interpreter", "baseline"}
-PLAIN = {"experiment", "scale", "debug", "hparams_search", "paths"}
+PLAIN = {"experiment", "scale", "debug", "hparams_search", "paths", "world"}
 INJECTED = {"embedding_dim", "instruction", "self"}  # what a verb gives when it builds
 CHOICES = sorted(
     (file.relative_to(CONF).parts[0], str(file.relative_to(CONF / file.relative_to(CONF).parts[0]).with_suffix("")))
@@ -266,3 +266,98 @@ def test_whatever_a_page_shows_is_in_its_digest(tmp_path: Path) -> None:
         folders.append(pipeline.tabulate(plan))
         assert text in (folders[-1] / "report.html").read_text()
     assert len(set(folders)) == 4
+
+
+# ---- nothing of the pocket follows another backbone, or other data
+
+
+@pytest.fixture
+def log_file(tmp_path: Path) -> Path:
+    file = tmp_path / "log.jsonl"
+    file.write_text('{"query": "x", "answer": "y"}\n')
+    return file
+
+
+def pocket_values(settings: dict[str, Any]) -> list[str]:
+    """Where a config names something of the pocket, its data and its model apart."""
+    found = []
+    for key in ("instruction", "evaluation", "table", "loss", "training", "model"):
+        found += [key] if "pocket" in str(settings.get(key)).lower() else []
+    return found + (["learning_rate"] if settings["training"]["learning_rate"] == 3e-3 else [])
+
+
+FOREIGN = [
+    ["backbone.path=owner/Some-LM"],
+    ["backbone=custom", "backbone.path=owner/Some-LM"],
+    ["experiment=smoke", "backbone.path=owner/Some-LM", "evaluation=[]"],
+]
+
+
+@pytest.mark.parametrize("overrides", FOREIGN, ids=" ".join)
+def test_another_model_is_trained_by_what_it_is(tmp_path: Path, overrides: list[str]) -> None:
+    plan = compose(*overrides, f"paths.outputs={tmp_path}")
+    backbone = plan.settings["backbone"]
+    assert (backbone["path"], backbone["dtype"], backbone["end_token"]) == ("owner/Some-LM", "auto", None)
+    assert plan.settings["training"]["learning_rate"] is None
+    assert plan.settings["loss"]["alignment"]["weight"] == 1.0
+    assert pocket_values(plan.settings) == []
+    assert not plan.settings.get("evaluation")
+    assert plan.artifact("train").folder.name.startswith("Some-LM-")
+
+
+@pytest.mark.parametrize("foreign", ["backbone=qwen3_0.6b", "data=query_log", "backbone.path=owner/lm"])
+def test_other_data_or_another_family_has_no_default_of_the_pocket(
+    foreign: str, log_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    more = [f"data.path={log_file}"] if foreign.startswith("data") else []
+    plan = compose(foreign, *more, f"paths.outputs={tmp_path}")
+    assert [key for key in pocket_values(plan.settings) if key != "learning_rate"] == []
+    assert plan.settings["instruction"]["_target_"].endswith("InstructionTable")
+    (line,) = [line for line in caplog.messages if "is not the pocket" in line]
+    assert "instruction=generative" in line and "evaluation=[]" in line
+
+
+def test_the_pocket_keeps_its_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for overrides in ([], ["experiment=pocket"], [f"backbone.path={CONF.parent}/llm2vec_gen/pocket/lm"]):
+        settings = compose(*overrides, f"paths.outputs={tmp_path}").settings
+        assert set(settings["evaluation"]) == {"pocket", "decoding"}
+        assert settings["training"]["learning_rate"] == 3e-3 and settings["backbone"]["dtype"] == "float32"
+    assert not [line for line in caplog.messages if "pocket" in line]
+
+
+def test_what_is_given_explicitly_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    given = ["backbone.path=owner/lm", "backbone.dtype=float32", "training.learning_rate=2e-4", "instruction=pocket",
+             "evaluation=[decoding]", "evaluation.decoding.limit=3", "loss.alignment.weight=3"]  # fmt: skip
+    settings = compose(*given, f"paths.outputs={tmp_path}").settings
+    assert settings["backbone"]["dtype"] == "float32" and settings["training"]["learning_rate"] == 2e-4
+    assert settings["instruction"]["_target_"].endswith("PocketInstruction")
+    assert settings["evaluation"]["decoding"]["limit"] == 3 and settings["loss"]["alignment"]["weight"] == 3
+    assert set(compose("backbone.path=owner/lm", "world=pocket", f"paths.outputs={tmp_path}").settings["evaluation"])
+    settings = compose("debug=limit", "backbone.path=owner/lm", f"paths.outputs={tmp_path}").settings
+    assert set(settings["evaluation"]) == {"pocket", "decoding"}, "a debug names its evaluations itself"
+
+
+def test_the_pockets_yaml_is_refused_for_another_model() -> None:
+    with pytest.raises(InputError, match=r"expected backbone=custom backbone\.path=owner/lm"):
+        compose("backbone=pocket", "backbone.path=owner/lm")
+    with pytest.raises(InputError, match=r"backbone\.path must be chosen"):
+        compose("backbone=custom")
+    with pytest.raises(InputError, match=r"evaluation\.decoding\.limit.*choose evaluation="):
+        compose("backbone.path=owner/lm", "evaluation.decoding.limit=3")
+
+
+def test_custom_names_follow_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path, name in (("my models/a=b", "a_b"), ("./lm/", "lm"), (".", tmp_path.name), ("owner/LM-1.5", "LM-1.5")):
+        (tmp_path / path).mkdir(parents=True, exist_ok=True)
+        plan = compose("backbone=custom", f"backbone.path='{path}'", f"paths.outputs={tmp_path}/out")
+        assert plan.artifact("train").folder.name.startswith(f"{name}-llm2vec_gen-"), path
+
+
+def test_a_script_trains_over_another_model_in_its_own_outputs(tmp_path: Path) -> None:
+    """Settling the config keeps what the script itself has put into it (a temporary folder where keep=false)."""
+    command = [sys.executable, str(ROOT / "experiments" / "tabulate.py"), "backbone.path=owner/lm", "keep=false",
+               f"paths.outputs={tmp_path / 'never'}"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "backbone=custom" in done.stderr and not (tmp_path / "never").exists()

@@ -16,6 +16,7 @@ from torch.profiler import record_function
 from llm2vec_gen.backbones import generation, loading, reconstruction
 from llm2vec_gen.backbones.batching import inverse, micro_batches
 from llm2vec_gen.backbones.compilation import compile_parts
+from llm2vec_gen.backbones.end_of_turn import end_of_turn
 from llm2vec_gen.backbones.frozen_linear import freeze_linears
 from llm2vec_gen.backbones.head import adjustment
 from llm2vec_gen.backbones.inputs import input_scale
@@ -33,9 +34,10 @@ class Backbone:
     """A frozen causal LM and its tokenizer. Nothing here ever receives a weight gradient.
 
     `path`: a local folder, a hub id, or "package://package/folder". `dtype` "auto" is the folder's own. `device` None
-    is the first GPU, else the CPU. `end_token` closes completions (default: the tokenizer's end token).
-    `recommended` carries the family's training defaults for others to read. `max_tokens_per_micro_batch` bounds every
-    pass; `gradient_checkpointing` applies to the reconstruction pass alone; `compile` the norms and feed-forward parts.
+    is the first GPU, else the CPU. `end_token` closes completions (default: what ends a turn of the chat template, else
+    the tokenizer's end token). `recommended` carries the family's training defaults for others to read.
+    `max_tokens_per_micro_batch` bounds every pass; `gradient_checkpointing` applies to the reconstruction pass alone;
+    `compile` the norms and feed-forward parts.
     """
 
     def __init__(self, path: PathOrId, revision: str = "main", dtype: str | torch.dtype | None = "auto",
@@ -92,7 +94,8 @@ class Backbone:
         if self.tokenizer is None:
             end = 0
         elif end_token is None:
-            end = self.tokenizer.eos_token_id
+            end = end_of_turn(self.tokenizer, self.chat_template_arguments)
+            end = self.tokenizer.eos_token_id if end is None else end
         else:
             end = self.tokenizer.get_vocab().get(end_token)
         if end is None:

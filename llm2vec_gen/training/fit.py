@@ -102,6 +102,8 @@ def run(
     """
     folder.mkdir(parents=True, exist_ok=True)
     devices = _devices(trainer_settings)
+    if ranks.own() == 0:
+        settings.warn_of_short_run()
     resume = ResumeCheckpoint(folder / RESUME, settings.checkpoint_every_n_steps, identity)
     start = _start(resume.path, identity)
     curve = MetricsFile(folder / "metrics.csv")

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from llm2vec_gen.artifacts.identity import WHERE
@@ -41,7 +41,7 @@ class TrainingSettings:
     schedule_steps: int = 20000
     warmup_steps: int = 100
     batch_size: int = 32
-    learning_rate: float = 3e-4
+    learning_rate: float | None = 3e-4  # None: `for_hidden_size` decides
     weight_decay: float = 0.0
     gradient_clip: float = 1.0
     max_completion_tokens: int = 512
@@ -56,6 +56,8 @@ class TrainingSettings:
             check_whole(f"training.{key}", getattr(self, key), least, null=key == "max_tokens_per_micro_batch")
         for key in ("learning_rate", "weight_decay", "gradient_clip"):
             value = getattr(self, key)
+            if key == "learning_rate" and value is None:
+                continue
             positive = key != "weight_decay"
             if not isinstance(value, int | float) or not math.isfinite(value) or value < 0 or (positive and value == 0):
                 raise InputError(f"training.{key}={value}: expected a finite number {'over 0' if positive else '>= 0'}")
@@ -72,17 +74,44 @@ class TrainingSettings:
 
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same one; a resumed run may change how a step is computed, and how far it goes."""
-        return {f"training.{key}": value for key, value in asdict(self).items() if key not in WHERE | {"max_steps"}}
+        found = {f"training.{key}": value for key, value in asdict(self).items() if key not in WHERE | {"max_steps"}}
+        return found | {"training.warmup_steps": self.warmup}
+
+    def for_hidden_size(self, hidden_size: int) -> TrainingSettings:
+        """Return the settings with a learning rate, where they name none: 4e-4 * max(1, 1024 / D).
+
+        The published rates do not depend on the hidden size D: 3e-4 for Qwen3 (D from 1,024 to 4,096) and 5e-4 for
+        Qwen2.5 and Llama 3 (896 to 4,096). Smaller models take more, down to the pocket's 3e-3 at D = 160, for which
+        the rule gives 2.6e-3.
+        """
+        if self.learning_rate is not None:
+            return self
+        return replace(self, learning_rate=4e-4 * max(1.0, 1024 / hidden_size))
+
+    @property
+    def warmup(self) -> int:
+        """Return the steps of warm-up: `warmup_steps`, or a tenth of a run that would end before its warm-up does."""
+        return self.warmup_steps if self.warmup_steps < self.max_steps else self.max_steps // 10
+
+    def warn_of_short_run(self) -> None:
+        """Warn where the warm-up was shortened because the run is shorter."""
+        if self.warmup != self.warmup_steps:
+            log.warning(
+                "training.warmup_steps=%d does not end within training.max_steps=%d: the rate warms up over %d steps",
+                self.warmup_steps, self.max_steps, self.warmup,
+            )  # fmt: skip
 
     def rate(self, step: int) -> float:
         """Learning rate of the update number `step`, counted from 0: linear warm-up, then linear to 0."""
+        if self.learning_rate is None:
+            raise InputError("training.learning_rate=null: expected a rate, or take settings.for_hidden_size(D)")
         return self.learning_rate * self.rate_factor(step)
 
     def rate_factor(self, step: int) -> float:
         """Share of the peak rate: step / warm-up before its end, then what is left of the schedule."""
-        if step < self.warmup_steps:
-            return step / self.warmup_steps
-        return max(0.0, (self.schedule_steps - step) / (self.schedule_steps - self.warmup_steps))
+        if step < self.warmup:
+            return step / self.warmup
+        return max(0.0, (self.schedule_steps - step) / (self.schedule_steps - self.warmup))
 
 
 @dataclass(frozen=True)

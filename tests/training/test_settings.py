@@ -24,6 +24,35 @@ def test_without_warm_up_the_first_step_has_the_peak_rate() -> None:
 
 
 @pytest.mark.parametrize(
+    ("max_steps", "warmup", "warned"), [(4, 0, True), (25, 2, True), (100, 10, True), (101, 100, False)]
+)
+def test_a_run_shorter_than_its_warm_up_warms_up_for_a_tenth(
+    max_steps: int, warmup: int, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = TrainingSettings(max_steps=max_steps, warmup_steps=100, learning_rate=3e-3)
+    assert settings.rate_factor(warmup) == 1.0
+    assert max(settings.rate(step) for step in range(max_steps)) == pytest.approx(3e-3)
+    assert settings.identity()["training.warmup_steps"] == warmup
+    settings.warn_of_short_run()
+    assert [f"training.max_steps={max_steps}" in line for line in caplog.messages] == [True] * warned
+
+
+@pytest.mark.parametrize(
+    ("hidden_size", "published"),
+    [(160, 3e-3), (896, 5e-4), (1024, 3e-4), (2048, 3e-4), (2048, 5e-4), (2560, 3e-4), (4096, 3e-4), (4096, 5e-4)],
+)
+def test_a_rate_by_hidden_size_is_near_the_published_ones(hidden_size: int, published: float) -> None:
+    settings = TrainingSettings(learning_rate=None).for_hidden_size(hidden_size)
+    assert settings.learning_rate == pytest.approx(published, rel=0.34)
+    assert TrainingSettings(learning_rate=1e-5).for_hidden_size(hidden_size).learning_rate == 1e-5
+
+
+def test_no_rate_at_all_is_refused_where_it_is_needed() -> None:
+    with pytest.raises(InputError, match=r"training\.learning_rate=null"):
+        TrainingSettings(learning_rate=None).rate(0)
+
+
+@pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"max_steps": 0}, "training.max_steps=0"),

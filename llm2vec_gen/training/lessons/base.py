@@ -58,6 +58,10 @@ class Lesson(ABC):
         lora_dropout: float = 0.05,
         attention_dropout: float = 0.0,
     ):
+        if training.learning_rate is None:
+            raise InputError(
+                "a lesson's training.learning_rate is null; give it one (conf/lesson has the published ones)"
+            )
         self.training, self.max_length = training, max_length
         self.lora_dropout, self.attention_dropout = lora_dropout, attention_dropout
         check_whole("a lesson's max_length", max_length, least=2)
