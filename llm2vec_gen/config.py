@@ -129,7 +129,7 @@ class Plan:
     def card(self, settings: TrainingSettings) -> dict[str, Any]:
         """What a checkpoint's model card says about its making; `settings` are those it was trained with."""
         losses = {name: loss.get("weight", 1) for name, loss in self.settings["loss"].items()}
-        training = asdict(settings)
+        training = asdict(settings) | {"warmup_steps": settings.warmup}
         names = {noun: str(self._choices.get(noun)) for noun in ("generator", "teacher", "data", "instruction")}
         return names | {"losses": losses, "training": training, "seed": self.settings["seed"]}
 

@@ -93,6 +93,8 @@ def test_the_chain_is_whole_and_counts_what_it_dropped(whole: Path) -> None:
     targets = Targets(only(whole, "embed"), completions)
     assert len(targets) == 120
     train = only(whole, "train")
+    assert train.name.startswith("qwen3-"), "named after the backbone's folder"
+    assert "learning_rate = 0.003," in (train / "README.md").read_text()  # by the rule for its 32 dimensions
     assert (train / "model.safetensors").stat().st_size < 1_000_000  # no frozen weight
     assert not (train / "resume").exists()
     for name in ("table.md", "report.html", "summary.json"):

@@ -91,21 +91,23 @@ class Backbone:
 
     def _ends(self, end_token: str | None) -> tuple[int, tuple[int, ...]]:
         """The id that closes a completion, and every id at which generation stops."""
-        if self.tokenizer is None:
-            end = 0
-        elif end_token is None:
-            end = end_of_turn(self.tokenizer, self.chat_template_arguments)
-            end = self.tokenizer.eos_token_id if end is None else end
-        else:
-            end = self.tokenizer.get_vocab().get(end_token)
-        if end is None:
-            named = f"no token {end_token!r}" if end_token else "no end token"
-            raise InputError(f"the tokenizer of {self.path!r} has {named}; set backbone.end_token to one it has")
-        stops = {int(end)}
+        end = 0 if self.tokenizer is None else self._end(end_token)
+        stops = {end}
         for source in (getattr(self.lm, "generation_config", None), self.lm.config, self.tokenizer):
             found = getattr(source, "eos_token_id", None)
             stops.update(found if isinstance(found, (list, tuple)) else [] if found is None else [found])
-        return int(end), tuple(sorted(stops))
+        return end, tuple(sorted(stops))
+
+    def _end(self, end_token: str | None) -> int:
+        """The id of that token, or of the one that ends a turn or, without a chat template, a text."""
+        if end_token is not None:
+            end = self.tokenizer.get_vocab().get(end_token)
+        elif (end := end_of_turn(self.tokenizer, self.chat_template_arguments)) is None:
+            end = self.tokenizer.eos_token_id
+        if end is None:
+            named = f"no token {end_token!r}" if end_token else "no end token"
+            raise InputError(f"the tokenizer of {self.path!r} has {named}; set backbone.end_token to one it has")
+        return int(end)
 
     @property
     def device(self) -> torch.device:

@@ -146,7 +146,7 @@ class TrainingModule(lightning.LightningModule):
         settings, parameters = self.settings, list(self.trainables().values())
         optimizer = AdamW(
             parameters,
-            lr=settings.learning_rate,
+            lr=settings.peak_rate,
             weight_decay=settings.weight_decay,
             fused=all(value.device.type in ("cpu", "cuda") for value in parameters),
         )

@@ -78,15 +78,15 @@ class TrainingSettings:
         return found | {"training.warmup_steps": self.warmup}
 
     def for_hidden_size(self, hidden_size: int) -> TrainingSettings:
-        """Return the settings with a learning rate, where they name none: 4e-4 * max(1, 1024 / D).
+        """Return the settings with a learning rate, where they name none: 4e-4 * max(1, 1024 / D), at most 3e-3.
 
         The published rates do not depend on the hidden size D: 3e-4 for Qwen3 (D from 1,024 to 4,096) and 5e-4 for
-        Qwen2.5 and Llama 3 (896 to 4,096). Smaller models take more, down to the pocket's 3e-3 at D = 160, for which
+        Qwen2.5 and Llama 3 (896 to 4,096). Smaller models take more, as the pocket's 3e-3 at D = 160 shows, for which
         the rule gives 2.6e-3.
         """
         if self.learning_rate is not None:
             return self
-        return replace(self, learning_rate=4e-4 * max(1.0, 1024 / hidden_size))
+        return replace(self, learning_rate=min(3e-3, 4e-4 * max(1.0, 1024 / hidden_size)))
 
     @property
     def warmup(self) -> int:
@@ -101,11 +101,16 @@ class TrainingSettings:
                 self.warmup_steps, self.max_steps, self.warmup,
             )  # fmt: skip
 
-    def rate(self, step: int) -> float:
-        """Learning rate of the update number `step`, counted from 0: linear warm-up, then linear to 0."""
+    @property
+    def peak_rate(self) -> float:
+        """Return the learning rate after the warm-up; InputError where none was decided on."""
         if self.learning_rate is None:
             raise InputError("training.learning_rate=null: expected a rate, or take settings.for_hidden_size(D)")
-        return self.learning_rate * self.rate_factor(step)
+        return self.learning_rate
+
+    def rate(self, step: int) -> float:
+        """Learning rate of the update number `step`, counted from 0: linear warm-up, then linear to 0."""
+        return self.peak_rate * self.rate_factor(step)
 
     def rate_factor(self, step: int) -> float:
         """Share of the peak rate: step / warm-up before its end, then what is left of the schedule."""

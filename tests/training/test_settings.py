@@ -39,7 +39,17 @@ def test_a_run_shorter_than_its_warm_up_warms_up_for_a_tenth(
 
 @pytest.mark.parametrize(
     ("hidden_size", "published"),
-    [(160, 3e-3), (896, 5e-4), (1024, 3e-4), (2048, 3e-4), (2048, 5e-4), (2560, 3e-4), (4096, 3e-4), (4096, 5e-4)],
+    [
+        (32, 3e-3),
+        (160, 3e-3),
+        (896, 5e-4),
+        (1024, 3e-4),
+        (2048, 3e-4),
+        (2048, 5e-4),
+        (2560, 3e-4),
+        (4096, 3e-4),
+        (4096, 5e-4),
+    ],
 )
 def test_a_rate_by_hidden_size_is_near_the_published_ones(hidden_size: int, published: float) -> None:
     settings = TrainingSettings(learning_rate=None).for_hidden_size(hidden_size)
