@@ -256,7 +256,6 @@ def test_a_data_file_is_read_by_its_column(folder, tmp_path):
     [
         ('{"query": "a"}', "text", "x.jsonl:1 has no text in column 'text'; it has query; name one with --column"),
         ('{"text": 5}', "text", "x.jsonl:1 has no text in column 'text'"),
-        ('{"text": "a", "id": 1}\n{"text": "b", "id": "1"}', "text", "x.jsonl:2 has the id '1' of an earlier row"),
         ("", "text", "x.jsonl is empty"),
     ],
 )
