@@ -19,6 +19,7 @@ from llm2vec_gen.checkpoints.folder import staged
 from llm2vec_gen.models import export, golden
 from llm2vec_gen.models.lora import QueryLora
 from llm2vec_gen.models.spelling import LiteralSpelling
+from llm2vec_gen.paths import PathOrId
 from llm2vec_gen.types import InputError
 
 
@@ -61,6 +62,14 @@ def _known_scale(backbone: Backbone) -> float:
             "are not its rows times a number; such a checkpoint cannot be used with this backbone"
         )
     return scale
+
+
+def open_checkpoint(path: PathOrId, revision: str | None = None, backbone: PathOrId | None = None,
+                    device: str | None = None, dtype: str | None = None) -> Any:  # fmt: skip
+    """Load a checkpoint as a config's baseline names it; arguments as `LLM2VecGen.from_pretrained` has them."""
+    from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
+
+    return LLM2VecGen.from_pretrained(path, device, dtype, backbone, revision)
 
 
 def _whereabouts(checkpoint: checkpoints.Checkpoint, path: str | None) -> dict[str, Any]:
