@@ -74,8 +74,8 @@ def load_lm(
         logging.disable_progress_bar()
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, revision=revision, dtype=dtype, attn_implementation="sdpa", trust_remote_code=trust_remote_code,
-            output_loading_info=True, **extra,
+            folder, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True,
+            **extra,
         )  # fmt: skip
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(

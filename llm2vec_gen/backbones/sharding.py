@@ -54,6 +54,11 @@ def shard(backbone: Any, device: torch.device) -> None:
             f"trainer=fsdp cannot spread a backbone with backbone.quantization={backbone.quantization}; set it to "
             "none, or take trainer=ddp, which keeps a quantised backbone on each GPU"
         )
+    if backbone.passes.ropes is not None:  # keys computed again (rope.py) are passes that other ranks may not need
+        raise InputError(
+            "trainer=fsdp cannot spread a backbone whose rotary positions depend on the length of the text (dynamic, "
+            "longrope): ranks would run unlike numbers of passes; take trainer=ddp"
+        )
     lm, mesh = backbone.lm, init_device_mesh(device.type, (dist.get_world_size(),))
     layers = [module for module in lm.base_model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:

@@ -51,6 +51,11 @@ def _merged(folder: Path, texts: list[str], model: Any) -> Tensor:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     plain: Any = AutoModel.from_pretrained(folder).eval()
     head = load_file(folder / HEAD)
-    batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
-    states = plain(**batch).last_hidden_state[:, -model.num_compression_tokens :].mean(dim=1)
-    return states.float() @ head["weight"].T + head["bias"]
+    # one text at a time where transformers lets texts of a batch change each other (storage.py warns of that)
+    batches = [texts] if model.backbone.passes.ropes is None else [[text] for text in texts]
+    found = []
+    for rows in batches:
+        batch = tokenizer(rows, padding=True, truncation=True, return_tensors="pt")
+        states = plain(**batch).last_hidden_state[:, -model.num_compression_tokens :].mean(dim=1)
+        found.append(states.float() @ head["weight"].T + head["bias"])
+    return torch.cat(found)

@@ -136,6 +136,14 @@ def save(model: Any, folder: str | Path, format: str) -> None:
     extra = {"weights": backbone.lm.state_dict()} if format == "merged" else {}
     described = settings(model) | {"golden": golden.record(model)}
     files = _tokenizer_files(model.tokenizer)
+    if format == "merged" and backbone.passes.ropes is not None:
+        short = min(module.short for module in backbone.passes.ropes.modules)
+        warnings.warn(
+            "the backbone's rotary positions depend on the length of the text; transformers takes that of a batch: "
+            f"the merged folder gives texts of up to {short} tokens, suffix included, other embeddings beside longer "
+            "ones; embed longer texts one at a time there",
+            stacklevel=3,
+        )
     with staged(folder) as place:
         checkpoints.write(place, described, tensors, files, format, **extra)
         export.check(model, place, format, described["golden"], lambda: _read_again(model, place))

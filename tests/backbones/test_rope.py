@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.sharding import shard
 from llm2vec_gen.encoders.base import padded
 from llm2vec_gen.rotary import RowRope, masked_rows_apart, rows_apart
+from llm2vec_gen.types import InputError
 from tests.backbones.tiny import backbone, close, other_lm, rows, tiny_lm
 
 CONTEXT = 16
@@ -128,3 +130,8 @@ def test_frequencies_per_kind_of_layer():
     for states, row in zip(frozen.states(ids), ids, strict=True):
         plain = other_lm("gemma3", **changes)
         assert close(states, plain.base_model(input_ids=row[None], use_cache=False).last_hidden_state[0], 2e-5)
+
+
+def test_such_a_backbone_is_not_spread_over_ranks():
+    with pytest.raises(InputError, match="cannot spread a backbone whose rotary positions depend.*trainer=ddp"):
+        shard(backbone(**ROPES["dynamic"]), torch.device("cpu"))

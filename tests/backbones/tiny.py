@@ -47,6 +47,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> config class, setti
     "lfm2": ("Lfm2Config", {"conv_L_cache": 3, "layer_types": ["conv", "full_attention", "conv"]}),
     "falcon_h1": ("FalconH1Config", {"mamba_d_ssm": 32, "mamba_d_head": 8, "embedding_multiplier": 3.0, **_MAMBA}),
     "bamba": ("BambaConfig", {"mamba_d_head": 16, "mamba_expand": 2, "attn_layer_indices": [1], **_MAMBA}),
+    "gpt_oss": ("GptOssConfig", {"head_dim": 8, "num_local_experts": 4, "sliding_window": 4}),
     "mamba": ("MambaConfig", {"state_size": 8}),
     "minicpm3": ("MiniCPM3Config", {
         "q_lora_rank": 16, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8,

@@ -15,7 +15,7 @@ from llm2vec_gen.checkpoints import merged
 from llm2vec_gen.models import initial
 from llm2vec_gen.types import InputError
 from tests.backbones.tiny import other_lm
-from tests.builders import tiny_tokenizer
+from tests.builders import tiny_backbone_folder, tiny_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*padded batches")
 TEXTS = ["Where does the cat sit?", " the dog ate ", "the cat sat " * 9, "a"]
@@ -81,6 +81,33 @@ def test_rows_of_another_software_are_multiplied_as_its_lookup_does(tmp_path):
     again = LLM2VecGen.from_pretrained(tmp_path / "m", device="cpu", backbone=str(tmp_path / "gemma3"))
     assert (again.encode(TEXTS) - model.encode(TEXTS)).abs().max() < 1e-5
     assert checkpoints.read(tmp_path / "m").settings["suffix_space"] == "rows"
+
+
+@pytest.mark.parametrize("family", ["mamba", "gpt_oss"])
+def test_models_without_sdpa_load_and_save(family, tmp_path):
+    model = built(family, tmp_path)
+    together, single = model.encode(TEXTS), torch.cat([model.encode(text) for text in TEXTS])
+    assert (together - single).abs().max() < 1e-5
+    model.save_pretrained(tmp_path / "m")
+    again = LLM2VecGen.from_pretrained(tmp_path / "m", device="cpu")
+    assert (again.encode(TEXTS) - together).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("family", ["qwen3_5", "lfm2", "minicpm3"])
+def test_hybrid_families_merge_too(family, tmp_path):
+    """Their left-padded batches in transformers are part of what is checked when saving."""
+    model = built(family, tmp_path)
+    model.save_pretrained(tmp_path / "m", format="merged")
+    assert (tmp_path / "m" / "model.safetensors").is_file()
+
+
+def test_a_merged_folder_of_a_backbone_whose_rope_depends_on_the_length(tmp_path):
+    folder = tiny_backbone_folder(
+        tmp_path, max_position_embeddings=40, rope_parameters={"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}
+    )
+    model = LLM2VecGen(Backbone(str(folder), device="cpu"), 12, 2, 3, max_length=64).eval()
+    with pytest.warns(UserWarning, match="up to 40 tokens.*beside longer ones; embed longer texts one at a time"):
+        model.save_pretrained(tmp_path / "m", format="merged")
 
 
 def test_half_precision(tmp_path):
