@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from llm2vec_gen import pipeline
-from llm2vec_gen.config import CONF, Plan
+from llm2vec_gen.config import CONF, Plan, check_callbacks
 from llm2vec_gen.training.settings import TrainerSettings, rank, started
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import MODEL, InputError
 
 TOGETHER = {"run": pipeline.train, "train": pipeline.train, "teach": pipeline.teach}
 """The verbs that train, by name, and what all ranks do in them; the rest is the leader's."""
@@ -37,9 +37,13 @@ class RankError(RuntimeError):
 def perform(verb: Callable[[Plan], Path], plan: Plan) -> Path | None:
     """The verb's folder, made by this process or by ranks that it starts; None for all but the first of a group."""
     trainer: TrainerSettings = plan.build("trainer")
-    if verb.__name__ not in TOGETHER or not trainer.grouped:
+    if not _trains(verb.__name__, plan):
+        return verb(plan) if rank() == 0 else None
+    check_callbacks(plan.settings)
+    if not trainer.grouped:
         return verb(plan) if rank() == 0 else None
     if started() is None:
+        trainer.check_devices()
         _check_one_node(trainer)
         return _launch(verb.__name__, plan, trainer)
     trainer.check_started()
@@ -50,6 +54,13 @@ def perform(verb: Callable[[Plan], Path], plan: Plan) -> Path | None:
         return _lead(verb, plan)
     _follow(TOGETHER[verb.__name__], plan)
     return None
+
+
+def _trains(verb: str, plan: Plan) -> bool:
+    """Whether the job has something to train; a finished checkpoint needs no devices. All ranks answer alike."""
+    if verb not in TOGETHER or (verb == "run" and MODEL not in plan.encoders()):
+        return False
+    return started() is not None or not plan.artifact(TOGETHER[verb].__name__).whole
 
 
 def _lead(verb: Callable[[Plan], Path], plan: Plan) -> Path:

@@ -60,6 +60,7 @@ def run(plan: Plan) -> Path:
     """
     trains = MODEL in plan.encoders()
     if trains and not plan.artifact("train").whole:
+        plan.build("trainer").check_devices()
         _evaluations(plan)  # an unknown task is said now, not after the training
         _scored(plan)
     for verb in (complete, embed, train) if trains else ():
@@ -137,6 +138,7 @@ def train(plan: Plan) -> Path:
         if unfinished:
             log.info("train: writing %s", artifact.folder)
             training, trainer = plan.build("training"), plan.build("trainer")
+            trainer.check_devices()
             instructions = _wording(plan)  # read before the training, not after it
             losses = plan.build_all("loss")
             plan.seed_everything()
@@ -171,6 +173,7 @@ def teach(plan: Plan) -> Path:
         if unfinished:
             log.info("teach: writing %s", artifact.folder)
             teaching, trainer = plan.build("teaching"), plan.build("trainer")
+            trainer.check_devices()
             callbacks = plan.build_all("callbacks").values()
             counts = teaching.teach(plan.build("backbone", device=trainer.backbone_device), completions, trainer,
                                     artifact.folder, plan.settings["seed"], plan.loggers, list(callbacks))  # fmt: skip

@@ -14,21 +14,18 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from llm2vec_gen import launch, threads
 from llm2vec_gen.artifacts import read_curves, read_manifest
-from llm2vec_gen.config import CONF, Plan, config_digest, settle
+from llm2vec_gen.config import CONF, CONFIG_ERRORS, Plan, config_digest, explained, settle
 from llm2vec_gen.status import Status, worst
 from llm2vec_gen.training.settings import rank, started
-from llm2vec_gen.types import InputError, Unfinished, closest, exit_status, one_line, wrong_input
+from llm2vec_gen.types import InputError, Unfinished, exit_status
 
 Verb = Callable[[Plan], Path]
 
@@ -64,8 +61,8 @@ def entry(verb: Verb) -> Callable[[], None]:
         _prepare()
         try:
             hydra.main(version_base=None, config_path=str(CONF), config_name="config")(job)()
-        except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra raises bare ones too
-            print(f"error: {_better_said(error) or one_line(wrong_input(error) or error)}", file=sys.stderr)
+        except (*CONFIG_ERRORS, ValueError) as error:  # Hydra raises bare ones too
+            print(f"error: {_misplaced_dry(error) or explained(error)}", file=sys.stderr)
             statuses.append(2)
         except KeyboardInterrupt:
             print("interrupted: the same command continues where this one stopped", file=sys.stderr)
@@ -81,19 +78,10 @@ def entry(verb: Verb) -> Callable[[], None]:
     return main
 
 
-def _better_said(error: Exception) -> str | None:
-    """What to say of a group's choice that has no file, the closest ones that have, and of a misplaced --dry."""
+def _misplaced_dry(error: Exception) -> str | None:
     if DRY in sys.argv and DRY.partition("=")[0] in str(error):
         return "--dry prints the sbatch file of hydra/launcher=slurm; choose that launcher too"
-    if not isinstance(error, MissingConfigException) or "/" not in (missing := error.missing_cfg_file or ""):
-        return None
-    group, _, choice = missing.partition("/")
-    while "/" in choice and not any((CONF / group).glob("*.yaml")):  # hydra/launcher
-        group, choice = f"{group}/{choice.partition('/')[0]}", choice.partition("/")[2]
-    known = sorted(str(file.relative_to(CONF / group).with_suffix("")) for file in (CONF / group).rglob("*.yaml"))
-    if not known:
-        return None
-    return f"{group}={choice} is unknown; expected one of {closest(choice, known)} (conf/{group})"
+    return None
 
 
 def _plugins_in_sight() -> None:
@@ -124,9 +112,9 @@ def _run_job(verb: Verb, config: DictConfig) -> int:
         if status is not None and not started() and taken_over(status, config):  # others wait for a first rank
             return status.exit or 0
         with status.kept() if status else contextlib.nullcontext():
-            config, choices, note = settle(config, HydraConfig.get())
+            config, node, note = settle(config, HydraConfig.get())
             with _outputs(config):
-                folder = _make(verb, config, choices, note, status)
+                folder = _make(verb, config, node, note, status)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return _failed(2)
@@ -158,12 +146,12 @@ def _failed(code: int) -> int:
     return code
 
 
-def _make(verb: Verb, config: DictConfig, choices: dict[str, Any], note: str, status: Status | None) -> Path | None:
+def _make(verb: Verb, config: DictConfig, node: DictConfig, note: str, status: Status | None) -> Path | None:
     """The verb's artifact, None in all ranks but the first; the status hears how far it came."""
     hydra_config = HydraConfig.get()
     if hydra_config.mode is RunMode.MULTIRUN and config.sweep.name is None:
         config.sweep.name = Path(hydra_config.sweep.dir).name
-    plan = Plan(config, choices, note)
+    plan = Plan.of(config, node, note)
     try:
         folder = launch.perform(verb, plan)
         if status is not None:

@@ -1,13 +1,15 @@
-"""The classes and functions that `_target_` names: found by name, and which arguments they take."""
+"""The classes and functions that `_target_` names: found by name, checked for their arguments, and called."""
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from llm2vec_gen.types import InputError, closest
+from llm2vec_gen.types import InputError, closest, one_line, wrong_input
 
 
 def locate(name: str) -> Callable[..., Any]:
@@ -53,3 +55,75 @@ def _signature(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(target).parameters
     except (TypeError, ValueError):
         return {"any": inspect.Parameter("any", inspect.Parameter.VAR_KEYWORD)}
+
+
+# ---- checked and built: a node is a mapping with `_target_`, in plain values
+
+NODE_KEYS = frozenset({"_target_", "_partial_", "_args_", "_recursive_", "_convert_"})
+"""Hydra's words in a node. `_convert_` changes nothing: nodes hold plain values here."""
+
+
+def check(value: Any, where: str) -> None:
+    """Raise InputError unless every node within takes the arguments that it is given; `where` is the key of `value`."""
+    if isinstance(value, list):
+        for position, item in enumerate(value):
+            check(item, f"{where}[{position}]")
+    if not isinstance(value, dict):
+        return
+    if "_target_" in value:
+        target = locate(value["_target_"])
+        known = [*parameters(target)]
+        unknown = [key for key in value if key not in NODE_KEYS and key not in known]
+        if unknown and not takes_any(target):
+            raise unknown_key(f"{where}.{unknown[0]}", unknown[0], known, target.__name__)
+    for key, item in value.items():
+        check(item, f"{where}.{key}")
+
+
+def unknown_key(full: str, key: str, known: Sequence[str], owner: str) -> InputError:
+    """The error for a setting that nobody reads, with the closest ones that are read."""
+    takes = f"takes {closest(key, known)}" if known else "takes no settings"
+    return InputError(f"{full} is an unknown setting: {owner} {takes}")
+
+
+def build(value: Any, where: str = "", **dependencies: Any) -> Any:
+    """Return the object that a node of plain values describes, or the values with all nodes within them built.
+
+    Nothing is resolved here: a text that looks like an interpolation stays that text. `dependencies` are further
+    arguments. Raises InputError where arguments are unknown or missing, and where the target raises one.
+    """
+    if isinstance(value, list):
+        return [build(item, f"{where}[{position}]") for position, item in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    inner = (lambda item, _: copy.deepcopy(item)) if value.get("_recursive_") is False else build
+    if "_target_" not in value:
+        return {key: inner(item, f"{where}.{key}") for key, item in value.items()}
+    target = locate(value["_target_"])
+    arguments = {key: inner(item, f"{where}.{key}") for key, item in value.items() if key not in NODE_KEYS}
+    positional = [inner(item, f"{where}._args_") for item in value.get("_args_") or []]
+    arguments |= dependencies
+    known = parameters(target)
+    unknown = [] if takes_any(target) else [key for key in arguments if key not in known]
+    if unknown:
+        raise unknown_key(f"{where}.{unknown[0]}".lstrip("."), unknown[0], [*known], target.__name__)
+    if value.get("_partial_"):
+        return functools.partial(target, *positional, **arguments)
+    return _called(target, where, positional, arguments)
+
+
+def _called(target: Callable[..., Any], where: str, positional: list[Any], arguments: dict[str, Any]) -> Any:
+    missing = [
+        name for name, parameter in list(parameters(target).items())[len(positional) :]
+        if parameter.default is parameter.empty and name not in arguments
+    ]  # fmt: skip
+    if missing:
+        raise InputError(f"{where or target.__name__} lacks {', '.join(missing)}, which {target.__name__} needs")
+    try:
+        return target(*positional, **arguments)
+    except Exception as error:
+        if wrong := wrong_input(error):
+            raise wrong from None
+        if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):  # behind **arguments
+            raise InputError(f"{where}: {one_line(error)}") from error
+        raise

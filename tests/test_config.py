@@ -124,7 +124,6 @@ def test_a_baseline_is_scored_once_for_all_students(tmp_path: Path) -> None:
         (["data=query_log", "data.path=nowhere/file.jsonl"], "does not exist"),
         (["loss.alignment.weight=0", "loss.reconstruction.weight=0"], "no loss is left"),
         (["training.max_steps=30000"], "raise training.schedule_steps"),
-        (["trainer=gpu", "trainer.devices=64"], "this machine shows"),
         (["backbone.path=./nowhere"], "backbone.path=./nowhere does not exist"),
         (["paths.outputs=/dev/null/x"], "cannot be written"),
     ],
@@ -342,7 +341,7 @@ def test_the_pockets_yaml_is_refused_for_another_model() -> None:
         compose("backbone=pocket", "backbone.path=owner/lm")
     with pytest.raises(InputError, match=r"backbone\.path must be chosen"):
         compose("backbone=custom")
-    with pytest.raises(InputError, match=r"evaluation\.decoding\.limit.*choose evaluation="):
+    with pytest.raises(InputError, match=r"evaluation.*choose evaluation="):
         compose("backbone.path=owner/lm", "evaluation.decoding.limit=3")
 
 

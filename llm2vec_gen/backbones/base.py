@@ -25,6 +25,7 @@ from llm2vec_gen.backbones.prefix import Prefix
 from llm2vec_gen.backbones.rope import renewed
 from llm2vec_gen.backbones.sharding import Shards
 from llm2vec_gen.backbones.token_loss import token_loss
+from llm2vec_gen.devices import usable
 from llm2vec_gen.paths import PathOrId
 from llm2vec_gen.rotary import rows_apart
 from llm2vec_gen.types import InputError
@@ -46,9 +47,9 @@ class Backbone:
                  recommended: Mapping[str, Any] | None = None, trust_remote_code: bool = False,
                  max_tokens_per_micro_batch: int | None = None, gradient_checkpointing: bool = False,
                  compile: bool = False):  # fmt: skip
-        self.path, self.revision, self.quantization = str(path), revision, quantization
-        folder = loading.resolve(self.path)
-        chosen = torch.device(device) if device else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        folder = loading.resolve(str(path))
+        self.path, self.revision, self.quantization = loading.recorded(str(path)), revision, quantization
+        chosen = usable(device, "backbone.device")
         self.tokenizer = loading.load_tokenizer(folder, revision, trust_remote_code)
         parsed = loading.parse_dtype(dtype)
         self.lm = loading.load_lm(folder, revision, parsed, chosen, quantization, trust_remote_code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import sys
 from pathlib import Path
@@ -30,8 +31,17 @@ def resolve(path: str) -> str:
             f"backbone {path!r} is a file; expected a folder (config.json, weights, tokenizer) or a hub id"
         )
     if not HUB_ID.match(path):
-        raise InputError(f"backbone {path!r}: no such folder, and no hub id (owner/name); check backbone.path")
+        raise InputError(
+            f"backbone {path!r}: no such folder (looked from {Path.cwd()}), and no hub id (owner/name); give the place "
+            "where it is now, as backbone= in Python, --backbone, or backbone.path= in a config"
+        )
     return path
+
+
+def recorded(path: str) -> str:
+    """Return the path as a checkpoint records it: a local folder by its absolute name, which every process finds."""
+    place = on_disk(path)
+    return path if path.startswith(PACKAGE) or not place.is_dir() else os.path.abspath(place)  # noqa: PTH100 - keeps links
 
 
 def _checked(folder: Path, given: str) -> str:

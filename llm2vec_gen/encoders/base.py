@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from llm2vec_gen import progress
+from llm2vec_gen.devices import usable
 from llm2vec_gen.paths import on_disk
 from llm2vec_gen.rotary import masked_rows_apart
 from llm2vec_gen.types import InputError, check_texts, one_line, repair_surrogates
@@ -159,7 +160,7 @@ def load_pretrained(
     """
     from transformers import AutoModel, AutoTokenizer
 
-    place = on_disk(path)
+    place, chosen = on_disk(path), usable(device, "the encoder's device")
     source = str(place) if place.is_dir() else path
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
@@ -172,6 +173,6 @@ def load_pretrained(
     missing = sorted(key for key in loading["missing_keys"] if key.split(".")[0] != unread)
     if missing:
         raise InputError(f"the encoder's path={path} lacks {len(missing)} weights, e.g. {', '.join(missing[:3])}")
-    model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model = model.to(chosen)
     masked_rows_apart(model)
     return model, tokenizer

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from llm2vec_gen.devices import usable
 from llm2vec_gen.encoders.base import Encoder
 from llm2vec_gen.paths import PathOrId
 from llm2vec_gen.rotary import masked_rows_apart
@@ -35,8 +36,9 @@ class SentenceTransformerEncoder(Encoder):
     ):
         from sentence_transformers import SentenceTransformer
 
+        chosen = str(usable(device, "teacher.device"))
         try:
-            self.model = SentenceTransformer(path, revision=revision, device=device, model_kwargs={"dtype": dtype})
+            self.model = SentenceTransformer(path, revision=revision, device=chosen, model_kwargs={"dtype": dtype})
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
                 f"the encoder's path={path} (revision {revision}) cannot be loaded: {one_line(error):.300}; expected a "

@@ -140,9 +140,9 @@ class TrainerSettings:
         for key, known in (("strategy", STRATEGIES), ("accelerator", ACCELERATORS)):
             if getattr(self, key) not in known:
                 raise InputError(f"trainer.{key}={getattr(self, key)}: expected {', '.join(known)}")
-        self._check_devices()
 
-    def _check_devices(self) -> None:
+    def check_devices(self) -> None:
+        """Raise InputError where this machine lacks the devices; called by the steps that train, before they do."""
         if not self.on_gpu:
             cores = os.cpu_count() or 1
             if self.devices > cores and started() is None:  # said once, by who starts them

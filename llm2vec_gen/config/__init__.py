@@ -1,0 +1,18 @@
+"""From a Hydra config to objects and artifact names: with scripts.py all that imports hydra."""
+
+from llm2vec_gen.config.checks import check_callbacks
+from llm2vec_gen.config.messages import CONF, CONFIG_ERRORS, explained, quoted
+from llm2vec_gen.config.plan import Plan, compose, config_digest
+from llm2vec_gen.config.world import settle
+
+__all__ = [
+    "CONF",
+    "CONFIG_ERRORS",
+    "Plan",
+    "check_callbacks",
+    "compose",
+    "config_digest",
+    "explained",
+    "quoted",
+    "settle",
+]

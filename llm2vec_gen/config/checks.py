@@ -1,0 +1,151 @@
+"""Checks of a config, before anything that takes time: unknown settings, wrong values, missing files."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from llm2vec_gen import targets
+from llm2vec_gen.config.messages import CONF
+from llm2vec_gen.paths import on_disk
+from llm2vec_gen.training.settings import TrainerSettings, check_losses
+from llm2vec_gen.types import InputError, check_flag, check_whole
+
+MANY = ("loss", "evaluation", "baseline", "interpreter", "logger", "callbacks")  # groups of members, each with a key
+ONLY_WHERE_USED = ("callbacks", "logger")  # they import libraries that most steps do without; see `check_callbacks`
+GIVEN_BY_STEPS = {"model": ("backbone", "embedding_dim"), "evaluation": ("instruction",)}
+STAND_INS = "stand_ins"  # what experiments put aside for scale=pocket, which is not always there
+
+
+# ---- unknown settings
+
+
+def check_top_level(config: DictConfig, hydra_node: DictConfig) -> None:
+    """Raise InputError where a key that belongs to no node stands in the config, and nothing refers to it.
+
+    At the top that is a node which no step reads; in `paths`, `interpret` and `sweep` a key which no step reads. An
+    experiment may add such keys for others to refer to.
+    """
+    known, plain = _known()
+    raw: Any = OmegaConf.to_container(config, resolve=False)
+    found = [(name, name, [*known], "this config") for name in raw if name not in known]
+    for node, keys in plain.items():
+        inner = raw[node] if isinstance(raw.get(node), dict) else {}
+        found += [(f"{node}.{key}", key, keys, node) for key in inner if key not in keys and "_target_" not in inner]
+    for full, key, near, owner in found:
+        if not _referred(full, raw, hydra_node):
+            raise targets.unknown_key(full, str(key), near, owner)
+
+
+@functools.cache
+def _known() -> tuple[list[str], dict[str, list[str]]]:
+    """The top-level keys of conf/config.yaml and its groups, and the keys of the nodes that are built by no class."""
+    root: Any = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"), resolve=False)
+    defaults = [item for item in root.pop("defaults") if isinstance(item, dict)]
+    groups = [group for item in defaults for group, choice in item.items() if choice is not None]
+    plain = {name: list(value) for name, value in root.items() if isinstance(value, dict) and name != "hydra"}
+    for file in (CONF / "paths").glob("*.yaml"):
+        plain.setdefault("paths", []).extend(OmegaConf.load(file))  # type: ignore[arg-type]
+    return [*root, *(group for group in groups if not group.startswith("override ")), "hydra", STAND_INS], plain
+
+
+def _referred(key: str, raw: Any, hydra_node: DictConfig) -> bool:
+    """Whether an interpolation names the key, in the config itself or in a file of the search path."""
+    reference = re.compile(rf"\$\{{(?:[^}}]*[\s:,{{])?{re.escape(key)}\b")
+    if any(reference.search(text) for text in _texts(raw)):
+        return True
+    if any(reference.search(text) for text in _texts(OmegaConf.to_container(hydra_node, resolve=False))):
+        return True
+    folders = [Path(source.path) for source in hydra_node.runtime.config_sources if source.schema == "file"]
+    files = [file for folder in folders for file in folder.rglob("*.yaml")]
+    return any(reference.search(file.read_text(encoding="utf-8", errors="replace")) for file in files)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        yield value
+
+
+def check_callbacks(settings: dict[str, Any]) -> None:
+    """Raise InputError where a callback is given an unknown setting."""
+    targets.check(settings.get("callbacks") or {}, "callbacks")
+
+
+def _check_nodes(settings: dict[str, Any]) -> None:
+    for group in MANY:
+        members = settings.get(group) or {}
+        if not isinstance(members, dict):
+            raise InputError(f"{group}={members}: expected a mapping, from a name to a node with _target_")
+        for name, member in members.items():
+            if member is not None and not (isinstance(member, dict) and "_target_" in member):
+                near = ", ".join(f"{group}.{key}.{name}" for key in members if key != name)
+                meant = f"; for a setting of a member write {near}" if near else ""
+                raise InputError(
+                    f"{group}.{name}={member}: expected a member of {group}, a mapping with _target_{meant}"
+                )
+    for name, node in settings.items():
+        if name not in ONLY_WHERE_USED:
+            targets.check(node, name)
+    for group, keys in GIVEN_BY_STEPS.items():
+        nodes = {group: settings.get(group)} if group not in MANY else {
+            f"{group}.{name}": node for name, node in (settings.get(group) or {}).items()
+        }  # fmt: skip
+        for where, node in nodes.items():
+            if given := [key for key in keys if key in (node or {})]:
+                raise InputError(f"{where}.{given[0]} is no setting: the step itself gives it; leave it out")
+
+
+# ---- wrong values
+
+
+def check(settings: dict[str, Any]) -> None:
+    """Raise InputError for what cannot work, whatever the step."""
+    _check_nodes(settings)
+    for group, key in (("", "keep"), ("sweep", "skip_done"), ("sweep", "retry_failed")):
+        check_flag(f"{group}.{key}".lstrip("."), (settings[group] if group else settings)[key])
+    if not isinstance(settings["seeds"], list):
+        raise InputError(f"seeds={settings['seeds']}: expected a list, e.g. seeds=[1,2]")
+    if not isinstance(read := settings["interpret"]["evaluations"], list):
+        raise InputError(f"interpret.evaluations={read}: expected a list, e.g. interpret.evaluations=[own_retrieval]")
+    for seed in [settings["seed"], *settings["seeds"]]:
+        check_whole("seed", seed, least=0)
+        if seed >= 2**32:
+            raise InputError(f"seed={seed}: expected less than 2**32, which is as far as numpy goes")
+    check_losses(settings.get("loss"))
+    targets.build(settings["training"], "training")  # plain settings that refuse values which contradict each other
+    trainer: TrainerSettings = targets.build(settings["trainer"], "trainer")
+    trainer.check_batch("training.batch_size", settings["training"]["batch_size"])
+    _check_suffix(settings["model"])
+    for key, path in _local_paths(settings):
+        if not on_disk(path).exists():
+            raise InputError(f"{key}={path} does not exist (looked from {Path.cwd()})")
+
+
+def _check_suffix(model: dict[str, Any]) -> None:
+    suffix = model.get("num_thought_tokens", 0) + model.get("num_compression_tokens", 0)
+    if suffix >= model.get("max_length", 512):
+        raise InputError(
+            f"{suffix} suffix tokens leave no room for the query within model.max_length={model['max_length']}; "
+            "lower model.num_thought_tokens or model.num_compression_tokens, or raise model.max_length"
+        )
+
+
+def _local_paths(settings: dict[str, Any]) -> list[tuple[str, str]]:
+    """(key, path) of every noun whose path is meant to be on this disk: it starts like a path or ends like a file."""
+    looks_local = re.compile(r"^(\.{0,2}/|~)|\.(jsonl|csv|parquet)$")
+    found = []
+    for noun, node in settings.items():
+        path = node.get("path") if isinstance(node, dict) else None
+        if isinstance(path, str) and looks_local.search(path):
+            found.append((f"{noun}.path", path))
+    return found

@@ -1,0 +1,131 @@
+"""What Hydra and OmegaConf say of a wrong command line or config, in one line that tells what to write instead."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+
+from llm2vec_gen.types import InputError, closest, one_line, wrong_input
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+def quoted(value: str) -> str:
+    """Return a text as a value of Hydra's override grammar that means exactly this text, whatever characters it has."""
+    literal = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + "\\${", value)  # no interpolation for OmegaConf
+    return QuotedString(literal, Quote.single if '"' in value else Quote.double).with_quotes()
+
+
+def explained(error: Exception, choices: Mapping[str, Any] | None = None) -> InputError:
+    """Return the InputError for a wrong command line or config; `choices` are those of its groups."""
+    if wrong := wrong_input(error):
+        return wrong
+    for one in _causes(error):
+        text = None
+        if isinstance(one, OverrideParseException):
+            text = _unparsed(str(one.override or ""), one)
+        elif isinstance(one, MissingConfigException):
+            text = _no_choice(one)
+        elif isinstance(one, InterpolationKeyError):
+            text = _no_source(one, choices or {})
+        elif isinstance(one, OmegaConfBaseException) and getattr(one, "parent_node", None) is not None:
+            text = _no_key(one)
+        elif found := re.search(r"Ambiguous value for argument '(.*)'$", str(one), re.MULTILINE):
+            text = _unquoted(found[1], "its commas make it several values") + "; with -m it is a sweep"
+        elif found := re.search(r"Could not delete from config\. '(.*)' does not exist", str(one)):
+            text = f"~{found[1]}: this config has no {found[1]} to remove"
+        if text:
+            return InputError(text)
+    return InputError(one_line(error))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The innermost error first, since the outer ones only repeat it."""
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__
+    return reversed(chain)
+
+
+# ---- what cannot be parsed
+
+
+def _unparsed(override: str, error: Exception) -> str:
+    key, equals, _ = override.partition("=")
+    if not equals:
+        return f"{override!r} is no setting; expected key=value (+key=value adds one, ~key removes one)"
+    return _unquoted(override, "it has characters that mean something to Hydra" if key else one_line(error))
+
+
+def _unquoted(override: str, reason: str) -> str:
+    """How to write the value as the text that stands there."""
+    key, _, value = override.partition("=")
+    bare = value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" else value
+    bare = bare.replace("\\${", "${")
+    brackets = "a list is [a,b], a mapping {a: b}; " if value[:1] in ("[", "{") else ""
+    return f"{override}: {reason}; {brackets}to give it as a text write {shlex.quote(f'{key}={quoted(bare)}')}"
+
+
+# ---- what is not there
+
+
+def _no_key(error: Any) -> str | None:
+    """An override of a key that its node does not have."""
+    full, key = str(error.full_key), str(error.key)
+    parent, _, _ = full.rpartition(".")
+    known = [str(name) for name in error.parent_node if not str(name).startswith("_") and name != "hydra"] if (
+        hasattr(error.parent_node, "keys")) else []  # fmt: skip
+    group = full.partition(".")[0]
+    others = [file.stem for file in _files(group) if re.search(rf"^\s*{re.escape(key)}:", file.read_text(), re.M)]
+    hint = f"; {group}={' or '.join(others[:3])} has {key}" if parent and others else ""
+    takes = f"takes {closest(key, known)}" if known else "has no settings below it"
+    return f"{full} is an unknown setting: {parent or 'this config'} {takes}{hint}"
+
+
+def _no_choice(error: MissingConfigException) -> str | None:
+    """A choice of a group that has no file."""
+    if "/" not in (missing := error.missing_cfg_file or ""):
+        return None
+    group, _, choice = missing.partition("/")
+    while "/" in choice and not any(_files(group)):  # hydra/launcher
+        group, choice = f"{group}/{choice.partition('/')[0]}", choice.partition("/")[2]
+    known = sorted(str(file.relative_to(CONF / group).with_suffix("")) for file in (CONF / group).rglob("*.yaml"))
+    if not known:
+        return None
+    return f"{group}={choice} is unknown; expected one of {closest(choice, known)} (conf/{group})"
+
+
+def _no_source(error: InterpolationKeyError, choices: Mapping[str, Any]) -> str | None:
+    """A value that is taken from a key which the config does not have."""
+    found = re.search(r"Interpolation key '([^']*)' not found", str(error))
+    if not found or not error.full_key:
+        return None
+    source, key = found[1], str(error.full_key)
+    group, leaf = source.partition(".")[0], source.rpartition(".")[2]
+    if choices.get(group) is None:
+        return (
+            f"{key} refers to ${{{source}}}, which this config does not have; give {key} a value, or write \\${{ where "
+            "the text itself is meant"
+        )
+    names = rf"^\s+{re.escape(leaf)}:"
+    others = [file.stem for file in _files(group) if file.stem != choices[group]]
+    have = [name for name in others if re.search(names, (CONF / group / f"{name}.yaml").read_text(), re.M)]
+    instead = f", or choose {group}={' | '.join(have[:4])}{' | ...' if len(have) > 4 else ''}" if have else ""
+    chosen = key.partition(".")[0]
+    by = f" ({chosen}={choices[chosen]})" if choices.get(chosen) else ""
+    return f"{key}{by} comes from {source}, which {group}={choices[group]} does not have; give {key}=...{instead}"
+
+
+def _files(group: str) -> list[Path]:
+    return sorted((CONF / group).glob("*.yaml")) if re.fullmatch(r"[\w/]+", group) else []
+
+
+CONFIG_ERRORS = (HydraException, OmegaConfBaseException)
