@@ -37,12 +37,17 @@ from llm2vec_gen.types import MODEL, InputError, Score
 log = logging.getLogger(__name__)
 
 
+CHECKPOINT = "llm2vec_gen.models.storage.open_checkpoint"  # as conf/baseline/checkpoint.yaml has it
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
 class Plan:
     """One resolved config: builds its nouns and names its artifacts."""
 
     def __init__(self, settings: dict[str, Any], choices: dict[str, Any], note: str = ""):
         self.settings, self._choices = settings, choices
         self.outputs = Path(settings["paths"]["outputs"])
+        self._adopt_checkpoint()
         checks.check(settings)
         self._check_outputs()
         if note:  # of `settle`; after the checks, whose errors are one line
@@ -130,12 +135,28 @@ class Plan:
         weights = [part["sha256"] for part in read_manifest(trained.folder)["parts"]]
         return digest("embeddings", VERSIONS["evaluate"], [trained.digest, weights])
 
+    def _adopt_checkpoint(self) -> None:
+        """encoder=<folder or hub id>: that checkpoint becomes a baseline under its folder's name, and is evaluated."""
+        given = str(self.settings["encoder"])
+        if given in (MODEL, "teacher", *self._baselines()):
+            return
+        place = on_disk(given)
+        if not place.is_dir() and not HUB_ID.fullmatch(given):
+            return  # `_encoder_node` lists those there are
+        name = re.sub(r"[^\w.+-]+", "_", (place.resolve() if place.is_dir() else place).name)
+        node = {"_target_": CHECKPOINT, "path": given, "device": self.settings["trainer"].get("device")}
+        self.settings["baseline"] = {**(self.settings.get("baseline") or {}), name: node}
+        self.settings["encoder"] = name
+
     def _encoder_node(self, name: str) -> str:
         if name == "teacher":
             return "teacher"
         if name not in self._baselines():
             known = ", ".join([MODEL, "teacher", *self._baselines()])
-            raise InputError(f"encoder={name} is unknown; this config has {known}; baseline=[<name>] adds one")
+            raise InputError(
+                f"encoder={name} is unknown; this config has {known}; baseline=[<name>] adds one, and a checkpoint is "
+                "evaluated by its folder or hub id (owner/name)"
+            )
         return f"baseline.{name}"
 
     def _baselines(self) -> list[str]:
