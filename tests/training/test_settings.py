@@ -110,9 +110,9 @@ def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch, caplog: pyt
     assert TrainerSettings("gpu", devices=2).backbone_device == "cuda"
     assert TrainerSettings("gpu", devices=2, strategy="fsdp").backbone_device == "cpu"
     with pytest.raises(InputError, match=r"trainer\.devices=3 needs as many GPUs, but this machine shows 2"):
-        TrainerSettings("gpu", devices=3)
+        TrainerSettings("gpu", devices=3).check_devices()
     with caplog.at_level("WARNING"):
-        TrainerSettings("cpu", devices=3)
+        TrainerSettings("cpu", devices=3).check_devices()
     assert "3 processes share 2 CPU cores" in caplog.text
     for wrong in ({"strategy": "deepspeed"}, {"accelerator": "tpu"}):
         with pytest.raises(InputError, match="expected"):
