@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, TypeVar
@@ -12,6 +13,9 @@ from llm2vec_gen.types import InputError, one_line
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
+
+
+FIRST_PAUSE_S = 0.5  # before an unusable answer is asked for again; doubled each time
 
 
 class Endpoint:
@@ -34,6 +38,7 @@ class Endpoint:
             raise InputError(
                 "endpoints need the openai client: pip install 'llm2vec-gen-lightning[endpoint]'"
             ) from error
+        self._retries = retries
         self.client = openai.OpenAI(base_url=url, api_key=self._key or "none", timeout=timeout, max_retries=retries)
 
     def ask_all(self, ask: Callable[[Asked], Answer], asked: Sequence[Asked]) -> list[Answer]:
@@ -48,12 +53,34 @@ class Endpoint:
             pool.shutdown(wait=True, cancel_futures=True)
         return [future.result() for future in futures]
 
-    def request(self, call: Callable[[], Any], about: str) -> Any:
-        """The server's answer to `call`, about which it may be told `about`; InputError where it refuses for good."""
+    def request(self, call: Callable[[], Any], about: str, unusable: Callable[[Any], str | None]) -> Any:
+        """Return the server's answer to `call`; InputError where it refuses for good.
+
+        about: what is asked, for messages. unusable: what is wrong with an answer, None if nothing. An empty, truncated
+        or otherwise unusable body with status 200 is asked for again, `retries` times, as a busy server is.
+        """
+        for attempt in range(self._retries + 1):
+            answer, wrong = self._answer(call, about, unusable)
+            if wrong is None:
+                return answer
+            if attempt < self._retries:
+                time.sleep(min(8.0, FIRST_PAUSE_S * 2**attempt))
+        raise InputError(
+            f"{self.url} answered with status 200 for {about}, but {wrong}; asked {self._retries + 1} times. Check "
+            f"{self.who}url and {self.who}model, then run the same command again: it continues where this one stopped"
+        )
+
+    def _answer(
+        self, call: Callable[[], Any], about: str, unusable: Callable[[Any], str | None]
+    ) -> tuple[Any, str | None]:
+        """The answer, and what is wrong with it."""
         import openai
 
         try:
-            return call()
+            answer = call()
+            return answer, "its body is no JSON object" if isinstance(answer, str | None) else unusable(answer)
+        except (ValueError, openai.APIResponseValidationError) as error:  # a body that cannot be parsed
+            return None, f"its body cannot be read ({one_line(error):.100})"
         except openai.OpenAIError as error:
             said = one_line(error)
             said = said.replace(self._key, "<key>") if self._key else said

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from llm2vec_gen import artifacts
 from llm2vec_gen.checkpoints import native
 from llm2vec_gen.evaluations.base import by_task
+from llm2vec_gen.generators.base import check_blank
 from llm2vec_gen.loggers.base import listening, tell
 from llm2vec_gen.progress import Progress, track
 from llm2vec_gen.types import MODEL, InputError, check_whole
@@ -94,6 +95,7 @@ def complete(plan: Plan) -> Path:
                     for start, completions in generators.each(missing):
                         artifact.write_completions(start, completions)
                         progress.advance_to(_rows(artifact))
+                        check_blank(_rows(artifact), artifact.total("blank"), generators.report)
                 with artifact.finishing(source.report["kept"], stage.share) as last:
                     if last:
                         sampling = generators.facts.get("sampling")  # resolved, also where the config says `model`

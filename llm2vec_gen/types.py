@@ -155,7 +155,7 @@ class Completion:
     id: str
     query: str
     completion: str
-    finish_reason: str  # "stop", "length" (cut at the generator's limit) or "replay"
+    finish_reason: str  # "stop", "length" (cut at the generator's limit), "replay", or what an endpoint gave
     query_tokens: int = 0
     completion_tokens: int = 0
 

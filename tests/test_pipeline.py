@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from llm2vec_gen import pipeline
 from llm2vec_gen.artifacts import Completions, Targets, read_manifest
+from llm2vec_gen.config import compose
+from llm2vec_gen.types import Completion, InputError
 from tests.builders import tiny_backbone_folder
 
 pytestmark = pytest.mark.slow
@@ -162,3 +165,21 @@ def test_a_column_that_is_not_there_is_named_before_any_work(tmp_path: Path, wor
     assert "reply" in done.stderr
     assert "response" in done.stderr
     assert not list(tmp_path.glob("*/*/rows-*"))
+
+
+class Silent:
+    """A generator that has nothing to say."""
+
+    def __init__(self) -> None:
+        self.report: dict[str, int] = {}
+
+    def complete(self, queries: list) -> list[Completion]:
+        return [Completion(query.id, query.text, "", "stop") for query in queries]
+
+
+def test_completions_of_which_most_are_blank_are_no_artifact(tmp_path: Path) -> None:
+    plan = compose("experiment=smoke", f"paths.outputs={tmp_path}", "data.limit=6", "part_size=2")
+    plan.settings["generator"] = {"_target_": "tests.test_pipeline.Silent"}
+    with pytest.raises(InputError, match="completions are blank; check the chat template"):
+        pipeline.complete(plan)
+    assert not plan.artifact("complete").whole

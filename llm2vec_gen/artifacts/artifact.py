@@ -92,6 +92,11 @@ class Artifact:
         """The finished parts, ranges of rows in their order."""
         return finished_parts(self.folder)
 
+    def total(self, fact: str) -> int:
+        """The sum of a fact over the finished parts; parts without it count 0."""
+        facts = (json.loads(facts_of(part.file).read_text(encoding="utf-8")) for part in self.parts())
+        return sum(int(found.get(fact, 0)) for found in facts)
+
     def has(self, name: str) -> bool:
         """Whether the part of this name is finished."""
         return facts_of(self.folder / name).is_file() and (self.folder / name).is_file()
@@ -143,7 +148,9 @@ class Artifact:
 
         table = pa.Table.from_pylist([asdict(completion) for completion in completions])
         cut = sum(completion.finish_reason == "length" for completion in completions)
-        self._write_rows(start, len(completions), "parquet", lambda path: pq.write_table(table, path), cut_at_limit=cut)
+        blank = sum(not completion.completion for completion in completions)
+        facts = {"cut_at_limit": cut, "blank": blank}
+        self._write_rows(start, len(completions), "parquet", lambda path: pq.write_table(table, path), **facts)
 
     def write_targets(self, start: int, targets: torch.Tensor) -> None:
         """One part of the embed verb: float32 rows (n, E), row for row those of the completions."""

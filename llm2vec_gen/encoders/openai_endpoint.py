@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from llm2vec_gen.encoders.base import Encoder, chunks
 from llm2vec_gen.endpoint import Endpoint
-from llm2vec_gen.types import InputError, check_texts
+from llm2vec_gen.types import check_texts
 
 
 class OpenAIEndpoint(Encoder):
@@ -57,11 +60,39 @@ class OpenAIEndpoint(Encoder):
         answer = self._endpoint.request(
             lambda: embeddings.create(model=self.model, input=texts, encoding_format="float", extra_body=self._body),
             f"the embedding model {self.model!r}",
+            lambda answer: self._unusable(answer, len(texts)),
         )
-        vectors = {item.index: item.embedding for item in getattr(answer, "data", None) or []}
-        if sorted(vectors) != list(range(len(texts))) or len({len(vector) for vector in vectors.values()}) != 1:
-            raise InputError(
-                f"{self._endpoint.url} gave {len(vectors)} vectors for {len(texts)} texts, or of different lengths; "
-                "expected one per text, all of one length: is it an embedding endpoint?"
-            )
+        vectors = {item.index: _numbers(item.embedding) for item in answer.data}
         return [vectors[index] for index in range(len(texts))]
+
+    def _unusable(self, answer: Any, count: int) -> str | None:
+        """What is wrong with an answer for `count` texts."""
+        items = getattr(answer, "data", None)
+        if not isinstance(items, list) or sorted(str(getattr(item, "index", None)) for item in items) != sorted(
+            map(str, range(count))
+        ):
+            found = len(items) if isinstance(items, list) else 0
+            return f"it has {found} vectors for {count} texts, or without their indexes; is it an embedding endpoint?"
+        for item in items:
+            try:
+                vector = _numbers(item.embedding)
+            except (TypeError, ValueError) as error:
+                return f"the vector of text {item.index} is unusable: {error}"
+            expected = getattr(self, "embedding_dim", None) or len(_numbers(items[0].embedding))
+            if len(vector) != expected or not vector:
+                return f"the vector of text {item.index} has {len(vector)} dimensions, expected {expected}"
+        return None
+
+
+def _numbers(embedding: Any) -> list[float]:
+    """A vector as a list of numbers, or as base64 of little-endian float32, which some servers send unasked.
+
+    TypeError or ValueError for anything else.
+    """
+    if isinstance(embedding, str):
+        return np.frombuffer(base64.b64decode(embedding, validate=True), "<f4").tolist()
+    if not isinstance(embedding, list) or not all(type(value) in (int, float) for value in embedding):
+        raise TypeError(f"{str(embedding)[:40]!r} is no list of numbers and no base64 text")
+    if not all(map(math.isfinite, embedding)):
+        raise ValueError("it has values that are not finite")
+    return embedding

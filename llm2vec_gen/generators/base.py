@@ -8,10 +8,10 @@ calls again with what is missing, in other company.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
-from llm2vec_gen.types import Completion, Query
+from llm2vec_gen.types import Completion, InputError, Query
 
 
 class Generator(ABC):
@@ -30,6 +30,27 @@ class Generator(ABC):
         self.report["prompts_cut"] += prompts_cut
         self.report["completions_cut"] += sum(completion.finish_reason == "length" for completion in completions)
         self.report["blank"] += sum(not completion.completion for completion in completions)
+
+
+def check_blank(rows: int, blank: int, report: Mapping[str, int]) -> None:
+    """InputError where most of `rows` completions are blank: a model trained on them would learn to say nothing."""
+    if not rows or 2 * blank <= rows:
+        return
+    if report.get("reasoning_only"):
+        cause = (
+            "the server put its text into reasoning_content: turn thinking off (generator.request="
+            "'{chat_template_kwargs: {enable_thinking: false}}') or raise generator.max_new_tokens"
+        )
+    elif report.get("completions_cut"):
+        cause = "many were cut before they had any text: raise generator.max_new_tokens, or turn thinking off"
+    else:
+        cause = (
+            "check the chat template (backbone.chat_template_arguments), the end token (backbone.end_token) and data"
+        )
+    raise InputError(
+        f"{blank} of {rows} completions are blank; {cause}. They are kept; the same command with other generator "
+        "settings starts anew"
+    )
 
 
 def query_seed(seed: int, query: Query) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from llm2vec_gen.endpoint import Endpoint
 from llm2vec_gen.generators.base import Generator, query_seed
-from llm2vec_gen.types import Completion, InputError, Query
+from llm2vec_gen.types import Completion, Query
 
 
 class EndpointGenerator(Generator):
@@ -38,6 +39,8 @@ class EndpointGenerator(Generator):
         self.sampling = {"temperature": 0.0} if sampling is None else {} if sampling == "model" else dict(sampling)
         self._greedy = self.sampling.get("temperature") == 0
         self._body = {"max_tokens": max_new_tokens, **self.sampling, **(request or {})}
+        self._lock = threading.Lock()
+        self.report["reasoning_only"] = 0
         self._endpoint = Endpoint("generator.", url, api_key_variable, concurrency, timeout, retries)
 
     def complete(self, queries: Sequence[Query]) -> list[Completion]:
@@ -53,18 +56,45 @@ class EndpointGenerator(Generator):
         answer = self._endpoint.request(
             lambda: chat.create(model=self.model, messages=messages, extra_body=body),
             f"the query {query.id!r} and model {self.model!r}",
+            _unusable,
         )
-        choices = getattr(answer, "choices", None)
-        if not choices:
-            raise InputError(
-                f"{self._endpoint.url} answered the query {query.id!r} without choices; is it a chat endpoint?"
-            )
-        usage = getattr(answer, "usage", None)
+        message, usage = answer.choices[0].message, getattr(answer, "usage", None)
+        text = _text(message.content)
+        if not text and getattr(message, "reasoning_content", None):
+            with self._lock:
+                self.report["reasoning_only"] += 1
         return Completion(
             query.id,
             query.text,
-            (choices[0].message.content or "").strip(),
-            "length" if choices[0].finish_reason == "length" else "stop",
-            usage.prompt_tokens if usage else 0,
-            usage.completion_tokens if usage else 0,
+            text,
+            str(answer.choices[0].finish_reason or "stop"),
+            int(getattr(usage, "prompt_tokens", None) or 0),
+            int(getattr(usage, "completion_tokens", None) or 0),
         )
+
+
+def _unusable(answer: Any) -> str | None:
+    """What is wrong with an answer of a chat endpoint; null content is none: the model may have nothing to say."""
+    choices = getattr(answer, "choices", None)
+    if not isinstance(choices, list) or not choices:
+        return "it has no choices; is it a chat endpoint?"
+    message = getattr(choices[0], "message", None)
+    if message is None:
+        return "its message is null"
+    try:
+        _text(getattr(message, "content", None))
+    except TypeError as error:
+        return str(error)
+    return None
+
+
+def _text(content: Any) -> str:
+    """The text of a message: a string, or a list of parts of which those of type text count. TypeError for others."""
+    if content is None or isinstance(content, str):
+        return (content or "").strip()
+    if isinstance(content, list):
+        parts = [part if isinstance(part, dict) else {"type": "text", "text": part} for part in content]
+        texts = [part.get("text") for part in parts if part.get("type", "text") in ("text", "output_text")]
+        if all(isinstance(text, str) for text in texts):
+            return "".join(map(str, texts)).strip()
+    raise TypeError(f"its content is {str(content)[:60]!r}, no text and no list of texts")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
 import torch
 
@@ -92,10 +94,49 @@ def test_a_refusal_names_the_server_and_not_the_key(server):
 
 @pytest.mark.parametrize("change", [lambda rows: rows[1:], lambda rows: [{**rows[0], "index": 7}, *rows[1:]]])
 def test_missing_vectors(server, change):
-    encoder = OpenAIEndpoint(server.url, "m")
+    encoder = OpenAIEndpoint(server.url, "m", retries=0)
     server.change = change
-    with pytest.raises(InputError, match="one per text"):
+    with pytest.raises(InputError, match=r"vectors for 2 texts, or without their indexes"):
         encoder.encode(["a", "b"])
+
+
+def base64_of(values):
+    return base64.b64encode(np.array(values, "<f4").tobytes()).decode()
+
+
+def test_vectors_as_base64_are_read(server):
+    encoder = OpenAIEndpoint(server.url, "m")
+    server.change = lambda rows: [{**row, "embedding": base64_of(row["embedding"])} for row in rows]
+    assert encoder.encode(TEXTS).equal(torch.tensor([vector(text) for text in TEXTS]))
+
+
+@pytest.mark.parametrize(
+    ("embedding", "message"),
+    [
+        (None, "'None' is no list of numbers"),
+        ([[1.0, 2.0, 3.0]], "is no list of numbers"),
+        ([1.0, None, 3.0], "is no list of numbers"),
+        ("no base64!", "the vector of text 0 is unusable"),
+        ([1.0, 2.0], "has 2 dimensions, expected 3"),
+        ([], "has 0 dimensions, expected 3"),
+        ({"a": 1}, "is no list of numbers"),
+    ],
+)
+def test_what_is_no_vector_is_one_line(server, embedding, message):
+    encoder = OpenAIEndpoint(server.url, "m", retries=0)
+    server.change = lambda rows: [{**row, "embedding": embedding} for row in rows]
+    with pytest.raises(InputError, match=message):
+        encoder.encode(["a"])
+
+
+def test_an_unusable_answer_is_asked_for_again(server, monkeypatch):
+    monkeypatch.setattr("llm2vec_gen.endpoint.FIRST_PAUSE_S", 0.0)
+    encoder, answers = OpenAIEndpoint(server.url, "m", retries=2), [[], []]
+    server.change = lambda rows: answers.pop() if answers else rows
+    assert encoder.encode(["a"]).equal(torch.tensor([vector("a")]))
+    server.change = lambda rows: []
+    with pytest.raises(InputError, match="asked 3 times"):
+        encoder.encode(["a"])
 
 
 def test_what_a_user_gets_wrong(monkeypatch):

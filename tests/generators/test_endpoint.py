@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from llm2vec_gen.generators.base import Generator
+from llm2vec_gen.generators.base import Generator, check_blank
 from llm2vec_gen.generators.endpoint import EndpointGenerator
 from llm2vec_gen.types import InputError, Query
 
@@ -25,6 +25,7 @@ class Server(ThreadingHTTPServer):
         self.keys: set[str] = set()
         self.failures: dict[str, list[int]] = {}
         self.busy = self.most_busy = 0
+        self.change = lambda answer: answer
         self.lock = threading.Lock()
         self.ready = threading.Event()
         self.ready.set()
@@ -60,7 +61,8 @@ class Handler(BaseHTTPRequestHandler):
             "usage": {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13},
         }
         bad = {"error": {"message": f"no luck with key {self.headers['Authorization']}", "type": "x"}}
-        content = json.dumps(good if status == 200 else bad).encode()
+        good = self.server.change(good)
+        content = good if isinstance(good, bytes) else json.dumps(good if status == 200 else bad).encode()
         with self.server.lock:
             self.server.busy -= 1
         self.send_response(status)
@@ -180,3 +182,86 @@ def test_wrong_settings(server, monkeypatch):
     with pytest.raises(InputError, match=r"generator.url=localhost:8000 is no address"):
         EndpointGenerator("localhost:8000", "tiny", None)
     assert build(server, api_key_variable=None).complete(QUERIES[:1])[0].completion == "QUESTION 0"
+
+
+def with_message(**message):
+    def change(answer):
+        answer["choices"][0]["message"] = {"role": "assistant", **message}
+        return answer
+
+    return change
+
+
+def with_choice(**values):
+    def change(answer):
+        answer["choices"][0] |= values
+        return answer
+
+    return change
+
+
+PARTS = [{"type": "text", "text": "in "}, {"type": "text", "text": "parts"}]
+
+
+@pytest.mark.parametrize(
+    ("change", "text", "reason"),
+    [
+        (with_message(content=PARTS), "in parts", "stop"),
+        (with_message(content=["plain ", "parts"]), "plain parts", "stop"),
+        (with_message(content=[{"type": "image", "url": "x"}, *PARTS]), "in parts", "stop"),
+        (with_message(content=None, reasoning_content="thinking ..."), "", "stop"),
+        (with_choice(finish_reason="content_filter"), "QUESTION 0", "content_filter"),
+        (with_choice(finish_reason=None), "QUESTION 0", "stop"),
+    ],
+)
+def test_forms_of_an_answer(server, change, text, reason):
+    server.change = change
+    (completion,) = build(server).complete(QUERIES[:1])
+    assert (completion.completion, completion.finish_reason) == (text, reason)
+
+
+@pytest.mark.parametrize(
+    "usage", [None, {"prompt_tokens": None, "completion_tokens": None, "total_tokens": None}, {"prompt_tokens": 3}]
+)
+def test_usage_that_is_missing_counts_zero(server, usage):
+    server.change = lambda answer: answer | {"usage": usage}
+    (completion,) = build(server).complete(QUERIES[:1])
+    assert completion.completion_tokens == 0 and isinstance(completion.query_tokens, int)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "its body"),
+        (b'{"id": "1", "choices": [{"index"', "its body cannot be read"),
+        (b'"text"', "its body is no JSON object|no choices"),
+        (b'{"choices": null}', "it has no choices"),
+        (b'{"choices": []}', "it has no choices"),
+        (b'{"choices": [{"message": null}]}', "its message is null"),
+        (b'{"choices": [{"message": {"content": {"a": 1}}}]}', "no text and no list of texts"),
+        (b'{"choices": [{"message": {"content": [{"type": "text", "text": null}]}}]}', "no text and no list of texts"),
+    ],
+)
+def test_an_unusable_body_is_asked_for_again_and_then_one_line(server, body, message, monkeypatch):
+    monkeypatch.setattr("llm2vec_gen.endpoint.FIRST_PAUSE_S", 0.0)
+    server.change = lambda answer: body
+    with pytest.raises(InputError, match=message) as error:
+        build(server, retries=1).complete(QUERIES[:1])
+    assert "asked 2 times" in str(error.value) and "\n" not in str(error.value)
+    bodies = [body]
+    server.change = lambda answer: bodies.pop() if bodies else answer
+    assert build(server, retries=1).complete(QUERIES[:1])[0].completion == "QUESTION 0"
+
+
+def test_a_set_of_which_most_is_blank_is_refused_with_its_cause(server):
+    server.change = with_message(content=None, reasoning_content="thinking ...")
+    generator = build(server)
+    generator.complete(QUERIES[:3])
+    with pytest.raises(InputError, match="3 of 3 completions are blank; .*reasoning_content: turn thinking off"):
+        check_blank(3, generator.report["blank"], generator.report)
+    check_blank(4, 2, {})
+    check_blank(0, 0, {})
+    with pytest.raises(InputError, match="3 of 5 completions are blank; check the chat template"):
+        check_blank(5, 3, {"completions_cut": 0})
+    with pytest.raises(InputError, match="raise generator.max_new_tokens"):
+        check_blank(5, 3, {"completions_cut": 3})
