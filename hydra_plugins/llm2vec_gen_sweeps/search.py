@@ -61,7 +61,7 @@ class OptunaSweeper(GridSweeper):
         self.space, self.fixed = self._split(arguments)
         self.drawn_from = {key: _distribution(key, override) for key, override in self.space.items()}
         self.compose([*self.fixed, *(f"{key}={_first(drawn)}" for key, drawn in self.drawn_from.items())])
-        measures.check(Plan.of(self.compose(self.fixed)), self.metric, self.verb)
+        measures.check(Plan.composed(self.compose(self.fixed), quiet=True), self.metric, self.verb)
         self.storage.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(f"{self.storage}.lock")
         try:
@@ -97,7 +97,7 @@ class OptunaSweeper(GridSweeper):
         for trial, overrides, status in zip(self._asked, jobs, statuses, strict=True):
             value = math.nan
             if status.state == "done":
-                value = measures.read(Plan.of(self.compose(overrides)), self.metric)
+                value = measures.read(Plan.composed(self.compose(overrides), quiet=True), self.metric)
             if math.isfinite(value):
                 self.study.tell(trial, value)
                 print(f"trial {trial.number}: {self.metric} {value:.6g}", file=sys.stderr)

@@ -14,6 +14,7 @@ GENERATIVE = {
         "classification": "Name the category this text belongs to:",
         "sts": "Say in your own words what this text means:",
         "summarization": "Give the main points of this summary:",
+        "bitext_mining": "Say in English what this text means:",
     },
     "tasks": {},
     "documents": "Give the main content of this passage in a few sentences:",
@@ -28,6 +29,7 @@ MTEB_NAMES = {
     "classification": "Classification",
     "sts": "STS",
     "summarization": "Summarization",
+    "bitext_mining": "BitextMining",
 }
 WITH_DOCUMENTS = ("retrieval", "reranking")
 

@@ -54,6 +54,12 @@ class Plan:
             log.warning(note)
 
     @classmethod
+    def composed(cls, config: DictConfig, quiet: bool = False) -> Plan:
+        """The plan of a config as Hydra composed it, with Hydra's own node in it; quiet: not for a job of its own."""
+        settled, node, note = settle(without_hydra(config), config.hydra)
+        return cls.of(settled, node, "" if quiet else note)
+
+    @classmethod
     def of(cls, config: DictConfig, hydra_node: Any, note: str = "") -> Plan:
         """The plan of a config that Hydra composed and `settle` has settled, with Hydra's own node of it."""
         choices = dict(hydra_node.runtime.choices)
@@ -304,7 +310,7 @@ def compose(*overrides: str) -> Plan:
             config = hydra.compose("config", list(overrides), return_hydra_config=True)
         except CONFIG_ERRORS as error:
             raise explained(error) from error
-        return Plan.of(*settle(without_hydra(config), config.hydra))
+        return Plan.composed(config)
 
 
 def config_digest(config: DictConfig | dict[str, Any], verb: str) -> str:

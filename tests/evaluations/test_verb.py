@@ -264,7 +264,7 @@ def test_the_error_is_kept_in_a_row_until_the_task_succeeds(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_the_exit_status_comes_at_the_end_with_the_list_and_run_tabulates_the_others(tmp_path: Path) -> None:
-    second = ["+baseline.second._target_=tests.evaluations.stand_ins.Letters", f"+baseline.second.notes={tmp_path}/s"]
+    second = ["+baseline.second._target_=tests.evaluations.stand_ins.Letters", f"+baseline.second.cache={tmp_path}/s"]
     for moods, code, said in (
         ({"a": "broken", "b": "wrong", "c": "well"}, 1, "a: ZeroDivisionError: division by zero; b: the data of b is"),
         ({"a": "well"}, 2, "error: letters: 1 of 3 tasks failed, the same command tries these again: b: the data of b"),

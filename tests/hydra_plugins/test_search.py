@@ -107,7 +107,7 @@ def test_what_cannot_be_searched_is_said_in_one_line(world: list[str], override:
     [
         ("training.learning_rate=interval(1e-2,1e-3)", "; give the lower end first"),
         ("training.learning_rate=tag(log,interval(0,1e-3))", "above 0 for a log scale"),
-        ("training.learning_rat=1,2", "Could not override 'training.learning_rat'"),
+        ("training.learning_rat=1,2", "training.learning_rat is an unknown setting: training takes learning_rate"),
     ],
 )
 def test_a_wrong_space_makes_no_study(world: list[str], override: str, message: str) -> None:

@@ -142,7 +142,7 @@ def test_each_job_of_a_sweep_is_one_run_of_its_first_rank(tmp_path: Path, overri
         assert (run.run_group, run.job_type, config(run)["loss"]["alignment"]["weight"]) == (
             sweep_folder.name,
             "run",
-            2,
+            1.0,
         )
         logged = history(rows)
         assert [row["train/step"] for row in logged if "train/loss" in row] == [1, 2, 3, 4, 5, 6]
