@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from llm2vec_gen import launch, threads
 from llm2vec_gen.artifacts import read_curves, read_manifest
-from llm2vec_gen.config import CONF, CONFIG_ERRORS, Plan, config_digest, explained, settle
+from llm2vec_gen.config import CONF, CONFIG_ERRORS, Plan, config_digest, explained, literal, settle
 from llm2vec_gen.status import Status, worst
 from llm2vec_gen.training.settings import rank, started
 from llm2vec_gen.types import InputError, Unfinished, exit_status
@@ -150,7 +150,7 @@ def _make(verb: Verb, config: DictConfig, node: DictConfig, note: str, status: S
     """The verb's artifact, None in all ranks but the first; the status hears how far it came."""
     hydra_config = HydraConfig.get()
     if hydra_config.mode is RunMode.MULTIRUN and config.sweep.name is None:
-        config.sweep.name = Path(hydra_config.sweep.dir).name
+        config.sweep.name = literal(Path(hydra_config.sweep.dir).name)
     plan = Plan.of(config, node, note)
     try:
         folder = launch.perform(verb, plan)
@@ -180,7 +180,7 @@ def _outputs(config: DictConfig) -> Iterator[None]:
         yield
         return
     with tempfile.TemporaryDirectory(prefix="llm2vec_gen-") as folder:
-        config.paths.outputs = folder
+        config.paths.outputs = literal(folder)
         yield
     print("nothing is kept (keep=false)", file=sys.stderr)
 

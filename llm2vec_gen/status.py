@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from llm2vec_gen.artifacts.files import now, write_json, write_text
+from llm2vec_gen.artifacts.locks import alive
 from llm2vec_gen.types import exit_status, one_line, said
 
 FILE = "status.json"
@@ -79,7 +80,7 @@ class Status:
     @property
     def seen(self) -> str:
         """`state`, or "dead" where it says running but its process on this host is gone."""
-        if self.state == "running" and self.host == socket.gethostname() and not _alive(self.pid):
+        if self.state == "running" and self.host == socket.gethostname() and not alive(self.pid):
             return "dead"
         return self.state
 
@@ -162,13 +163,3 @@ def _mark(status: Status) -> str:
 
 def _result(status: Status) -> str:
     return (status.error if status.state == "failed" else status.folder) or "-"
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -9,9 +9,8 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from llm2vec_gen.artifacts.files import now, write_json
+from llm2vec_gen.artifacts.locks import Lock
 from llm2vec_gen.types import InputError
 
 RECORD = "sweep.json"
@@ -27,13 +26,11 @@ class SweepFolder:
     def claimed(self, identity: str, command: str) -> Iterator[None]:
         """Held for one sweep. InputError where it holds another one, or the same one runs there now."""
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
+        lock = Lock(self.path / ".lock")
+        if not lock.acquire(timeout=0):
             raise InputError(
                 f"{self._by()} runs its sweep in {self.path} now; wait for it, or choose another hydra.sweep.dir"
-            ) from None
+            )
         try:
             self._check(identity, command)
             process = {"pid": os.getpid(), "host": socket.gethostname()}

@@ -6,12 +6,11 @@ import getpass
 import os
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
+from llm2vec_gen.artifacts.locks import Lock
 from llm2vec_gen.types import InputError
 
 
@@ -32,12 +31,13 @@ class Slot:
         folder.mkdir(exist_ok=True)
         with ExitStack() as held:
             for unit in sorted(self.units):  # in one order, so that nobody waits in a ring
-                lock = FileLock(folder / f"{unit}.{who}.lock")
-                while not lock.is_locked:
-                    if given_up():
-                        return None
-                    with suppress(Timeout):
-                        held.enter_context(lock.acquire(timeout=0.5))
+                lock = Lock(folder / f"{unit}.{who}.lock")
+                while not given_up():
+                    if lock.acquire(timeout=0.5):
+                        held.callback(lock.release)
+                        break
+                else:
+                    return None
             return held.pop_all()
 
 

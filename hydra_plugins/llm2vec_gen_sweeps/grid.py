@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from hydra_plugins.llm2vec_gen_sweeps._folder import SweepFolder
 from llm2vec_gen.artifacts import digest
-from llm2vec_gen.config import config_digest
+from llm2vec_gen.config import config_digest, literal, quoted
 from llm2vec_gen.status import Status, write_table
 from llm2vec_gen.training.settings import rank, started
 from llm2vec_gen.types import InputError
@@ -126,8 +126,7 @@ def _check_group(launcher: str) -> None:
 def _pin_folder(config: DictConfig) -> Path:
     """The sweep's folder, absolute and the same for all jobs, whatever they override."""
     folder = Path(str(config.hydra.sweep.dir)).resolve()
-    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
     with open_dict(config):
-        config.hydra.sweep.dir = str(folder)
-        config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
+        config.hydra.sweep.dir = literal(str(folder))
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(folder))}")
     return folder

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from hydra.types import HydraContext, TaskFunction
@@ -19,6 +18,7 @@ from hydra_plugins.llm2vec_gen_sweeps.grid import GridSweeper
 from llm2vec_gen import measures
 from llm2vec_gen.artifacts import digest
 from llm2vec_gen.artifacts.files import write_json
+from llm2vec_gen.artifacts.locks import Lock
 from llm2vec_gen.config import Plan, config_digest
 from llm2vec_gen.status import Status
 from llm2vec_gen.training.settings import started
@@ -63,11 +63,9 @@ class OptunaSweeper(GridSweeper):
         self.compose([*self.fixed, *(f"{key}={_first(drawn)}" for key, drawn in self.drawn_from.items())])
         measures.check(Plan.composed(self.compose(self.fixed), quiet=True), self.metric, self.verb)
         self.storage.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{self.storage}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise InputError(f"another search uses {self.storage} now; wait, or choose hydra.sweeper.study=") from None
+        lock = Lock(f"{self.storage}.lock")
+        if not lock.acquire(timeout=0):
+            raise InputError(f"another search uses {self.storage} now; wait, or choose hydra.sweeper.study=")
         try:
             self.study = self._open(self.identity(arguments), arguments)
             super().sweep(arguments)

@@ -24,6 +24,7 @@ from llm2vec_gen.artifacts.files import (
     write_json,
     write_text,
 )
+from llm2vec_gen.artifacts.locks import Lock
 from llm2vec_gen.types import Completion, InputError, Reading, Score
 from llm2vec_gen.version import __version__
 
@@ -48,6 +49,16 @@ class Artifact:
         """Whether every part is there; only then is there a manifest."""
         return (self.folder / MANIFEST).is_file()
 
+    def create(self) -> None:
+        """Make the folder; raise InputError where it cannot be written."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            readable_only = not os.access(self.folder, os.W_OK)
+        except OSError as error:
+            raise InputError(_unwritable(self.folder, error.strerror)) from error
+        if readable_only:
+            raise InputError(_unwritable(self.folder, "no permission"))
+
     @contextlib.contextmanager
     def making(self, share: tuple[int, int] = (0, 1)) -> Iterator[bool]:
         """Hold the artifact's lock, or that of a share of its rows; gives whether there is something left to make.
@@ -55,17 +66,13 @@ class Artifact:
         Whoever comes second waits, says for whom, and finds the artifact whole. The lock is the operating system's: it
         ends with its process, so a killed maker is taken over by the next in line.
         """
-        from filelock import FileLock, Timeout
-
         if self.whole:
             yield False
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.create()
         own = "" if share == (0, 1) else f"-{share[0]}-of-{share[1]}"
-        lock, owner = FileLock(self.folder / f".lock{own}"), self.folder / f".owner{own}"
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
+        lock, owner = Lock(self.folder / f".lock{own}"), self.folder / f".owner{own}"
+        if not lock.acquire(timeout=0):
             who = owner.read_text() if owner.is_file() else "another process"
             print(f"waiting for {self.folder.name}, being made by {who}", file=sys.stderr, flush=True)
             lock.acquire()
@@ -198,3 +205,7 @@ class Artifact:
     def _write_rows(self, start: int, count: int, suffix: str, write: Callable[[Path], None], **facts: Any) -> None:
         stop = start + count
         self.write_part(f"rows-{start:010d}-{stop:010d}.{suffix}", write, rows=count, start=start, stop=stop, **facts)
+
+
+def _unwritable(folder: Path, reason: str | None) -> str:
+    return f"{folder} cannot be written ({reason}); choose another folder with paths.outputs="

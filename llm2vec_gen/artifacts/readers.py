@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from llm2vec_gen.artifacts.digests import checksum
 from llm2vec_gen.artifacts.files import MANIFEST, finished_parts, write_json
+from llm2vec_gen.artifacts.rows import ParquetRows
 from llm2vec_gen.types import Completion, InputError, Reading, Score
 
 if TYPE_CHECKING:
@@ -51,20 +52,16 @@ def verify(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 class Completions(Sequence[Completion]):
-    """The completions of an artifact, read from disk by row (memory-mapped Arrow made from the parquet parts once)."""
+    """The completions of an artifact, read from disk by row."""
 
     def __init__(self, folder: Path | str):
-        import datasets
-
         self.folder = Path(folder)
         self.manifest = read_manifest(folder)
         self.digest = self.manifest["digest"]
-        files = [str(part.file) for part in finished_parts(self.folder)]
-        if not files:
+        parts = [part for part in finished_parts(self.folder) if part.rows]
+        if not parts:
             raise InputError(f"{folder} holds no completions: the query source gave no queries")
-        datasets.disable_progress_bars()
-        cache = str(self.folder / ".arrow")
-        self._rows = datasets.Dataset.from_parquet(files, cache_dir=cache, keep_in_memory=False)
+        self._rows = ParquetRows(self.folder, parts)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -75,9 +72,11 @@ class Completions(Sequence[Completion]):
     def __getitem__(self, index: slice) -> list[Completion]: ...
     def __getitem__(self, index: int | slice) -> Completion | list[Completion]:
         if isinstance(index, slice):
-            columns = self._rows[index]
-            return [Completion(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+            return [self[row] for row in range(len(self))[index]]
         return Completion(**self._rows[int(index)])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Completions, (self.folder,)  # another process opens the files itself
 
 
 class Targets:

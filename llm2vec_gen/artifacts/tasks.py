@@ -10,12 +10,14 @@ import contextlib
 import json
 import logging
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from llm2vec_gen.artifacts.artifact import Artifact
 from llm2vec_gen.artifacts.files import now, write_json
+from llm2vec_gen.artifacts.locks import Lock
 from llm2vec_gen.artifacts.readers import read_scores
 from llm2vec_gen.progress import duration
 from llm2vec_gen.types import InputError, Score, said
@@ -40,29 +42,26 @@ def missing_tasks(artifact: Artifact, names: Iterable[str]) -> Iterator[str]:
 
     So a task that failed is tried once by each command, whichever of its processes takes it.
     """
-    from filelock import FileLock, Timeout
-
-    began, left, told = time.time(), list(dict.fromkeys(names)), False
-    tried: set[str] = set()  # by us; the times of files may be those of another machine
-    while left := [name for name in left if name not in tried and not _settled(artifact, name, began)]:
+    left, announced = list(dict.fromkeys(names)), False
+    before = {name: _attempt(artifact, name) for name in left}  # clocks differ between machines: attempts have ids
+    tried: set[str] = set()
+    while left := [name for name in left if name not in tried and not _settled(artifact, name, before[name])]:
         taken = False
         for name in left:
-            lock = FileLock(_locks(artifact) / name)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
+            lock = Lock(_locks(artifact) / name)
+            if not lock.acquire(timeout=0):
                 continue
             try:
-                if not _settled(artifact, name, began):
+                if not _settled(artifact, name, before[name]):
                     taken = True
                     tried.add(name)
                     yield name
             finally:
                 lock.release()
         if not taken:
-            if not told:
+            if not announced:
                 log.info("%s: waiting for %s, which other processes do", artifact.verb, ", ".join(left))
-            told = True
+            announced = True
             time.sleep(PATIENCE)
 
 
@@ -76,7 +75,7 @@ def error_kept(artifact: Artifact, task: str, **row: Any) -> Iterator[None]:
         wrong = isinstance(error, InputError)
         log.error("%s: %s failed: %s", artifact.verb, task, said(error), exc_info=None if wrong else error)
         file.parent.mkdir(parents=True, exist_ok=True)
-        facts = {"error": said(error), "wrong_input": wrong, "when": now()}
+        facts = {"error": said(error), "wrong_input": wrong, "when": now(), "attempt": uuid.uuid4().hex}
         write_json(file, {"task": task, **row, **facts})
     else:
         file.unlink(missing_ok=True)
@@ -147,15 +146,24 @@ class Progress:
 
 
 def _locks(artifact: Artifact) -> Path:
+    artifact.create()
     folder = artifact.folder / ".locks"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def _settled(artifact: Artifact, name: str, began: float) -> bool:
-    """Whether the task is done, or failed since `began`."""
-    file = _error_file(artifact, name)
-    return artifact.has(f"{name}.jsonl") or (file.is_file() and file.stat().st_mtime >= began)
+def _settled(artifact: Artifact, name: str, before: str | None) -> bool:
+    """Whether the task is done, or has failed again since its last attempt was `before`."""
+    return artifact.has(f"{name}.jsonl") or _attempt(artifact, name) not in (None, before)
+
+
+def _attempt(artifact: Artifact, name: str) -> str | None:
+    """What names the attempt at a task that failed last; None where none did, or the task has succeeded since."""
+    try:
+        row = json.loads(_error_file(artifact, name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return str(row.get("attempt"))  # an earlier version kept none
 
 
 def _error_file(artifact: Artifact, name: str) -> Path:

@@ -1,7 +1,7 @@
 """From a Hydra config to objects and artifact names: with scripts.py all that imports hydra."""
 
 from llm2vec_gen.config.checks import check_callbacks
-from llm2vec_gen.config.messages import CONF, CONFIG_ERRORS, explained, quoted
+from llm2vec_gen.config.messages import CONF, CONFIG_ERRORS, explained, literal, quoted
 from llm2vec_gen.config.plan import Plan, compose, config_digest
 from llm2vec_gen.config.world import settle
 
@@ -13,6 +13,7 @@ __all__ = [
     "compose",
     "config_digest",
     "explained",
+    "literal",
     "quoted",
     "settle",
 ]

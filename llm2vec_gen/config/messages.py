@@ -19,8 +19,12 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 
 def quoted(value: str) -> str:
     """Return a text as a value of Hydra's override grammar that means exactly this text, whatever characters it has."""
-    literal = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + "\\${", value)  # no interpolation for OmegaConf
-    return QuotedString(literal, Quote.single if '"' in value else Quote.double).with_quotes()
+    return QuotedString(literal(value), Quote.single if '"' in value else Quote.double).with_quotes()
+
+
+def literal(value: str) -> str:
+    """Return a text as a value of a config that is not resolved yet: what looks like an interpolation is escaped."""
+    return re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + "\\${", value)
 
 
 def explained(error: Exception, choices: Mapping[str, Any] | None = None) -> InputError:

@@ -1,0 +1,71 @@
+"""Parquet parts as one memory-mapped sequence of rows, however many there are.
+
+Parquet has no random access, so its rows are copied once to an Arrow file beside the parts. Files are opened by exactly
+their names: no pattern, address or variable in the name of a folder is expanded.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm2vec_gen.artifacts.digests import digest
+from llm2vec_gen.artifacts.files import Part, replacing
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BATCH = 1000  # rows in a block of the Arrow file
+
+log = logging.getLogger(__name__)
+
+
+class ParquetRows:
+    """Row i of the parts as a mapping of its columns; read from disk as it is asked for."""
+
+    def __init__(self, folder: Path, parts: Sequence[Part]):
+        import pyarrow as pa
+
+        copy = folder / ".arrow" / f"rows-{digest([part.sha256 for part in parts])}.arrow"
+        try:
+            if not copy.is_file():
+                copy.parent.mkdir(exist_ok=True)
+                with replacing(copy) as temporary:
+                    _write(temporary, parts)
+            reader = pa.ipc.open_file(pa.memory_map(str(copy)))
+            self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        except OSError as error:
+            log.warning("%s cannot be written (%s): its rows are held in memory", copy.parent, error.strerror or error)
+            self._batches = list(_batches(parts))
+        self._starts = [0, *itertools.accumulate(batch.num_rows for batch in self._batches)]
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = range(len(self))[index]  # negative ones count from the end; IndexError beyond
+        number = bisect.bisect_right(self._starts, row) - 1
+        return self._batches[number].slice(row - self._starts[number], 1).to_pylist()[0]
+
+
+def _batches(parts: Sequence[Part]) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for part in parts:
+        with pa.OSFile(str(part.file)) as file:
+            yield from pq.ParquetFile(file).iter_batches(batch_size=BATCH, use_threads=False)
+
+
+def _write(path: Path, parts: Sequence[Part]) -> None:
+    import pyarrow as pa
+
+    batches = _batches(parts)
+    first = next(batches)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, first.schema) as writer:
+        for batch in itertools.chain([first], batches):
+            writer.write_batch(batch)
