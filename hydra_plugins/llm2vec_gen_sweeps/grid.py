@@ -18,10 +18,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from hydra_plugins.llm2vec_gen_sweeps._folder import SweepFolder
 from llm2vec_gen.artifacts import digest
-from llm2vec_gen.config import config_digest, literal, quoted
+from llm2vec_gen.config import config_digest, quoted
 from llm2vec_gen.status import Status, write_table
 from llm2vec_gen.training.settings import rank, started
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import InputError, said
 
 
 class GridSweeper(Sweeper):
@@ -100,7 +100,7 @@ class GridSweeper(Sweeper):
         if status is None or result.status == JobStatus.FAILED:
             error = getattr(result, "_return_value", None)
             status = status or Status(place, number, self.verb, "", list(filter_overrides(result.overrides or [])))
-            status.end("failed", 1, f"{type(error).__name__}: {error}")
+            status.end("failed", 1, said(error) if isinstance(error, BaseException) else str(error))
         return status
 
     def _tell(self, jobs: dict[int, Sequence[str]]) -> None:
@@ -126,7 +126,12 @@ def _check_group(launcher: str) -> None:
 def _pin_folder(config: DictConfig) -> Path:
     """The sweep's folder, absolute and the same for all jobs, whatever they override."""
     folder = Path(str(config.hydra.sweep.dir)).resolve()
+    if "${" in str(folder):
+        raise InputError(
+            f"hydra.sweep.dir={folder}: Hydra takes ${{ in the name of a sweep's folder for an interpolation; choose "
+            "another folder with hydra.sweep.dir= (paths.outputs may stay as it is)"
+        )
     with open_dict(config):
-        config.hydra.sweep.dir = literal(str(folder))
+        config.hydra.sweep.dir = str(folder)
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(folder))}")
     return folder

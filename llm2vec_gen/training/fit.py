@@ -20,6 +20,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment, TorchEl
 
 from llm2vec_gen.training import ranks
 from llm2vec_gen.training.callbacks import EndedEarly, MetricLog, ProgressBar, ResumeCheckpoint, Stopped, stops_training
+from llm2vec_gen.training.checkpoint_io import LocalCheckpointIO
 from llm2vec_gen.training.datamodule import CompletionData, Rows
 from llm2vec_gen.training.metrics_file import MetricsFile
 from llm2vec_gen.training.module import TrainingModule
@@ -170,10 +171,10 @@ def _devices(settings: TrainerSettings) -> dict[str, Any]:
     settings.check_started()
     devices = {"accelerator": "gpu" if settings.on_gpu else "cpu", "devices": settings.devices}
     if not settings.grouped:  # also inside of a Slurm job, which Lightning would ask for more
-        return devices | {"plugins": [LightningEnvironment()]}
+        return devices | {"plugins": [LightningEnvironment(), LocalCheckpointIO()]}
     ranks.join(settings.on_gpu)
     kind = ShardedStrategy if settings.strategy == "fsdp" else ReplicatedStrategy
-    plugins = [TorchElasticEnvironment()]
+    plugins = [TorchElasticEnvironment(), LocalCheckpointIO()]
     return devices | {"num_nodes": settings.num_nodes, "strategy": kind(), "plugins": plugins}
 
 

@@ -70,6 +70,15 @@ def test_a_run_continues_in_another_place(whole: tuple, tmp_path: Path) -> None:
     assert (curve(tmp_path / "there"), weights(model), without_clock(counts)) == whole
 
 
+@pytest.mark.parametrize("name", ["a::b", "s3::x[1] ${y}#,=", "file:", "a*?"])
+def test_no_name_of_a_folder_is_an_address(whole: tuple, tmp_path: Path, name: str) -> None:
+    with pytest.raises(Stopped):
+        train(tmp_path / name, [Signal(7, signal.SIGTERM)])
+    assert [place.name for place in tmp_path.iterdir()] == [name]
+    model, counts = train(tmp_path / name)
+    assert (curve(tmp_path / name), weights(model), without_clock(counts)) == whole
+
+
 class Crash(lightning.Callback):
     def __init__(self, step: int):
         self.step = step
