@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +26,7 @@ def on_disk(path: str) -> Path:
     "package://name/folder" lies inside the installed package of that name; InputError where there is none.
     """
     if not path.startswith(PACKAGE):
-        return Path(path).expanduser()
+        return Path(os.path.expanduser(path))  # noqa: PTH111 - a name like ~x stays where there is no such user
     package, _, rest = path.removeprefix(PACKAGE).partition("/")
     spec = find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:

@@ -279,7 +279,7 @@ class Plan:
         losses = "+".join(self.settings.get("loss") or {})
         backbone = pick("backbone")
         if backbone == "custom":
-            backbone = Path(self.settings["backbone"]["path"]).expanduser().absolute().name or backbone
+            backbone = on_disk(self.settings["backbone"]["path"]).absolute().name or backbone
         student = f"{backbone}-{pick('model')}-{losses}-seed{self.settings['seed']}"
         who = student if encoder == MODEL else pick("teacher") if encoder == "teacher" else encoder
         names = {

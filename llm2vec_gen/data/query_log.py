@@ -9,7 +9,7 @@ from pathlib import Path
 from llm2vec_gen import local_files
 from llm2vec_gen.data.base import QuerySource, Row, check_columns, row_from
 from llm2vec_gen.local_files import FORMATS
-from llm2vec_gen.paths import PathOrId
+from llm2vec_gen.paths import PathOrId, on_disk
 from llm2vec_gen.types import InputError
 
 PEEK_ROWS = 100  # a column counts as there if one of the first rows of a file has it
@@ -37,7 +37,7 @@ class QueryLog(QuerySource):
         delimiter: str | None = None,
     ):
         super().__init__(limit, has_answers=answer_column is not None)
-        self.path = Path(path).expanduser()
+        self.path = on_disk(path)
         self.encoding, self.delimiter = encoding, delimiter
         self.columns = (query_column, answer_column, id_column)
         self.files = _files(self.path)

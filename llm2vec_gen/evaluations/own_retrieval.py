@@ -10,7 +10,7 @@ from llm2vec_gen.evaluations.base import Evaluation, data_revision, instruction_
 from llm2vec_gen.evaluations.ranking import SIMILARITIES, Vectors, hit, ndcg, rank, recall
 from llm2vec_gen.evaluations.records import ID, TEXT, records
 from llm2vec_gen.local_files import Record
-from llm2vec_gen.paths import PathOrId
+from llm2vec_gen.paths import PathOrId, on_disk
 from llm2vec_gen.types import Encoder, InputError, Instruction, Query, Score, check_flag
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class OwnRetrieval(Evaluation):
         ]
 
     def _files(self) -> dict[str, Path]:
-        folder = Path(self.path).expanduser()
+        folder = on_disk(self.path)
         files = {name: folder / name for name in ("queries.jsonl", "corpus.jsonl", f"qrels/{self.split}.tsv")}
         for name, file in files.items():
             if not file.is_file():

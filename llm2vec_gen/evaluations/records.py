@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2vec_gen.local_files import Record, data_files, read_rows, stem_of
+from llm2vec_gen.paths import on_disk
 from llm2vec_gen.types import InputError, one_line
 
 TEXT, ID, LIST = (str,), (str, int), (list,)  # what stands in a column
@@ -28,7 +29,7 @@ def records(
     after the split (or all) count, in the order of their names. InputError names `key`, what is missing and how to
     provide it.
     """
-    local, where = Path(path).expanduser(), f"{key}={path} ({name or 'all'}, {split or 'all'})"
+    local, where = on_disk(path), f"{key}={path} ({name or 'all'}, {split or 'all'})"
     rows = _local(key, local, name, split) if local.exists() else _hub(key, path, name, split, revision)
     if not rows:
         raise InputError(f"{where} has no rows; expected at least one")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
-from llm2vec_gen.paths import PathOrId
+from llm2vec_gen.paths import PathOrId, on_disk
 from llm2vec_gen.tables.base import Cell, Grid, Table
 from llm2vec_gen.tables.score_files import json_lines
 from llm2vec_gen.tables.score_table import check_one_source
@@ -92,7 +91,7 @@ class LargestLosses(Table):
     def _texts(self) -> dict[str, str]:
         if self.queries is None:
             return {}
-        path = Path(self.queries).expanduser()
+        path = on_disk(self.queries)
         file = path / "queries.jsonl" if path.is_dir() else path
         if not file.is_file():
             raise InputError(f"table queries={self.queries}: there is no {file}; expected BEIR's queries.jsonl")

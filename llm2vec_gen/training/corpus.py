@@ -13,7 +13,7 @@ from typing import Any
 
 from llm2vec_gen.artifacts.files import replacing
 from llm2vec_gen.data.base import HashSet, QuerySource
-from llm2vec_gen.paths import PathOrId
+from llm2vec_gen.paths import PathOrId, on_disk
 from llm2vec_gen.types import InputError, one_line
 
 ROWS_AT_A_TIME = 1000
@@ -71,7 +71,7 @@ class Triplets:
         """The rows, and the first of them, {} of none."""
         import datasets
 
-        file = Path(self.path).expanduser()
+        file = on_disk(self.path)
         options: dict[str, Any] = {"path": self.path, "name": self.name, "revision": self.revision}
         if file.is_file():
             if file.suffix.lower() not in LOADERS:
