@@ -332,9 +332,8 @@ def _record_scores(plan: Plan, scores: Sequence[Score]) -> None:
     checkpoint = plan.require("train")
     rows = []
     try:
-        with_others = (
-            f", {_choice(plan)}" if _others(plan, native.read(checkpoint).settings.get("instructions")) else ""
-        )
+        recorded = native.read(checkpoint).settings.get("instructions")
+        with_others = f", {_choice(plan)}" if _others(plan, recorded) else ""
         for score in scores:
             if score.main:
                 place = [score.evaluation, score.task, *({score.subset} - {"", "default"}), score.metric]

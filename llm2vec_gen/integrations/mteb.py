@@ -66,7 +66,7 @@ def register(folder: str | Path, name: str | None = None, instruction: Instructi
     parts = [identity.of_checkpoint(place, None, backbone, dtype), facts["max_tokens"]]
     parts.append(wording.wording() if hasattr(wording, "wording") else uuid.uuid4().hex)  # cannot say what it is
     name = name or f"llm2vec-gen/{re.sub(r'[^A-Za-z0-9_.-]+', '_', place.resolve().name)}"
-    given = {"instruction": wording, "dtype": dtype, "backbone": backbone, "max_length": max_length}
+    given = {"instruction": instruction, "dtype": dtype, "backbone": backbone, "max_length": max_length}
     MODEL_REGISTRY[name] = meta(name, digest(*parts), facts, path=place, **given)
     return name
 
@@ -87,6 +87,8 @@ def load(
     """
     arguments.pop("embed_dim", None)  # mteb hands it on; ours have one
     model = LLM2VecGen.from_pretrained(path or model_name, device, revision=None if path else revision, **arguments)
+    if instruction is None and model.instructions is None:
+        log.warning("%s; its texts get this package's generative wording", prompts.NONE_RECORDED)
     if max_length is not None:
         model.room_for_query(max_length)
         model.max_length = max_length
@@ -95,8 +97,6 @@ def load(
 
 def _wording(settings: Mapping[str, Any], instruction: Instruction | Mapping[str, Any] | None) -> Instruction:
     """The instruction that is given, else the checkpoint's own."""
-    if instruction is None and settings.get("instructions") is None:
-        log.warning("%s; its texts get this package's generative wording", prompts.NONE_RECORDED)
     given = prompts.instructions_of(settings) if instruction is None else instruction
     return table(given) if isinstance(given, Mapping) else given
 

@@ -42,7 +42,8 @@ def to_sentence_transformer(model: LLM2VecGen, prompts: Mapping[str, str] | None
         device=str(model.suffix.device),
         model_card_data=LiveCardData(model_name=NAME),
     )
-    live._model_card_text = card.model_card(storage.settings(model))  # what the library writes when it saves
+    text: Any = card.model_card(storage.settings(model))
+    live._model_card_text = text  # what the library writes when it saves
     return live
 
 
@@ -55,7 +56,7 @@ class LiveCardData(SentenceTransformerModelCardData):
     @property  # computed at every use, since prompts and max_seq_length may be set at any time
     def base_model_revision(self) -> str | None:  # type: ignore[override]
         """Return 12 hex digits, None before the model is there."""
-        live = self.model
+        live: Any = self.model
         if live is None:
             return None
         return digest(live[0].model.fingerprint, live.prompts, live.default_prompt_name, live.truncate_dim)
