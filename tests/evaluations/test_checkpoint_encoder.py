@@ -1,4 +1,4 @@
-"""Any checkpoint as what is evaluated: encoder=<folder or hub id>, baseline=[checkpoint], and the scores on its card."""
+"""Any checkpoint as what is evaluated: encoder=<folder or hub id>, baseline=[checkpoint], and scores on its card."""
 
 from __future__ import annotations
 
