@@ -11,7 +11,7 @@ import functools
 import json
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from itertools import islice
@@ -142,6 +142,8 @@ def train(plan: Plan) -> Path:
             training, trainer = plan.build("training"), plan.build("trainer")
             trainer.check_devices()
             instructions = _wording(plan)  # read before the training, not after it
+            if instructions is None:
+                log.warning("the checkpoint will record no instructions")
             losses = plan.build_all("loss")
             plan.seed_everything()
             backbone = plan.build("backbone", device=trainer.backbone_device)
@@ -199,6 +201,9 @@ def evaluate(plan: Plan, encoder_name: str | None = None) -> Path:
         log.info("evaluate %s: writing %s", name, artifact.folder)
         encoder = plan.cached_encoder(name)
         tasks = _evaluations(plan, encoder)
+        own = getattr(encoder, "instructions", None)
+        if own is not None and _others(plan, own):
+            log.warning("evaluate %s: %s, not the instructions that the checkpoint records", name, _choice(plan))
         origin: dict[str, Any] = {"encoder": name, "run": artifact.folder.name, "commit": artifacts.commit()}
         if name == MODEL:  # a baseline has no seed
             origin["seed"] = plan.settings["seed"]
@@ -214,7 +219,7 @@ def evaluate(plan: Plan, encoder_name: str | None = None) -> Path:
             if unfinished:
                 artifact.finish(plan.settings, encoder=name)
                 if name == MODEL:
-                    _record_scores(plan.require("train"), artifacts.read_scores(artifact.folder))
+                    _record_scores(plan, artifacts.read_scores(artifact.folder))
                 log.info("evaluate %s: %s", name, _counts(artifact))
     return artifact.folder
 
@@ -300,22 +305,42 @@ def _scored(plan: Plan) -> list[str]:
 
 
 def _wording(plan: Plan) -> dict[str, Any] | None:
-    """The texts that the checkpoint and its exports put before a text; None where they cannot be read."""
+    """Return the texts that the config's instructions put before a text; None where they cannot be read."""
+    instruction = plan.build("instruction")
     try:
-        return plan.build("instruction").wording()
+        return instruction.wording() if hasattr(instruction, "wording") else None
     except InputError as error:
-        log.warning("the checkpoint will record no instructions: %s", error)
+        log.warning("the texts of instruction=%s cannot be read: %s", plan.choice("instruction"), error)
         return None
 
 
-def _record_scores(checkpoint: Path, scores: Sequence[Score]) -> None:
-    """Put the main scores into the checkpoint's card, where exports find them too."""
+def _others(plan: Plan, recorded: Mapping[str, Any] | None) -> bool:
+    """Whether the config's instructions are others than those a checkpoint records."""
+    return recorded is None or artifacts.digest(_wording(plan)) != artifacts.digest(recorded)
+
+
+def _choice(plan: Plan) -> str:
+    """The config's instructions by name, with a digest of their texts."""
+    return f"instruction={plan.choice('instruction')} ({artifacts.digest(_wording(plan))[:6]})"
+
+
+def _record_scores(plan: Plan, scores: Sequence[Score]) -> None:
+    """Put the main scores into the checkpoint's card, where exports find them too.
+
+    Those measured with other instructions than the card prints are named after them.
+    """
+    checkpoint = plan.require("train")
     rows = []
-    for score in scores:
-        if score.main:
-            place = [score.evaluation, score.task, *({score.subset} - {"", "default"}), score.metric]
-            rows.append({"name": " / ".join(place), "value": score.value})
-    native.write_scores(checkpoint, rows)
+    try:
+        recorded = native.read(checkpoint).settings.get("instructions")
+        with_others = f", {_choice(plan)}" if _others(plan, recorded) else ""
+        for score in scores:
+            if score.main:
+                place = [score.evaluation, score.task, *({score.subset} - {"", "default"}), score.metric]
+                rows.append({"name": " / ".join(place) + with_others, "value": score.value})
+        native.write_scores(checkpoint, rows)
+    except (OSError, InputError) as error:  # a read-only artifact: the scores stand in their own artifact all the same
+        log.warning("the scores are not in the card of %s: %s", checkpoint, error)
 
 
 def _scored_queries(plan: Plan) -> list[Readable]:

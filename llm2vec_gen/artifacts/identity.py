@@ -8,7 +8,7 @@ from typing import Any
 
 from llm2vec_gen.artifacts.digests import fingerprint
 from llm2vec_gen.paths import PathOrId, local_path
-from llm2vec_gen.targets import locate, parameters
+from llm2vec_gen.targets import NODE_KEYS, locate, parameters
 
 READS = {  # what enters the chain at each verb; its digest covers this and the digest of the verb before it
     "complete": ["data", "generator"],
@@ -37,10 +37,15 @@ def what(value: Any, annotation: Any = inspect.Parameter.empty) -> Any:
     """Return a plain config value as a digest sees it: without WHERE keys, local files and folders by their content.
 
     `annotation` is that of the argument which the value is for: every `_target_` says which of its arguments are paths.
-    Lists and mappings hand it on to what they hold. `local_path` has the rule by which a text counts as a path.
+    Lists and mappings hand it on to what they hold. `local_path` has the rule by which a text counts as a path. A
+    target with a function `content_id` is known by what that returns for its arguments, unless it is None: a
+    checkpoint's folder also holds files that change nothing (its card, its scores), and its backbone lies elsewhere.
     """
     if isinstance(value, dict):
-        known = parameters(locate(value["_target_"])) if "_target_" in value else None
+        target = locate(value["_target_"]) if "_target_" in value else None
+        if (own := getattr(target, "content_id", None)) is not None and (found := own(**_arguments(value))) is not None:
+            return {"_target_": value["_target_"], "content": found}
+        known = None if target is None else parameters(target)
         return {
             name: what(item, annotation if known is None else _annotation(known, name))
             for name, item in value.items()
@@ -51,6 +56,10 @@ def what(value: Any, annotation: Any = inspect.Parameter.empty) -> Any:
     if isinstance(value, str) and (place := local_path(value, annotation)):
         return {"content": fingerprint(place)} if place.is_file() or place.is_dir() else value
     return value
+
+
+def _arguments(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: item for name, item in node.items() if name not in NODE_KEYS}
 
 
 def _annotation(known: Mapping[str, inspect.Parameter], name: str) -> Any:

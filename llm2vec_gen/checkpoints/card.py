@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,12 @@ def model_card(settings: Mapping[str, Any], contents: str = TRAINED_ONLY) -> str
     return _CARD.format(contents=contents, table=table, prompts=_prompts(settings), **parts)
 
 
+def with_scores(text: str, scores: Any) -> str:
+    """Return a card with other scores in its section "Scores"; a card without that section stays as it is."""
+    section = re.compile(r"(?m)(^## Scores[ \t]*\r?\n)(?:.*\n)*?(?=^## |\Z)")
+    return section.sub(lambda found: f"{found[1]}\n{_scores(scores)}\n\n", text, count=1)
+
+
 def trainable_parameters(settings: Mapping[str, Any]) -> int:
     """Suffix rows and both projections, and LoRA where the card says how many it has."""
     hidden, size = settings["backbone"]["hidden_size"], settings["embedding_dim"]
@@ -63,7 +70,9 @@ def _cell(value: Any) -> str:
 
 def _prompts(settings: Mapping[str, Any]) -> str:
     """The model's own instructions as a table, or that it has none of its own."""
-    rows = [f"| `{name}` | {_cell(text) or '(none)'} |" for name, text in prompts(instructions_of(settings)).items()]
+    known = prompts(instructions_of(settings))
+    shown = {name: text for name, text in known.items() if not name.endswith("-document")}  # all say the same
+    rows = [f"| `{name}` | {_cell(text) or '(none)'} |" for name, text in shown.items()]
     table = "\n".join(["| Prompt | Text |", "|---|---|", *rows])
     return table if settings.get("instructions") is not None else f"{_NOT_ITS_OWN}\n\n{table}"
 
@@ -103,7 +112,8 @@ vectors = model.encode(["What is the capital of France?"])
 
 ## Instructions
 
-What stands before a text when it is embedded; `model.encode(texts, prompt_name="query")` puts it there.
+What stands before a text when it is embedded; `model.encode(texts, prompt_name="query")` puts it there. Documents of
+every task take the text of `document`.
 
 {prompts}
 

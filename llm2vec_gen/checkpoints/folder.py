@@ -34,17 +34,19 @@ def inside(folder: Path, name: str) -> Path:
         real, roots = path.resolve(), [folder.resolve()]
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path} is a symbolic link that leads nowhere; replace it by the file itself") from error
-    for place in (
-        folder.absolute(),
-        *folder.absolute().parents,
-    ):  # .../snapshots/<commit>/<subfolders>
-        blobs = place.parent.parent / "blobs"
-        if place.parent.name == "snapshots" and blobs.is_dir() and not blobs.is_symlink():
-            roots.append(blobs.resolve())
-            break
+    roots += [blobs.resolve() for place in (folder.absolute(), folder.resolve()) if (blobs := _blobs(place))]
     if not any(real.is_relative_to(root) for root in roots):
         raise InputError(f"{path} is a symbolic link that leaves the folder; replace it by the file itself")
     return path
+
+
+def _blobs(folder: Path) -> Path | None:
+    """The blobs of the hub cache that a folder lies in, at .../snapshots/<commit> or below."""
+    for place in (folder, *folder.parents):
+        blobs = place.parent.parent / "blobs"
+        if place.parent.name == "snapshots" and blobs.is_dir() and not blobs.is_symlink():
+            return blobs
+    return None
 
 
 def has(folder: Path, name: str) -> bool:

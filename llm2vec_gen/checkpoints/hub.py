@@ -11,7 +11,7 @@ PATTERNS = (
     "*.json",
     "*.jinja",
     "README.md",
-    "merges.txt",
+    "*merges.txt",  # of subfolders too
     "run_config.yml",
     "model.safetensors",
     "head.safetensors",

@@ -68,20 +68,32 @@ def write(path: Path, checkpoint: Checkpoint, extra_files: dict[str, bytes] | No
 
 
 def write_scores(path: Path, scores: list[dict[str, Any]]) -> None:
-    """Keep scores beside a checkpoint and in its card; each has name and value, perhaps low and high (95% interval)."""
+    """Keep scores beside a checkpoint and in its card; each has name and value, perhaps low and high (95% interval).
+
+    Scores of other names stay. Of a card that was edited only the section of scores is replaced, if it has one.
+    """
     settings = _read_config(path)
-    if folder.has(path, SCORES):  # those of other evaluations stay
+    if folder.has(path, SCORES):
         named = {row["name"]: row for row in _read_scores(path)}
         scores = list((named | {row["name"]: row for row in scores}).values())
-    facts = dict(settings.get("card") or {}) | {"scores": scores}
-    readme = card.model_card(settings | {"card": facts}).encode()
-    folder.write_files(path, {SCORES: json.dumps({"scores": scores}, indent=1).encode(), CARD: readme})
+    files = {SCORES: json.dumps({"scores": scores}, indent=1).encode()}
+    if folder.has(path, CARD):
+        text = folder.read_bytes(path, CARD).decode("utf-8", "surrogateescape")
+        files[CARD] = card.with_scores(text, scores).encode("utf-8", "surrogateescape")
+    else:
+        facts = dict(settings.get("card") or {}) | {"scores": scores}
+        files[CARD] = card.model_card(settings | {"card": facts}).encode()
+    folder.write_files(path, files)
 
 
 def _read_scores(path: Path) -> list[dict[str, Any]]:
     rows = folder.read_json(path, SCORES).get("scores")
     good = isinstance(rows, list) and all(
-        isinstance(row, dict) and isinstance(row.get("name"), str) and isinstance(row.get("value"), int | float)
+        isinstance(row, dict)
+        and isinstance(row.get("name"), str)
+        and isinstance(row.get("value"), int | float)
+        and all(isinstance(row.get(end), int | float | None) for end in ("low", "high"))
+        and (row.get("low") is None) == (row.get("high") is None)
         for row in rows
     )
     if not good:

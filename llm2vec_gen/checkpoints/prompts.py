@@ -5,33 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-GENERATIVE = {
-    "categories": {
-        "retrieval": "Write a short passage that answers this:",
-        "reranking": "Write a short passage that answers this:",
-        "clustering": "Name the topic of this text:",
-        "pair_classification": "Say in your own words what this text means:",
-        "classification": "Name the category this text belongs to:",
-        "sts": "Say in your own words what this text means:",
-        "summarization": "Give the main points of this summary:",
-        "bitext_mining": "Say in English what this text means:",
-    },
-    "tasks": {},
-    "documents": "Give the main content of this passage in a few sentences:",
-}
-"""Our generative wording by category: for checkpoints that record no instructions of their own (published ones)."""
+from llm2vec_gen.checkpoints.generative import GENERATIVE
 
-MTEB_NAMES = {
-    "retrieval": "Retrieval",
-    "reranking": "Reranking",
-    "clustering": "Clustering",
-    "pair_classification": "PairClassification",
-    "classification": "Classification",
-    "sts": "STS",
-    "summarization": "Summarization",
-    "bitext_mining": "BitextMining",
+CATEGORY_OF = {
+    "Retrieval": "retrieval",
+    "InstructionRetrieval": "retrieval",
+    "Reranking": "reranking",
+    "InstructionReranking": "reranking",
+    "Clustering": "clustering",
+    "PairClassification": "pair_classification",
+    "Classification": "classification",
+    "MultilabelClassification": "classification",
+    "Regression": "classification",
+    "ZeroShotClassification": "classification",
+    "STS": "sts",
+    "Summarization": "summarization",
+    "BitextMining": "bitext_mining",
 }
-WITH_DOCUMENTS = ("retrieval", "reranking")
+"""mteb's task types -> our categories, as evaluations take them."""
+
+NONE_RECORDED = "the checkpoint records no instructions"
+
+TWO_SIDES = ("retrieval", "reranking")
 
 
 def instructions_of(settings: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -41,20 +36,27 @@ def instructions_of(settings: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def prompts(instructions: Mapping[str, Any]) -> dict[str, str]:
-    """Return prompt name -> instruction: "query", "document", mteb's category names, and tasks by their own names.
+    """Return prompt name -> instruction: "query", "document", mteb's task types, and tasks by their own names.
 
-    "query" is the retrieval instruction. Retrieval and reranking have two sides, "Retrieval-query" and
-    "Retrieval-document". An instruction that is empty on purpose is the empty prompt.
+    "query" is the retrieval instruction. Types with two sides have "Retrieval-query" and "Retrieval-document"; every
+    task has a "<task>-document" too, since mteb would take "<task>" for its documents. An instruction that is empty on
+    purpose is the empty prompt.
     """
     categories, documents = instructions.get("categories") or {}, instructions.get("documents") or ""
     found = {"query": categories.get("retrieval") or "", "document": documents}
-    for category, name in MTEB_NAMES.items():
+    for name, category in CATEGORY_OF.items():
         text = categories.get(category)
         if text is None:
             continue
-        if category in WITH_DOCUMENTS:
+        if category in TWO_SIDES:
             found |= {f"{name}-query": text, f"{name}-document": documents}
         else:
             found[name] = text
-    found |= {name: text or "" for name, text in (instructions.get("tasks") or {}).items()}
+    for name, text in (instructions.get("tasks") or {}).items():
+        found |= {name: text or "", f"{name}-document": documents}
     return found
+
+
+def joinable(texts: Mapping[str, str]) -> dict[str, str]:
+    """Return prompts that end in one space, as sentence-transformers joins prompt and text with nothing between."""
+    return {name: f"{text.strip()} " if text.strip() else "" for name, text in texts.items()}

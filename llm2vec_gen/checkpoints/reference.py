@@ -73,6 +73,8 @@ def read(path: Path) -> Checkpoint:
     if isinstance(scale, int | float) and math.isfinite(scale) and scale:  # of a backbone that multiplies its rows
         settings["backbone"]["row_scale"], settings["suffix_space"] = float(scale), "vectors"
         tensors["suffix"] = tensors["suffix"] * scale
+    if run.get("instructions") is not None:  # of our own; the package that defines the layout records none
+        settings["instructions"] = run["instructions"]
     return Checkpoint(settings, tensors, files, path, "reference")
 
 

@@ -77,6 +77,7 @@ def _run_config(settings: Mapping[str, Any], spellings: list[str], dtype: str) -
         "add_alignment_mlp": True,
         "encoding_mode": f"last_{settings['num_compression_tokens']}_tokens",
         "suffix_spelling": settings.get("suffix_spelling", "own"),
+        **({} if settings.get("instructions") is None else {"instructions": settings["instructions"]}),
         "seed": facts.get("seed"),
         **_mapping(facts.get("training")),
         "use_peft_for_encoder": bool(lora),

@@ -38,7 +38,7 @@ def write(path: Path, checkpoint: Checkpoint, prompts: Mapping[str, str] | None 
     modules = [{"idx": 0, "name": "0", "path": "", "type": MODULE}]
     config: dict[str, Any] = {
         "model_type": "SentenceTransformer",
-        "prompts": {name: f"{text} " if text else "" for name, text in own.items()},
+        "prompts": names.joinable(own),
         "default_prompt_name": None,
         "similarity_fn_name": "cosine",
     }

@@ -142,15 +142,23 @@ class Plan:
         return digest("embeddings", VERSIONS["evaluate"], [trained.digest, weights])
 
     def _adopt_checkpoint(self) -> None:
-        """encoder=<folder or hub id>: that checkpoint becomes a baseline under its folder's name, and is evaluated."""
-        given = str(self.settings["encoder"])
-        if given in (MODEL, "teacher", *self._baselines()):
+        """encoder=<folder or hub id>: that checkpoint becomes a baseline under its folder's name, and is evaluated.
+
+        Where the config has an encoder of that name already, the name is checkpoint_<folder>.
+        """
+        given, taken = str(self.settings["encoder"]), (MODEL, "teacher", *self._baselines())
+        if given in taken:
             return
         place = on_disk(given)
         if not place.is_dir() and not HUB_ID.fullmatch(given):
             return  # `_encoder_node` lists those there are
-        name = re.sub(r"[^\w.+-]+", "_", (place.resolve() if place.is_dir() else place).name)
-        node = {"_target_": CHECKPOINT, "path": given, "device": self.settings["trainer"].get("device")}
+        name = re.sub(r"[^\w+-]+", "_", (place.resolve() if place.is_dir() else place).name)  # no dots: it is a key
+        name = f"checkpoint_{name}" if name in taken else name
+        node = {
+            "_target_": CHECKPOINT,
+            "path": str(place) if place.is_dir() else given,
+            "device": self.settings["trainer"].get("device"),
+        }
         self.settings["baseline"] = {**(self.settings.get("baseline") or {}), name: node}
         self.settings["encoder"] = name
 
@@ -175,6 +183,10 @@ class Plan:
         training = asdict(settings) | {"warmup_steps": settings.warmup}
         names = {noun: str(self._choices.get(noun)) for noun in ("generator", "teacher", "data", "instruction")}
         return names | {"losses": losses, "training": training, "seed": self.settings["seed"]}
+
+    def choice(self, group: str) -> str | None:
+        """Return the option that was chosen from a group of conf/."""
+        return self._choices.get(group)
 
     def seed_everything(self) -> None:
         """Seed torch, numpy and random with `seed`, the training's seed (a generator has its own)."""

@@ -14,7 +14,9 @@ experiment name, so stored results of one are never taken for another's.
 
 from __future__ import annotations
 
+import logging
 import re
+import uuid
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -23,13 +25,16 @@ from typing import Any
 from mteb.models.model_implementations import MODEL_REGISTRY
 from mteb.models.model_meta import ModelMeta, ScoringFunction
 
-from llm2vec_gen import checkpoints
-from llm2vec_gen.artifacts import digest, fingerprint
+from llm2vec_gen import checkpoints, targets
+from llm2vec_gen.artifacts import digest
 from llm2vec_gen.checkpoints import prompts
-from llm2vec_gen.evaluations.instructions import InstructionTable
+from llm2vec_gen.evaluations.instructions import InstructionTable, NoInstruction
 from llm2vec_gen.evaluations.mteb_encoder import MtebEncoder
+from llm2vec_gen.models import identity
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 from llm2vec_gen.types import InputError, Instruction
+
+log = logging.getLogger(__name__)
 
 PUBLISHED = tuple(
     f"McGill-NLP/LLM2Vec-Gen-{size}"
@@ -42,19 +47,27 @@ PUBLISHED = tuple(
 """The paper's checkpoints; those that are not named in public are spelled as the teachers of the same backbone are."""
 
 
-def register(folder: str | Path, name: str | None = None, **arguments: Any) -> str:
-    """Make a local checkpoint known to mteb -> the name to give to `mteb.get_model` (default: llm2vec-gen/<folder>).
+def register(folder: str | Path, name: str | None = None, instruction: Instruction | Mapping[str, Any] | None = None,
+             dtype: Any = None, backbone: Any = None, max_length: int | None = None) -> str:  # fmt: skip
+    """Make a local checkpoint known to mteb and return the name for `mteb.get_model` (default: llm2vec-gen/<folder>).
 
-    arguments: of `load`, e.g. instruction, dtype, backbone. Its revision covers the folder's content and these.
+    The other arguments are those of `load`. The revision covers the checkpoint's content and all of them.
     """
-    place = Path(folder)
+    place = Path(folder).expanduser()
     if not place.is_dir():
         raise InputError(f"{folder} is no folder; expected a checkpoint, or one of {', '.join(PUBLISHED)}")
     settings = checkpoints.read(place).settings
-    facts = {"embed_dim": settings["embedding_dim"], "max_tokens": settings["max_length"]}
+    facts = {
+        "embed_dim": settings["embedding_dim"],
+        "max_tokens": max_length or settings["max_length"],
+        "adapted_from": settings["backbone"]["path"],
+    }
+    wording = _wording(settings, instruction)
+    parts = [identity.of_checkpoint(place, None, backbone, dtype), facts["max_tokens"]]
+    parts.append(wording.wording() if hasattr(wording, "wording") else uuid.uuid4().hex)  # cannot say what it is
     name = name or f"llm2vec-gen/{re.sub(r'[^A-Za-z0-9_.-]+', '_', place.resolve().name)}"
-    facts["adapted_from"] = settings["backbone"]["path"]
-    MODEL_REGISTRY[name] = meta(name, _revision(place, arguments), facts, path=place, **arguments)
+    given = {"instruction": instruction, "dtype": dtype, "backbone": backbone, "max_length": max_length}
+    MODEL_REGISTRY[name] = meta(name, digest(*parts), facts, path=place, **given)
     return name
 
 
@@ -64,35 +77,38 @@ def load(
     device: str | None = None,
     path: str | Path | None = None,
     instruction: Instruction | Mapping[str, Any] | None = None,
+    max_length: int | None = None,
     **arguments: Any,
 ) -> MtebEncoder:
-    """What mteb calls: the model behind its protocol. `path`: where the weights are, if not at the hub under the name.
+    """Load the model behind mteb's protocol, as mteb calls it. `path`: where the weights are, if not at the hub.
 
-    instruction: None takes the checkpoint's own; a mapping has the form of a yaml of conf/instruction.
-    arguments: dtype, backbone.
+    instruction: None takes the checkpoint's own; a mapping has the form of a yaml of conf/instruction. max_length: of
+    texts, suffix included (None: the checkpoint's). arguments: dtype and backbone, as in LLM2VecGen.from_pretrained.
     """
     arguments.pop("embed_dim", None)  # mteb hands it on; ours have one
     model = LLM2VecGen.from_pretrained(path or model_name, device, revision=None if path else revision, **arguments)
-    wording = prompts.instructions_of({"instructions": model.instructions}) if instruction is None else instruction
-    return MtebEncoder(model, table(wording) if isinstance(wording, Mapping) else wording)
+    if instruction is None and model.instructions is None:
+        log.warning("%s; its texts get this package's generative wording", prompts.NONE_RECORDED)
+    if max_length is not None:
+        model.room_for_query(max_length)
+        model.max_length = max_length
+    return MtebEncoder(model, _wording({"instructions": model.instructions}, instruction))
 
 
-def _revision(place: Path, arguments: Mapping[str, Any]) -> str:
-    """Digest of the checkpoint's files and of every argument that changes vectors; local folders by their content."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, str | Path) and Path(value).expanduser().exists():
-            return fingerprint(Path(value).expanduser())
-        if isinstance(value, Mapping) or value is None:
-            return value
-        return value.wording() if hasattr(value, "wording") else f"{type(value).__qualname__} {value}"
-
-    return digest(fingerprint(place), {name: plain(value) for name, value in arguments.items() if value is not None})
+def _wording(settings: Mapping[str, Any], instruction: Instruction | Mapping[str, Any] | None) -> Instruction:
+    """The instruction that is given, else the checkpoint's own."""
+    given = prompts.instructions_of(settings) if instruction is None else instruction
+    return table(given) if isinstance(given, Mapping) else given
 
 
-def table(wording: Mapping[str, Any]) -> InstructionTable:
-    """An instruction's yaml as an object."""
-    return InstructionTable(**{name: value for name, value in wording.items() if name != "_target_"})
+def table(wording: Mapping[str, Any]) -> Instruction:
+    """Return the instruction that a yaml of conf/instruction, or a checkpoint's settings, describes."""
+    if "_target_" in wording:
+        return targets.build(dict(wording), "instruction")
+    unknown = sorted(set(wording) - {"categories", "tasks", "documents"})
+    if unknown:
+        raise InputError(f"instruction has no {', '.join(unknown)}; expected categories, tasks and documents")
+    return InstructionTable(**wording) if any(wording.values()) else NoInstruction()
 
 
 def meta(name: str, revision: str | None = None, facts: Mapping[str, Any] | None = None, **arguments: Any) -> ModelMeta:

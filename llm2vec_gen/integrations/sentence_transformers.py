@@ -13,22 +13,57 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import InputModule
+from sentence_transformers.sentence_transformer.model_card import SentenceTransformerModelCardData
 from torch import Tensor
+from torch.nn.modules.module import register_module_module_registration_hook
 
+from llm2vec_gen.artifacts import digest
+from llm2vec_gen.checkpoints import card
+from llm2vec_gen.checkpoints.prompts import joinable
+from llm2vec_gen.models import storage
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 from llm2vec_gen.types import check_texts
 
+NAME = "llm2vec-gen/sentence_transformer"  # mteb asks for owner/name
+
 
 def to_sentence_transformer(model: LLM2VecGen, prompts: Mapping[str, str] | None = None) -> SentenceTransformer:
-    """A live SentenceTransformer around the model; `prompts` by name (default: `model.prompts`)."""
-    return SentenceTransformer(
+    """Return a live SentenceTransformer around the model; `prompts` by name (default: `model.prompts`, {} for none).
+
+    mteb keeps its results under a revision that covers the model, its dtype and length, and the prompts.
+    """
+    live = SentenceTransformer(
         modules=[GenerativeEmbedding(model)],
-        prompts={name: f"{text} " if text else "" for name, text in (prompts or model.prompts).items()},
+        prompts=joinable(model.prompts if prompts is None else prompts),
         similarity_fn_name="cosine",
         device=str(model.suffix.device),
+        model_card_data=LiveCardData(model_name=NAME),
     )
+    text: Any = card.model_card(storage.settings(model))
+    live._model_card_text = text  # what the library writes when it saves
+    return live
+
+
+class LiveCardData(SentenceTransformerModelCardData):
+    """Card facts by which mteb files results: a revision that changes with the model, its dtype, length and prompts.
+
+    Without it mteb files every local SentenceTransformer under one name, and gives one's results for another's.
+    """
+
+    @property  # computed at every use, since prompts and max_seq_length may be set at any time
+    def base_model_revision(self) -> str | None:  # type: ignore[override]
+        """Return 12 hex digits, None before the model is there."""
+        live: Any = self.model
+        if live is None:
+            return None
+        return digest(live[0].model.fingerprint, live.prompts, live.default_prompt_name, live.truncate_dim)
+
+    @base_model_revision.setter
+    def base_model_revision(self, value: str | None) -> None:
+        """Ignore what the dataclass sets at its start."""
 
 
 class GenerativeEmbedding(InputModule):
@@ -80,4 +115,14 @@ class GenerativeEmbedding(InputModule):
         known = {name: value for name, value in (model_kwargs or {}).items() if name in ("device", "dtype", "backbone")}
         if "torch_dtype" in (model_kwargs or {}):
             known["dtype"] = (model_kwargs or {})["torch_dtype"]
-        return cls(LLM2VecGen.from_pretrained(Path(model_name_or_path), revision=revision, **known))
+        module = cls(LLM2VecGen.from_pretrained(Path(model_name_or_path), revision=revision, **known))
+
+        def name_owner(owner: torch.nn.Module, _: str, child: torch.nn.Module | None) -> None:
+            """Give the SentenceTransformer its card facts; it is built around modules that were loaded before."""
+            if child is module:
+                hook.remove()
+                if isinstance(owner, SentenceTransformer) and owner.model_card_data.model_name is None:
+                    owner.model_card_data = LiveCardData(model_name=NAME)
+
+        hook = register_module_module_registration_hook(name_owner)
+        return module

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +16,7 @@ from torch.nn.functional import normalize as unit_length
 
 from llm2vec_gen.backbones.base import Backbone
 from llm2vec_gen.checkpoints import hub, prompts
-from llm2vec_gen.models import initial, storage
+from llm2vec_gen.models import identity, initial, storage
 from llm2vec_gen.models.arguments import (
     check_flags,
     check_max_length,
@@ -29,6 +29,8 @@ from llm2vec_gen.models.lora import QueryLora
 from llm2vec_gen.models.query_pass import QueryPass
 from llm2vec_gen.models.spelling import Spelling
 from llm2vec_gen.types import Batch, EncoderOutput, InputError, TargetMoments, check_whole, closest
+
+log = logging.getLogger(__name__)
 
 
 class LLM2VecGen(nn.Module):
@@ -64,6 +66,7 @@ class LLM2VecGen(nn.Module):
         self.end_marker: str | None = None  # published checkpoints: the literal text that ends a decoded completion
         self.card: dict[str, Any] = {}  # facts for the model card
         self.instructions: Mapping[str, Any] | None = None  # categories, tasks, documents; None: nobody recorded any
+        self._named_wording = False
 
     # What it is
 
@@ -91,18 +94,18 @@ class LLM2VecGen(nn.Module):
     def prompts(self) -> dict[str, str]:
         """Prompt name ("query", "document", mteb's categories and tasks) -> instruction.
 
-        The checkpoint's own, which its scores were measured with; without any (published ones) our generative wording.
+        The checkpoint's own, which its scores were measured with; without any (published ones) our generative wording,
+        with a line in the log.
         """
+        if self.instructions is None and not self._named_wording:
+            self._named_wording = True
+            log.warning("%s; prompts are in this package's generative wording", prompts.NONE_RECORDED)
         return prompts.prompts(prompts.instructions_of({"instructions": self.instructions}))
 
     @property
     def fingerprint(self) -> str:
         """16 hex digits that change with whatever changes embeddings: trained tensors, backbone, dtype, max_length."""
-        state = hashlib.sha256(f"{self.backbone.fingerprint} {self.dtype} {self.backbone.quantization}".encode())
-        state.update(f"{self.num_thought_tokens} {self.max_length}".encode())
-        for name, value in sorted(self.trainables().items()):
-            state.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return state.hexdigest()[:16]
+        return identity.of_model(self)
 
     @property
     def device(self) -> torch.device:

@@ -72,6 +72,15 @@ def open_checkpoint(path: PathOrId, revision: str | None = None, backbone: PathO
     return LLM2VecGen.from_pretrained(path, device, dtype, backbone, revision)
 
 
+def _content_id(**arguments: Any) -> str | None:
+    from llm2vec_gen.models import identity  # which reads settings as this module writes them
+
+    return identity.of_node(**arguments)
+
+
+open_checkpoint.content_id = _content_id  # type: ignore[attr-defined]  # what digests see in place of the path's files
+
+
 def _whereabouts(checkpoint: checkpoints.Checkpoint, path: str | None) -> dict[str, Any]:
     """Constructor arguments of the recorded backbone; a path given by the caller replaces path and revision."""
     recorded = checkpoint.settings["backbone"]
@@ -109,8 +118,9 @@ def put(model: Any, tensors: dict[str, Tensor]) -> None:
 
 
 def core(model: Any) -> dict[str, nn.Parameter]:
-    """Suffix and projections by their names in a checkpoint (LoRA matrices have names of their own)."""
-    return {name: value for name, value in model.trainables().items() if not name.startswith("lora.")}
+    """Suffix and projections by their names in a checkpoint, frozen or not (LoRA matrices have names of their own)."""
+    own = ("suffix", "reconstruction_projection", "alignment_projection")
+    return {name: value for name, value in model.named_parameters() if name.partition(".")[0] in own}
 
 
 def _tokenizer(checkpoint: Any) -> Any:

@@ -20,7 +20,8 @@ from tests.builders import tiny_backbone_folder
 OWN = {"categories": {"retrieval": "answer:", "sts": "say:"}, "tasks": {"SciFact": "check:"}, "documents": "sum up:"}
 NAMES = {
     "query": "answer:", "document": "sum up:", "Retrieval-query": "answer:", "Retrieval-document": "sum up:",
-    "STS": "say:", "SciFact": "check:",
+    "InstructionRetrieval-query": "answer:", "InstructionRetrieval-document": "sum up:",
+    "STS": "say:", "SciFact": "check:", "SciFact-document": "sum up:",
 }  # fmt: skip
 
 
@@ -39,7 +40,7 @@ def test_prompts_by_name() -> None:
     assert prompts(GENERATIVE)["Clustering"] == "Name the topic of this text:"
 
 
-@pytest.mark.parametrize("format", ["native", "sentence_transformers", "merged"])
+@pytest.mark.parametrize("format", ["native", "sentence_transformers", "merged", "reference"])
 def test_they_travel_with_every_format(model: LLM2VecGen, tmp_path: Path, format: str) -> None:
     model.save_pretrained(tmp_path / "a", format)
     again = LLM2VecGen.from_pretrained(tmp_path / "a", device="cpu")
@@ -125,3 +126,72 @@ def test_links_into_the_blobs_of_the_same_cache_are_followed(model: LLM2VecGen, 
     inner.symlink_to(outside)
     with pytest.raises(InputError, match="symbolic link that leaves the folder"):
         LLM2VecGen.from_pretrained(snapshot, device="cpu")
+
+
+def test_the_cache_may_be_reached_through_a_link_or_lie_behind_one(model: LLM2VecGen, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path / "m")
+    snapshot = tmp_path / "cache" / "models--me--mine" / "snapshots" / "abc"
+    (snapshot.parents[1] / "blobs").mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for file in (tmp_path / "m").iterdir():
+        shutil.copyfile(file, snapshot.parents[1] / "blobs" / file.name)
+        (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
+    (tmp_path / "my model").symlink_to(snapshot)
+    (tmp_path / "disk").symlink_to(tmp_path / "cache")
+    for place in (tmp_path / "my model", tmp_path / "disk" / "models--me--mine" / "snapshots" / "abc"):
+        assert torch.equal(LLM2VecGen.from_pretrained(place, device="cpu").encode("a cat"), model.encode("a cat"))
+    stranger = tmp_path / "cache" / "models--other" / "blobs"
+    stranger.mkdir(parents=True)
+    (snapshot / "config.json").rename(stranger / "config.json")
+    (snapshot / "config.json").symlink_to("../../../models--other/blobs/config.json")
+    with pytest.raises(InputError, match="symbolic link that leaves the folder"):  # of another repository
+        LLM2VecGen.from_pretrained(snapshot, device="cpu")
+
+
+def test_of_an_edited_card_only_the_scores_change(model: LLM2VecGen, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path / "a")
+    card = tmp_path / "a" / "README.md"
+    card.write_text("My words.\n\n## Scores\n\nold\n\n## More of mine\n\nkept \\1\n")
+    native.write_scores(tmp_path / "a", [{"name": "a \\1 b", "value": 0.5}])
+    text = card.read_text()
+    assert text.startswith("My words.\n\n## Scores\n") and text.endswith("## More of mine\n\nkept \\1\n")
+    assert "| a \\1 b | 0.500 |" in text and "old" not in text
+    card.write_text("Only my words.")
+    native.write_scores(tmp_path / "a", [{"name": "c", "value": 0.5}])
+    assert card.read_text() == "Only my words."
+    assert [row["name"] for row in checkpoints.read(tmp_path / "a").settings["card"]["scores"]] == ["a \\1 b", "c"]
+
+
+@pytest.mark.parametrize("row", [{"name": "x"}, {"name": 3, "value": 1}, {"name": "x", "value": 1, "low": "0"},
+                                 {"name": "x", "value": 1, "low": 0.5}])  # fmt: skip
+def test_scores_of_another_form_are_refused(model: LLM2VecGen, tmp_path: Path, row: dict) -> None:
+    model.save_pretrained(tmp_path / "a")
+    (tmp_path / "a" / "scores.json").write_text(json.dumps({"scores": [row]}))
+    with pytest.raises(InputError, match=r"scores.json: expected"):
+        checkpoints.read(tmp_path / "a")
+
+
+def test_that_none_are_recorded_is_logged_once(model: LLM2VecGen, caplog: pytest.LogCaptureFixture) -> None:
+    model.instructions = None
+    try:
+        model.encode("a cat", prompt_name="query")
+        model.encode("a cat", prompt_name="document")
+    finally:
+        model.instructions = OWN
+    assert caplog.text.count("records no instructions; prompts are in this package's generative wording") == 1
+
+
+def test_a_frozen_model_is_saved_and_known_by_its_weights(model: LLM2VecGen, tmp_path: Path) -> None:
+    before = model.fingerprint
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.requires_grad_(False)
+    try:
+        assert model.fingerprint == before
+        model.suffix[0, 0] += 1
+        assert model.fingerprint != before
+        model.suffix[0, 0] -= 1
+        model.save_pretrained(tmp_path / "a")
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+    assert torch.equal(LLM2VecGen.from_pretrained(tmp_path / "a", device="cpu").encode("a cat"), model.encode("a cat"))

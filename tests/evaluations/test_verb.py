@@ -11,13 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from llm2vec_gen import LLM2VecGen, artifacts, pipeline
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen import artifacts, pipeline
 from llm2vec_gen.config import Plan, compose
 from llm2vec_gen.types import InputError, Score
-from tests.builders import tiny_backbone_folder
 from tests.evaluations.test_own_retrieval import CORPUS, QRELS, QUERIES
 
 ROOT = Path(__file__).parents[2]
@@ -275,40 +272,3 @@ def test_the_exit_status_comes_at_the_end_with_the_list_and_run_tabulates_the_ot
         assert done.returncode == code, done.stderr
         assert said in done.stderr
         assert ("stays a row of holes, tasks failed" in done.stderr) == (code != 0)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("checkpoint")
-    torch.manual_seed(0)
-    model = LLM2VecGen(Backbone(str(tiny_backbone_folder(place)), device="cpu"), 12, 0, 3, max_length=64)
-    model.save_pretrained(place / "moved model")
-    return place / "moved model"
-
-
-def test_any_checkpoint_is_evaluated_by_its_folder_or_as_a_baseline(
-    tmp_path: Path, data: Path, checkpoint: Path
-) -> None:
-    own = [f"paths.outputs={tmp_path}", "evaluation=[own_retrieval]", f"evaluation.own_retrieval.path={data}"]
-    own += ["instruction=generative", "table=own_retrieval"]
-    by_folder = compose(*own, f"encoder='{checkpoint}'")
-    assert by_folder.encoders() == ["moved_model"]
-    (score, *_) = artifacts.read_scores(pipeline.evaluate(by_folder))
-    model = LLM2VecGen.from_pretrained(checkpoint, device="cpu")
-    evaluation = by_folder.build("evaluation.own_retrieval", instruction=by_folder.build("instruction"))
-    assert (score.encoder, score.value) == ("moved_model", evaluation.evaluate(model, "own_retrieval")[0].value)
-    as_baseline = compose(
-        *own, "baseline=[checkpoint]", f"baseline.checkpoint.path='{checkpoint}'", "encoder=checkpoint"
-    )
-    assert artifacts.read_scores(pipeline.evaluate(as_baseline))[0].value == score.value
-    before = by_folder.artifact("evaluate", "moved_model").digest
-    with torch.no_grad():
-        model.suffix += 1
-    model.save_pretrained(tmp_path / "moved model")
-    assert compose(*own, f"encoder='{tmp_path}/moved model'").artifact("evaluate", "moved_model").digest != before
-
-
-@pytest.mark.parametrize("name", ["teachr", "no/such/folder", "./nothing"])
-def test_an_encoder_that_is_nothing_lists_what_there_is(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match=r"encoder=.* is unknown; this config has llm2vec_gen, teacher"):
-        pipeline.evaluate(compose(f"paths.outputs={tmp_path}", f"encoder={name}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from mteb.mocks import MOCK_TASK_TEST_GRID
 from mteb.types import PromptType
+from safetensors.torch import load_file, save_file
 
 from llm2vec_gen import LLM2VecGen
 from llm2vec_gen.checkpoints.prompts import GENERATIVE
@@ -99,14 +101,14 @@ def revision(**arguments: object) -> str | None:
 def test_whatever_changes_vectors_is_in_the_revision(tmp_path: Path) -> None:
     found = [
         revision(),
-        revision(dtype="float32"),
         revision(dtype="bfloat16"),
         revision(instruction=WORDING),
         revision(instruction=WORDING | {"documents": "Another:"}),
         revision(instruction=NoInstruction()),
     ]
     assert len(set(found)) == len(found)
-    assert revision() == found[0] and revision(instruction=ours.table(WORDING)) == found[3]
+    assert revision() == revision(dtype="float32") == found[0]  # recorded: float32
+    assert revision(instruction=ours.table(WORDING)) == found[2]
 
 
 def test_live_encoders_share_results_only_if_all_is_the_same() -> None:
@@ -133,3 +135,119 @@ def test_another_instruction_is_another_result(tmp_path: Path) -> None:
         name = ours.register(CHECKPOINT, "me/mine", backbone=BACKBONE, instruction=wording)
         mteb.evaluate(mteb.get_model(name, device="cpu"), [task], cache=cache, co2_tracker=False)
     assert len({path.parent.name for path in tmp_path.rglob("MockRetrievalTask.json")}) == 2
+
+
+# ---- mteb.evaluate with a ResultCache: what another would score is never returned
+
+RETRIEVAL = next(task for task in MOCK_TASK_TEST_GRID if task.metadata.name == "MockRetrievalTask")
+
+
+def counted(model: object, cache: mteb.ResultCache, encoder: object) -> int:
+    """Return how many texts were encoded to evaluate the model: none where mteb took a stored result."""
+    seen: list[str] = []
+    encode = encoder.encode
+
+    def counting(texts: list[str], *arguments: object, **named: object) -> object:
+        seen.extend(texts)
+        return encode(texts, *arguments, **named)
+
+    encoder.encode = counting
+    mteb.evaluate(model, [RETRIEVAL], cache=cache, co2_tracker=False)
+    del encoder.encode
+    return len(seen)
+
+
+def registered(cache: mteb.ResultCache, folder: Path = CHECKPOINT, **arguments: object) -> int:
+    model = mteb.get_model(ours.register(folder, "me/mine", **{"backbone": BACKBONE, **arguments}), device="cpu")
+    return counted(model, cache, model.encoder)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_stored_results_are_those_of_the_same_registration_alone(tmp_path: Path) -> None:
+    cache = mteb.ResultCache(tmp_path / "results")
+    other = shutil.copytree(BACKBONE, tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    weights["model.layers.0.self_attn.q_proj.weight"] += 0.1  # a weight that the backbone's fingerprint does not read
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    changes: list[dict] = [
+        {}, {"dtype": "bfloat16"}, {"instruction": WORDING}, {"instruction": WORDING | {"documents": "Another:"}},
+        {"max_length": 40}, {"backbone": str(other)}, {"instruction": NoInstruction()},
+    ]  # fmt: skip
+    assert all(registered(cache, **change) > 0 for change in changes)
+    assert all(registered(cache, **change) == 0 for change in changes)
+    moved = shutil.copytree(CHECKPOINT, tmp_path / "moved")
+    (moved / "README.md").write_text("words that change nothing")
+    assert registered(cache, moved, backbone=str(shutil.copytree(BACKBONE, tmp_path / "same"))) == 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_object_that_cannot_say_its_texts_shares_no_results(tmp_path: Path) -> None:
+    class Silent:
+        def query(self, task: str, category: str) -> str:
+            return "Answer:"
+
+        document = query
+
+    cache = mteb.ResultCache(tmp_path)
+    assert registered(cache, instruction=Silent()) > 0 and registered(cache, instruction=Silent()) > 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_live_sentence_transformers_share_no_results(tmp_path: Path) -> None:
+    from llm2vec_gen.integrations.sentence_transformers import to_sentence_transformer
+
+    cache = mteb.ResultCache(tmp_path)
+
+    def made(change: float = 0.0, prompts: dict | None = None, length: int = 512) -> int:
+        model = LLM2VecGen.from_pretrained(CHECKPOINT, device="cpu", backbone=BACKBONE).requires_grad_(False)
+        model.suffix += change
+        live = to_sentence_transformer(model, prompts)
+        live.max_seq_length = length
+        return counted(live, cache, model)
+
+    for change in ({}, {"change": 1.0}, {"prompts": {"query": "ask:"}}, {"length": 40}):
+        assert made(**change) > 0
+        assert made(**change) == 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_folders_opened_by_sentence_transformers_share_no_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    cache = mteb.ResultCache(tmp_path / "results")
+    for number in range(2):
+        model = LLM2VecGen.from_pretrained(CHECKPOINT, device="cpu", backbone=BACKBONE)
+        with torch.no_grad():
+            model.suffix += number
+        model.save_pretrained(tmp_path / f"{number}", format="sentence_transformers")
+        options = {"trust_remote_code": True, "device": "cpu", "model_kwargs": {"backbone": BACKBONE}}
+        for first in (True, False):
+            live = SentenceTransformer(str(tmp_path / f"{number}"), **options)
+            assert (counted(live, cache, live[0].model) > 0) == first
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_checkpoint_without_instructions_on_purpose_is_evaluated_without_any(tmp_path: Path) -> None:
+    model = LLM2VecGen.from_pretrained(CHECKPOINT, device="cpu", backbone=BACKBONE)
+    model.instructions = NoInstruction().wording()
+    model.save_pretrained(tmp_path / "bare")
+    found = mteb.get_model(ours.register(tmp_path / "bare"), device="cpu")
+    assert found.instruction_for(RETRIEVAL.metadata, PromptType.query) is None
+    assert mteb.evaluate(found, [RETRIEVAL], cache=None, co2_tracker=False).task_results
+
+
+def test_a_wording_is_a_table_or_a_yaml_of_the_config() -> None:
+    assert ours.table({"_target_": "llm2vec_gen.evaluations.instructions.PocketInstruction"}).query("x", "sts")
+    assert isinstance(ours.table({"categories": {}, "documents": None}), NoInstruction)
+    with pytest.raises(InputError, match="instruction has no category; expected categories, tasks and documents"):
+        ours.table({"category": {"sts": "Say:"}})
+
+
+def test_a_checkpoint_that_records_no_instructions_is_named_once_loaded(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    mteb.get_model(name, device="cpu")
+    assert "records no instructions; its texts get this package's generative wording" in caplog.text

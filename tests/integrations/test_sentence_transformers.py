@@ -92,14 +92,9 @@ def test_wrong_input(live) -> None:
         live[0].preprocess(["a", 3])
 
 
-def test_prompts_are_the_default_instructions() -> None:
+def test_the_generative_wording_is_that_of_the_config() -> None:
     table = yaml.safe_load((Path(__file__).parents[2] / "conf" / "instruction" / "generative.yaml").read_text())
-    categories = table["categories"] | {"document": table["documents"]}
-    for name, prompt in PROMPTS.items():
-        words = "".join("_" + letter.lower() if letter.isupper() else letter for letter in name).lstrip("_")
-        category = {"query": "retrieval", "s_t_s": "sts"}.get(words, words)
-        category = "document" if category.endswith("-document") else category.removesuffix("-query")
-        assert prompt.strip() == categories[category]
+    assert {name: value for name, value in table.items() if name != "_target_"} == GENERATIVE
 
 
 def test_inside_mteb(live, model: LLM2VecGen) -> None:
@@ -111,4 +106,37 @@ def test_inside_mteb(live, model: LLM2VecGen) -> None:
     task = mteb.get_task("STS17").metadata
     batches = DataLoader(Dataset.from_dict({"text": TEXTS}), batch_size=2)
     vectors = wrapped.encode(batches, task_metadata=task, hf_split="test", hf_subset="en-en")
-    assert np.abs(vectors - model.encode(TEXTS, instruction=PROMPTS["STS"]).numpy()).max() < 1e-5
+    assert np.abs(vectors - model.encode(TEXTS, instruction=PROMPTS["STS17"]).numpy()).max() < 1e-5
+
+
+def test_mteb_takes_the_documents_prompt_for_documents_of_a_task_that_has_its_own(live) -> None:
+    mteb = pytest.importorskip("mteb")
+    from mteb.models.abs_encoder import get_prompt_name
+    from mteb.types import PromptType
+
+    for name, query in (("ArguAna", "ArguAna"), ("NFCorpus", "Retrieval-query")):  # with and without its own wording
+        task = mteb.get_task(name).metadata
+        chosen = {side: live.prompts[get_prompt_name(live.prompts, task, side)].strip() for side in PromptType}
+        assert chosen[PromptType.query] == PROMPTS[query] and chosen[PromptType.document] == GENERATIVE["documents"]
+
+
+def test_every_task_type_of_mteb_has_the_instruction_that_evaluations_take() -> None:
+    from llm2vec_gen.checkpoints.prompts import CATEGORY_OF
+    from llm2vec_gen.evaluations.mteb_encoder import TASK_TYPES
+
+    assert CATEGORY_OF == TASK_TYPES
+
+
+def test_prompts_that_are_given_are_the_prompts(model: LLM2VecGen) -> None:
+    from llm2vec_gen.integrations.sentence_transformers import to_sentence_transformer
+
+    assert not any(to_sentence_transformer(model, {}).prompts.values())
+    assert to_sentence_transformer(model, {"query": "ask:", "document": "sum: "}).prompts == {
+        "query": "ask: ", "document": "sum: "
+    }  # fmt: skip
+
+
+def test_a_live_one_saves_the_models_own_card(live, tmp_path: Path) -> None:
+    live.save_pretrained(str(tmp_path / "st"))
+    card = (tmp_path / "st" / "README.md").read_text()
+    assert "# Generative embeddings" in card and "## Instructions" in card
