@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from llm2vec_gen.devices import usable
 from llm2vec_gen.encoders.base import Encoder
 from llm2vec_gen.paths import PathOrId
 from llm2vec_gen.rotary import masked_rows_apart
+from llm2vec_gen.tokenization import restore_end
 from llm2vec_gen.types import InputError, check_texts, one_line
 
 
@@ -47,6 +49,7 @@ class SentenceTransformerEncoder(Encoder):
         self.model.eval().requires_grad_(False)
         for module in self.model.children():
             masked_rows_apart(module)
+            _prepare_tokenizer(module, revision)
         if max_length is not None:
             self.model.max_seq_length = min(max_length, self.model.max_seq_length or max_length)
         self.prompt, self.use_instruction, self.max_texts_per_batch = prompt, use_instruction, max_texts_per_batch
@@ -69,3 +72,16 @@ class SentenceTransformerEncoder(Encoder):
             show_progress_bar=False,
         )
         return vectors.float().cpu().clone()
+
+
+def _prepare_tokenizer(module: Any, revision: str) -> None:
+    """Keep control tokens out of texts, and put the end token behind them that the tokenizer's files declare.
+
+    A module that reads texts through a chat template hands the whole prompt to its tokenizer, which cannot tell the
+    template's control tokens from the text's: it stays as it is.
+    """
+    tokenizer = getattr(module, "tokenizer", None)
+    if not hasattr(tokenizer, "backend_tokenizer") or "message" in (getattr(module, "modality_config", None) or {}):
+        return
+    tokenizer.split_special_tokens = True
+    restore_end(tokenizer, revision)
