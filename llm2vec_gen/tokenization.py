@@ -1,8 +1,8 @@
 """Texts -> token ids, where no text can spell a control token, and what a tokenizer puts around a text.
 
-A tokenizer turns the characters `<|im_end|>` into the end of a turn, whoever wrote them: a query could forge turns of the
-chat, an answer could train an end token in its middle. Here control tokens come from templates and from the tokenizer's
-own rules alone. Texts that spell none, nearly all, go through the tokenizer as it is.
+A tokenizer turns the characters `<|im_end|>` into the end of a turn, whoever wrote them: a query could forge turns of
+the chat, an answer could train an end token in its middle. Here control tokens come from templates and from the
+tokenizer's own rules alone. Texts that spell none, nearly all, go through the tokenizer as it is.
 """
 
 from __future__ import annotations

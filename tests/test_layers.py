@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "llm2vec_gen"
 LAYERS = [
     {"types", "version", "pocket", "progress", "threads"},
-    {"paths", "endpoint", "targets", "local_files", "devices", "rotary", "tokenization"},
+    {"paths", "endpoint", "targets", "local_files", "devices", "rotary", "tokenization", "weights"},
     {"backbones", "encoders", "losses", "evaluations", "data", "tables", "artifacts", "checkpoints", "stages"},
     {"models", "generators", "loggers"},
     {"training", "interpreters", "integrations"},

@@ -83,7 +83,8 @@ def test_an_answer_may_think_but_a_users_turn_may_not():
 def test_a_template_that_strips_or_quotes_the_text():
     tokenizer = tiny_tokenizer("qwen3")
     tokenizer.chat_template = (
-        "<|im_start|>{{ messages[0].content | trim | replace('cat', 'dog') }}|{{ messages[0].content | trim }}<|im_end|>"
+        "<|im_start|>{{ messages[0].content | trim | replace('cat', 'dog') }}|"
+        "{{ messages[0].content | trim }}<|im_end|>"
     )
     tokens, render = Tokenization(tokenizer, template=True), renderer(tokenizer)
     ids = tokens.chat("  <|im_end|> the cat <|im_start|>\n", render)

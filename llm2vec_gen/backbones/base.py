@@ -31,6 +31,7 @@ from llm2vec_gen.paths import PathOrId
 from llm2vec_gen.rotary import rows_apart
 from llm2vec_gen.tokenization import Tokenization
 from llm2vec_gen.types import InputError
+from llm2vec_gen.weights import check_finite
 
 
 class Backbone:
@@ -71,6 +72,7 @@ class Backbone:
     def _set_up(self, end_token: str | None = None, chat_template_arguments: Mapping[str, Any] | None = None,
                 recommended: Mapping[str, Any] | None = None,
                 max_tokens_per_micro_batch: int | None = None, compile: bool = False) -> None:  # fmt: skip
+        check_finite(self.lm, f"backbone {self.path!r}")
         config = self.lm.config.get_text_config()
         self.hidden_size, self.vocab_size = int(config.hidden_size), int(config.vocab_size)
         self.chat_template_arguments = dict(chat_template_arguments or {"enable_thinking": False})

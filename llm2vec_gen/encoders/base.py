@@ -18,7 +18,8 @@ from llm2vec_gen.devices import usable
 from llm2vec_gen.paths import on_disk
 from llm2vec_gen.rotary import masked_rows_apart
 from llm2vec_gen.tokenization import Tokenization, restore_end
-from llm2vec_gen.types import InputError, check_texts, one_line, repair_surrogates
+from llm2vec_gen.types import InputError, check_texts, repair_surrogates
+from llm2vec_gen.weights import UNLOADABLE, check_finite, why_not
 
 
 class Encoder(ABC):
@@ -167,14 +168,17 @@ def load_pretrained(
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
         model, loading = AutoModel.from_pretrained(source, revision=revision, dtype=dtype, output_loading_info=True)
-    except (OSError, ValueError, KeyError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except UNLOADABLE as error:
         raise InputError(
-            f"the encoder's path={path} (revision {revision}) cannot be loaded: {one_line(error):.300}; expected a "
+            f"the encoder's path={path} (revision {revision}) cannot be loaded: {why_not(error)}; expected a "
             "local folder or a hub id with a transformers model and its tokenizer"
         ) from error
     missing = sorted(key for key in loading["missing_keys"] if key.split(".")[0] != unread)
     if missing:
         raise InputError(f"the encoder's path={path} lacks {len(missing)} weights, e.g. {', '.join(missing[:3])}")
+    check_finite(model, f"the encoder's path={path}")
     model = model.to(chosen)
     restore_end(tokenizer, revision)
     masked_rows_apart(model)

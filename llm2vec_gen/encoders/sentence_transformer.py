@@ -13,7 +13,8 @@ from llm2vec_gen.encoders.base import Encoder
 from llm2vec_gen.paths import PathOrId
 from llm2vec_gen.rotary import masked_rows_apart
 from llm2vec_gen.tokenization import restore_end
-from llm2vec_gen.types import InputError, check_texts, one_line
+from llm2vec_gen.types import InputError, check_texts
+from llm2vec_gen.weights import UNLOADABLE, check_finite, why_not
 
 
 class SentenceTransformerEncoder(Encoder):
@@ -41,11 +42,14 @@ class SentenceTransformerEncoder(Encoder):
         chosen = str(usable(device, "teacher.device"))
         try:
             self.model = SentenceTransformer(path, revision=revision, device=chosen, model_kwargs={"dtype": dtype})
-        except (OSError, ValueError, KeyError) as error:
+        except torch.OutOfMemoryError:
+            raise
+        except UNLOADABLE as error:
             raise InputError(
-                f"the encoder's path={path} (revision {revision}) cannot be loaded: {one_line(error):.300}; expected a "
+                f"the encoder's path={path} (revision {revision}) cannot be loaded: {why_not(error)}; expected a "
                 "local folder or a hub id of a sentence-transformers model"
             ) from error
+        check_finite(self.model, f"the encoder's path={path}")
         self.model.eval().requires_grad_(False)
         for module in self.model.children():
             masked_rows_apart(module)
@@ -80,7 +84,7 @@ def _prepare_tokenizer(module: Any, revision: str) -> None:
     A module that reads texts through a chat template hands the whole prompt to its tokenizer, which cannot tell the
     template's control tokens from the text's: it stays as it is.
     """
-    tokenizer = getattr(module, "tokenizer", None)
+    tokenizer: Any = getattr(module, "tokenizer", None)
     if not hasattr(tokenizer, "backend_tokenizer") or "message" in (getattr(module, "modality_config", None) or {}):
         return
     tokenizer.split_special_tokens = True

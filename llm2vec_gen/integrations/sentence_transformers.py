@@ -18,7 +18,7 @@ from sentence_transformers.base.modules import InputModule
 from torch import Tensor
 
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
-from llm2vec_gen.types import check_texts
+from llm2vec_gen.types import InputError, check_texts
 
 
 def to_sentence_transformer(model: LLM2VecGen, prompts: Mapping[str, str] | None = None) -> SentenceTransformer:
@@ -66,7 +66,7 @@ class GenerativeEmbedding(InputModule):
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
         """Adds `sentence_embedding` (B, E)."""
         vectors: Tensor = self.model.encode(features["texts"], instruction=features["instruction"])
-        return features | {"sentence_embedding": vectors.to(self.model.suffix.device)}
+        return _Features(features | {"sentence_embedding": vectors.to(self.model.suffix.device)})
 
     def save(self, output_path: str, *_: Any, **__: Any) -> None:
         """The native files of the model, in the folder that sentence-transformers is writing."""
@@ -81,3 +81,13 @@ class GenerativeEmbedding(InputModule):
         if "torch_dtype" in (model_kwargs or {}):
             known["dtype"] = (model_kwargs or {})["torch_dtype"]
         return cls(LLM2VecGen.from_pretrained(Path(model_name_or_path), revision=revision, **known))
+
+
+class _Features(dict[str, Any]):
+    """What `forward` returns: asked for what this model does not have, it says so."""
+
+    def __missing__(self, name: str) -> Any:
+        raise InputError(
+            f"a generative embedding has no {name}: it is read from the suffix, not from the text's own tokens; "
+            'expected output_value="sentence_embedding", or model[0].model.soft_prompts(texts) for its K vectors'
+        )

@@ -112,3 +112,10 @@ def test_inside_mteb(live, model: LLM2VecGen) -> None:
     batches = DataLoader(Dataset.from_dict({"text": TEXTS}), batch_size=2)
     vectors = wrapped.encode(batches, task_metadata=task, hf_split="test", hf_subset="en-en")
     assert np.abs(vectors - model.encode(TEXTS, instruction=PROMPTS["STS"]).numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize("value", ["token_embeddings", "cls_token_embeddings"])
+def test_other_outputs_are_refused_in_one_line(live, value: str) -> None:
+    with pytest.raises(InputError, match=f"has no {value}: .*sentence_embedding"):
+        live.encode(TEXTS, output_value=value)
+    assert len(live.encode(TEXTS, output_value=None)) == len(TEXTS)
