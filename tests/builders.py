@@ -169,6 +169,21 @@ def tiny_backbone_folder(
     return folder
 
 
+def appending_end(folder: Path, token: str) -> Path:
+    """Let the tokenizer of a folder append `token` to every text, as those of many embedding models do."""
+    from tokenizers import Tokenizer, processors
+
+    path = str(Path(folder) / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(path)
+    begin = [name for name in SPECIAL["llama"][:1] if tokenizer.token_to_id(name) is not None]
+    names = [*begin, token]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=[*begin, "$A", token], special_tokens=[(name, tokenizer.token_to_id(name)) for name in names]
+    )
+    tokenizer.save(path)
+    return Path(folder)
+
+
 LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "llm2vec_gen"
 LAYERS = [
     {"types", "version", "pocket", "progress", "threads"},
-    {"paths", "endpoint", "targets", "local_files", "devices", "rotary"},
+    {"paths", "endpoint", "targets", "local_files", "devices", "rotary", "tokenization", "weights"},
     {"backbones", "encoders", "losses", "evaluations", "data", "tables", "artifacts", "checkpoints", "stages"},
     {"models", "generators", "loggers"},
     {"training", "interpreters", "integrations"},
@@ -38,7 +38,7 @@ HOMES = {  # outside library -> the only places that may import it
     "optuna": {"hydra_plugins"},
     "submitit": {"hydra_plugins"},
     "joblib": {"hydra_plugins"},
-    "transformers": {"backbones", "generators", "encoders", "models", "training"},
+    "transformers": {"backbones", "generators", "encoders", "models", "training", "tokenization"},
 }
 FILES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "hydra_plugins").rglob("*.py"), *(ROOT / "experiments").glob("*.py")])
 

@@ -7,6 +7,7 @@ running it, packed and padded, live in packed.py and padded.py and give the same
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -28,7 +29,9 @@ from llm2vec_gen.backbones.token_loss import token_loss
 from llm2vec_gen.devices import usable
 from llm2vec_gen.paths import PathOrId
 from llm2vec_gen.rotary import rows_apart
+from llm2vec_gen.tokenization import Tokenization
 from llm2vec_gen.types import InputError
+from llm2vec_gen.weights import check_finite
 
 
 class Backbone:
@@ -69,6 +72,7 @@ class Backbone:
     def _set_up(self, end_token: str | None = None, chat_template_arguments: Mapping[str, Any] | None = None,
                 recommended: Mapping[str, Any] | None = None,
                 max_tokens_per_micro_batch: int | None = None, compile: bool = False) -> None:  # fmt: skip
+        check_finite(self.lm, f"backbone {self.path!r}")
         config = self.lm.config.get_text_config()
         self.hidden_size, self.vocab_size = int(config.hidden_size), int(config.vocab_size)
         self.chat_template_arguments = dict(chat_template_arguments or {"enable_thinking": False})
@@ -155,8 +159,18 @@ class Backbone:
 
     # Text -> ids
 
+    @cached_property
+    def tokenization(self) -> Tokenization:
+        """The tokenizer for texts: none of them can spell a special token."""
+        return Tokenization(self.tokenizer)
+
+    @cached_property
+    def chat_tokenization(self) -> Tokenization:
+        """The tokenizer for a user's turn, which cannot spell what the chat template is made of either."""
+        return Tokenization(self.tokenizer, template=True)
+
     def chat_prompt(self, query: str) -> str:
-        """The query in the chat template, ready for the model's answer, thinking off."""
+        """The query in the chat template, ready for the model's answer, thinking off; `chat_ids` tokenises it."""
         if not getattr(self.tokenizer, "chat_template", None):
             raise InputError(
                 f"the tokenizer of backbone {self.path!r} has no chat template, which writing completions needs; "
@@ -167,20 +181,32 @@ class Backbone:
             messages, tokenize=False, add_generation_prompt=True, **self.chat_template_arguments
         )
 
+    def chat_ids(self, query: str) -> Tensor:
+        """Ids of the chat prompt of a query; control tokens that the query spells are ordinary text in it."""
+        return torch.tensor(self.chat_tokenization.chat(query, self.chat_prompt), dtype=torch.long)
+
     def tokenize(
         self, texts: Sequence[str], max_length: int | None = None, special_tokens: bool = True
     ) -> list[Tensor]:
-        """Ids of each text, its first `max_length` at most; `special_tokens`: the tokenizer's own beginning token."""
-        if not texts:
-            return []
-        found = self.tokenizer(list(texts), add_special_tokens=special_tokens, padding=False, truncation=False,
-                               verbose=False)  # fmt: skip
-        return [torch.tensor(ids[:max_length], dtype=torch.long) for ids in found["input_ids"]]
+        """Ids of each text, its first `max_length` at most; `special_tokens`: the tokenizer's own beginning token.
 
-    def completion_ids(self, texts: Sequence[str], max_length: int = 512) -> list[Tensor]:
-        """Ids of each stripped text and the end token, cut at `max_length` (a cut completion has no end)."""
-        end = torch.tensor([self.end_id])
-        return [torch.cat([ids, end])[:max_length] for ids in self.tokenize([text.strip() for text in texts])]
+        No text has an end token, neither one that it spells nor one that the tokenizer would append.
+        """
+        beginning = self.tokenization.beginning if special_tokens and texts else []
+        rows = ([*beginning, *ids] for ids in self.tokenization.ids(texts))
+        return [torch.tensor(ids[:max_length], dtype=torch.long) for ids in rows]
+
+    def completion_ids(self, texts: Sequence[str], max_length: int = 512, marker: str | None = None) -> list[Tensor]:
+        """Ids of each stripped text and one end token, cut at `max_length` (a cut completion has no end).
+
+        `marker` takes the end token's place, a string that the tokenizer reads together with the text.
+        """
+        texts = [text.strip() for text in texts]
+        if marker is None:
+            end = torch.tensor([self.end_id])
+            return [torch.cat([ids, end])[:max_length] for ids in self.tokenize(texts)]
+        rows = (self.tokenization.read(self.tokenization.hide(text) + marker)[0] for text in texts)
+        return [torch.tensor([*self.tokenization.beginning, *ids][:max_length]) for ids in rows]
 
     # Ids -> vectors -> states
 

@@ -43,6 +43,11 @@ def _scaled(logits: Tensor, factor: float) -> Tensor:
 def _check(lm: Any, adjust: Callable[[Tensor], Tensor] | None) -> None:
     ids = torch.arange(3, device=lm.get_input_embeddings().weight.device)[None]
     expected = lm(input_ids=ids, use_cache=False).logits.float()
+    if not bool(expected.isfinite().all()):
+        raise InputError(
+            f"{type(lm).__name__} gives logits that are not finite (NaN or infinite); load it in a wider dtype "
+            "(backbone.dtype=float32)"
+        )
     states = lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
     logits = lm.get_output_embeddings()(states)
     logits = (logits if adjust is None else adjust(logits)).float()

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from llm2vec_gen import threads
 from llm2vec_gen.paths import PACKAGE, on_disk
 from llm2vec_gen.types import InputError
+from llm2vec_gen.weights import UNLOADABLE, why_not
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json")
 TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -87,9 +88,11 @@ def load_lm(
             folder, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True,
             **extra,
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (*UNLOADABLE, SafetensorError) as error:
         raise InputError(
-            f"backbone {folder!r} cannot be loaded: {_first_line(error)}; expected a folder or hub id of a causal "
+            f"backbone {folder!r} cannot be loaded: {why_not(error)}; expected a folder or hub id of a causal "
             "language model (without network a hub id must already be in the local cache)"
         ) from error
     lm, report = loaded

@@ -101,7 +101,13 @@ def _states_of_ids(lm: Any) -> Tensor:
             f"{type(lm).__name__} cannot serve as a backbone: its body gives no states of token ids "
             f"({type(error).__name__}: {one_line(error):.200}); expected a causal language model of text"
         ) from error
-    return torch.cat(found)
+    states = torch.cat(found)
+    if not bool(states.isfinite().all()):
+        raise InputError(
+            f"{type(lm).__name__} gives states that are not finite (NaN or infinite) in {states.dtype}; its weights "
+            "are finite, so they overflow on the way: load it in a wider dtype (backbone.dtype=float32)"
+        )
+    return states
 
 
 @torch.no_grad()

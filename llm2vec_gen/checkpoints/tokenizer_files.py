@@ -18,6 +18,7 @@ def with_suffix(
     """The files with the suffix tokens added (unless they are there), left padding on, and the tokens' ids."""
     tokenizer, config = _both(files)
     ids = add_tokens(tokenizer, spellings)
+    tokenizer["post_processor"] = _without_end(tokenizer.get("post_processor"))
     _name_padding(tokenizer, config, max_length)
     config["additional_special_tokens"] = list(spellings)
     return _files(files, tokenizer, config), ids
@@ -30,9 +31,10 @@ def with_appended_suffix(
     tokenizer, config = _both(files)
     ids = add_tokens(tokenizer, spellings)
     _name_padding(tokenizer, config, max_length)
-    tokenizer["post_processor"] = _appending(tokenizer.get("post_processor"), spellings, ids)
+    tokenizer["post_processor"] = _appending(_without_end(tokenizer.get("post_processor")), spellings, ids)
     config["additional_special_tokens"] = list(spellings)
     config["model_max_length"] = max_length
+    config["split_special_tokens"] = True  # no text can spell a control token, here as in this package
     return _files(files, tokenizer, config), ids
 
 
@@ -64,6 +66,16 @@ def add_tokens(tokenizer: dict[str, Any], spellings: Sequence[str]) -> list[int]
         new = [{"id": known[spelling], "content": spelling, **plain} for spelling in spellings]
         tokenizer["added_tokens"] = [*(tokenizer.get("added_tokens") or []), *new]
     return [known[spelling] for spelling in spellings]
+
+
+def _without_end(processor: Any) -> Any:
+    """The post-processor without what it puts behind a text: there the suffix stands, and nothing follows it."""
+    if not processor or processor.get("type") not in ("Sequence", "TemplateProcessing"):
+        return processor
+    if processor["type"] == "Sequence":
+        return processor | {"processors": [_without_end(step) for step in processor["processors"]]}
+    sequences = [place for place, piece in enumerate(processor["single"]) if "Sequence" in piece]
+    return processor | {"single": processor["single"][: sequences[-1] + 1]}
 
 
 def _appending(processor: Any, spellings: Sequence[str], ids: Sequence[int]) -> dict[str, Any]:
@@ -124,7 +136,7 @@ def _files(files: Mapping[str, bytes], tokenizer: Mapping[str, Any], config: dic
     config["added_tokens_decoder"] = {str(token["id"]): {name: token[name] for name in attributes} for token in added}
     config["tokenizer_class"], config["extra_special_tokens"] = "PreTrainedTokenizerFast", {}
     config["model_input_names"] = ["input_ids", "attention_mask"]
-    for key in ("backend", "is_local", "auto_map", "tokenizer_file", "name_or_path"):
+    for key in ("backend", "is_local", "auto_map", "tokenizer_file", "name_or_path", "add_eos_token"):
         config.pop(key, None)
     named = {name: _content(config[name]) for name in _NAMED if _content(config.get(name))}
     special = {"additional_special_tokens": config["additional_special_tokens"], **named}

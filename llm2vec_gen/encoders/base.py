@@ -17,7 +17,9 @@ from llm2vec_gen import progress
 from llm2vec_gen.devices import usable
 from llm2vec_gen.paths import on_disk
 from llm2vec_gen.rotary import masked_rows_apart
-from llm2vec_gen.types import InputError, check_texts, one_line, repair_surrogates
+from llm2vec_gen.tokenization import Tokenization, restore_end
+from llm2vec_gen.types import InputError, check_texts, repair_surrogates
+from llm2vec_gen.weights import UNLOADABLE, check_finite, why_not
 
 
 class Encoder(ABC):
@@ -52,6 +54,7 @@ class TransformerEncoder(Encoder):
         max_tokens_per_batch: int = 16384,
     ):
         self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
+        self.tokenization = Tokenization(tokenizer)
         self.max_length, self.use_instruction = max_length, use_instruction
         self.max_tokens_per_batch = max_tokens_per_batch
         self.embedding_dim = int(model.config.hidden_size)  # type: ignore[union-attr,arg-type]
@@ -78,8 +81,8 @@ class TransformerEncoder(Encoder):
         return vectors
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids with the tokenizer's own special tokens, cut at `max_length`."""
-        return self.tokenizer(list(texts), truncation=True, max_length=self.max_length)["input_ids"] if texts else []
+        """Token ids with the tokenizer's own special tokens around them, cut at `max_length`; none is the text's."""
+        return [self.tokenization.wrap(ids, self.max_length) for ids in self.tokenization.ids(texts)]
 
     def last_states(self, ids: list[list[int]]) -> tuple[Tensor, Tensor]:
         """(B, L, D) states of the last layer, padded on the right, and the (B, L) mask of the real tokens."""
@@ -165,14 +168,18 @@ def load_pretrained(
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
         model, loading = AutoModel.from_pretrained(source, revision=revision, dtype=dtype, output_loading_info=True)
-    except (OSError, ValueError, KeyError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except UNLOADABLE as error:
         raise InputError(
-            f"the encoder's path={path} (revision {revision}) cannot be loaded: {one_line(error):.300}; expected a "
+            f"the encoder's path={path} (revision {revision}) cannot be loaded: {why_not(error)}; expected a "
             "local folder or a hub id with a transformers model and its tokenizer"
         ) from error
     missing = sorted(key for key in loading["missing_keys"] if key.split(".")[0] != unread)
     if missing:
         raise InputError(f"the encoder's path={path} lacks {len(missing)} weights, e.g. {', '.join(missing[:3])}")
+    check_finite(model, f"the encoder's path={path}")
     model = model.to(chosen)
+    restore_end(tokenizer, revision)
     masked_rows_apart(model)
     return model, tokenizer

@@ -41,19 +41,22 @@ class Echo(PooledStates):
         return [self._row(text, instruction) for text in texts]
 
     def _row(self, text: str, instruction: str | None) -> tuple[list[int], Span]:
+        tokens = self.backbone.tokenization
         text = self._cut(text.strip())
+        hidden = tokens.hide(text)
         before, between, after = self.pieces
-        head = f"{instruction} {before}" if instruction else before
-        first = head + text + between
-        found = self.backbone.tokenizer(first + text + after, return_offsets_mapping=True, verbose=False)
-        begin, end = len(first), len(first) + len(text)
-        inside = [place for place, (left, right) in enumerate(found["offset_mapping"]) if right > begin and left < end]
-        ids = list(found["input_ids"])
+        head = f"{tokens.hide(instruction)} {before}" if instruction else before
+        first = head + hidden + between
+        ids, places = tokens.read(first + hidden + after)
+        begin = len(tokens.shown(first))
+        end = begin + len(text)
+        skip = len(tokens.beginning)
+        inside = [skip + place for place, (left, right) in enumerate(places) if right > begin and left < end]
+        ids = [*tokens.beginning, *ids]
         inside = inside or [len(ids) - 1]  # an empty text is read where it would have stood
         return ids, (inside[-1] if self.pooling == "last" else inside[0], inside[-1] + 1)
 
     def _cut(self, text: str) -> str:
         """As much of the text as its first `max_length` tokens say."""
-        found = self.backbone.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
-        ends = found["offset_mapping"]
-        return text if len(ends) <= self.max_length else text[: ends[self.max_length - 1][1]]
+        _, places = self.backbone.tokenization.read(self.backbone.tokenization.hide(text))
+        return text if len(places) <= self.max_length else text[: places[self.max_length - 1][1]]

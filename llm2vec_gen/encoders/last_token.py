@@ -7,24 +7,36 @@ from typing import Any
 
 from llm2vec_gen.encoders.base import tokenized
 from llm2vec_gen.encoders.pooled import PooledStates, Span
+from llm2vec_gen.tokenization import declared_end
 
 
 class LastToken(PooledStates):
     """e = h_L, the last state after the final norm at the last position (the "last-token pooling" that section 3 of
     arXiv 2402.15449 sets beside the mean, e = 1/L sum_t h_t).
 
-    use_instruction: put the instruction before the text, joined by one blank; else it is ignored. append_end: close the
-    text with the backbone's end token and read the state there, as models trained for it expect. A text over
+    use_instruction: put the instruction before the text, joined by one blank; else it is ignored. A text over
     `max_length` tokens loses its end.
+    append_end: close the text with an end token and read the state there, as models trained for it expect: null does
+    so where the tokenizer's files put one behind a text; true always (with theirs, else the backbone's), false never.
     """
 
-    def __init__(self, backbone: Any, max_length: int = 512, use_instruction: bool = False, append_end: bool = False):
+    def __init__(
+        self,
+        backbone: Any,
+        max_length: int = 512,
+        use_instruction: bool = False,
+        append_end: bool | None = None,
+    ):
         super().__init__(backbone, max_length, use_instruction)
-        self.append_end = append_end
+        self.end: list[int] = []
+        if append_end is not False:
+            tokenizer, revision = backbone.tokenizer, backbone.revision
+            self.end = backbone.tokenization.ending or declared_end(tokenizer, revision)
+            self.end = self.end or ([backbone.end_id] if append_end else [])
 
     def rows(self, texts: Sequence[str], instruction: str | None) -> list[tuple[list[int], Span]]:
-        """The text's own tokens; the last position."""
-        room = self.max_length - self.append_end
+        """The text's own tokens and the end; the last position."""
+        room = self.max_length - len(self.end)
         ids, _ = tokenized(lambda rows: self.backbone.tokenize(rows, room), texts, instruction)
-        ids = [[*row, self.backbone.end_id] if self.append_end or not row else row for row in ids]
+        ids = [[*row, *self.end] or [self.backbone.end_id] for row in ids]
         return [(row, (len(row) - 1, len(row))) for row in ids]

@@ -11,6 +11,7 @@ from torch import Tensor
 from llm2vec_gen.encoders.base import TransformerEncoder, load_pretrained, mean_of
 from llm2vec_gen.paths import PathOrId, on_disk
 from llm2vec_gen.types import InputError, one_line
+from llm2vec_gen.weights import why_not
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -44,10 +45,10 @@ class LLM2Vec(TransformerEncoder):
         model, tokenizer = load_pretrained(path, revision, dtype, device)
         model.config.is_causal = False
         if folder:
-            model = with_adapter(model, folder).merge_and_unload()
+            model = merged(with_adapter(model, folder))
         if second:
             model = with_adapter(model, second)
-            model = model.merge_and_unload() if merge_second else model
+            model = merged(model) if merge_second else model
         super().__init__(model, tokenizer, max_length, use_instruction, max_tokens_per_batch)
         self._check_bidirectional(path)
 
@@ -109,12 +110,50 @@ def with_adapter(model: Any, folder: Path) -> Any:
             raise ValueError(f"it is of the kind {settings.peft_type}, expected LORA")
         settings.inference_mode = True
         adapted = peft.PeftModel(model, settings)
-    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        raise InputError(f"the adapter {folder} cannot be used: {one_line(error):.300}") from error
+    except (OSError, ValueError, TypeError, KeyError, ImportError, SafetensorError) as error:
+        raise InputError(f"the adapter {folder} cannot be used: {why_not(error)}") from error
     expected = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    tensors = _without_copies(tensors, adapted, folder)
     _check_tensors(tensors, {name: tuple(tensor.shape) for name, tensor in expected.items()}, folder)
     peft.set_peft_model_state_dict(adapted, tensors)
     return adapted.eval()
+
+
+def merged(adapted: Any) -> Any:
+    """The model with its adapter added to the weights; a layer without a bias gets one where the adapter has one."""
+    for layer in adapted.modules():
+        base: Any = getattr(layer, "base_layer", None)
+        biased = any(getattr(up, "bias", None) is not None for up in getattr(layer, "lora_B", {}).values())
+        if biased and base.bias is None:
+            base.bias = torch.nn.Parameter(base.weight.new_zeros(base.out_features), requires_grad=False)
+    return adapted.merge_and_unload()
+
+
+def _without_copies(tensors: dict[str, Tensor], adapted: Any, folder: Path) -> dict[str, Tensor]:
+    """The tensors without copies of the base's own weights, which PEFT saves where embeddings are adapted.
+
+    InputError where such a copy has other values: the adapter was trained over other embeddings than the base has.
+    """
+    import peft
+
+    base = {name.replace(".base_layer", ""): value for name, value in adapted.state_dict().items()}
+    own = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    copies = {
+        name: base[plain] for name in tensors.keys() - own.keys() if (plain := name.replace(".base_layer", "")) in base
+    }
+    for name, value in copies.items():
+        given = tensors[name]
+        if given.shape != value.shape:
+            wrong = f"of shape {tuple(given.shape)} instead of {tuple(value.shape)}"
+        elif not torch.allclose(given.to(value), value, rtol=0.01, atol=1e-5):  # rounded to another dtype is the same
+            wrong = "with other values"
+        else:
+            continue
+        raise InputError(
+            f"the adapter {folder} carries {name.replace('.base_layer', '')} of its base, {wrong}; expected an adapter "
+            "of this base: give the base it was trained on, with the same vocabulary"
+        )
+    return {name: tensor for name, tensor in tensors.items() if name not in copies}
 
 
 def _check_tensors(tensors: dict[str, Tensor], expected: dict[str, tuple[int, ...]], folder: Path) -> None:

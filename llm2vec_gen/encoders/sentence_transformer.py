@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,9 @@ from llm2vec_gen.devices import usable
 from llm2vec_gen.encoders.base import Encoder
 from llm2vec_gen.paths import PathOrId
 from llm2vec_gen.rotary import masked_rows_apart
-from llm2vec_gen.types import InputError, check_texts, one_line
+from llm2vec_gen.tokenization import restore_end
+from llm2vec_gen.types import InputError, check_texts
+from llm2vec_gen.weights import UNLOADABLE, check_finite, why_not
 
 
 class SentenceTransformerEncoder(Encoder):
@@ -39,14 +42,18 @@ class SentenceTransformerEncoder(Encoder):
         chosen = str(usable(device, "teacher.device"))
         try:
             self.model = SentenceTransformer(path, revision=revision, device=chosen, model_kwargs={"dtype": dtype})
-        except (OSError, ValueError, KeyError) as error:
+        except torch.OutOfMemoryError:
+            raise
+        except UNLOADABLE as error:
             raise InputError(
-                f"the encoder's path={path} (revision {revision}) cannot be loaded: {one_line(error):.300}; expected a "
+                f"the encoder's path={path} (revision {revision}) cannot be loaded: {why_not(error)}; expected a "
                 "local folder or a hub id of a sentence-transformers model"
             ) from error
+        check_finite(self.model, f"the encoder's path={path}")
         self.model.eval().requires_grad_(False)
         for module in self.model.children():
             masked_rows_apart(module)
+            _prepare_tokenizer(module, revision)
         if max_length is not None:
             self.model.max_seq_length = min(max_length, self.model.max_seq_length or max_length)
         self.prompt, self.use_instruction, self.max_texts_per_batch = prompt, use_instruction, max_texts_per_batch
@@ -69,3 +76,16 @@ class SentenceTransformerEncoder(Encoder):
             show_progress_bar=False,
         )
         return vectors.float().cpu().clone()
+
+
+def _prepare_tokenizer(module: Any, revision: str) -> None:
+    """Keep control tokens out of texts, and put the end token behind them that the tokenizer's files declare.
+
+    A module that reads texts through a chat template hands the whole prompt to its tokenizer, which cannot tell the
+    template's control tokens from the text's: it stays as it is.
+    """
+    tokenizer: Any = getattr(module, "tokenizer", None)
+    if not hasattr(tokenizer, "backend_tokenizer") or "message" in (getattr(module, "modality_config", None) or {}):
+        return
+    tokenizer.split_special_tokens = True
+    restore_end(tokenizer, revision)

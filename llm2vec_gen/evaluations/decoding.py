@@ -81,7 +81,7 @@ class Decoding(Evaluation):
     def completions(self, model: Any, queries: Sequence[Query]) -> list[str]:
         """The language model's own greedy answers, asked through its chat template."""
         backbone = model.backbone
-        prompts = backbone.tokenize([backbone.chat_prompt(query.text) for query in queries], special_tokens=False)
+        prompts = [backbone.chat_ids(query.text) for query in queries]
         answers = backbone.generate(prompts, max_new_tokens=self.max_new_tokens)
         return [backbone.tokenizer.decode(ids.tolist(), skip_special_tokens=True).strip() for ids, _ in answers]
 

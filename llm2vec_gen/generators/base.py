@@ -15,7 +15,11 @@ from llm2vec_gen.types import Completion, InputError, Query
 
 
 class Generator(ABC):
-    """Answers queries. `report` counts over all calls so far: completions, and what was cut at a limit."""
+    """Answers queries. `report` counts over all calls so far: completions, and what was cut at a limit.
+
+    Generators with a tokenizer of their own count `queries_with_control_tokens` too: queries whose text spells a
+    control token, which the prompt holds as ordinary text.
+    """
 
     def __init__(self) -> None:
         self.report: dict[str, int] = dict.fromkeys(("completions", "prompts_cut", "completions_cut", "blank"), 0)
@@ -24,11 +28,17 @@ class Generator(ABC):
     def complete(self, queries: Sequence[Query]) -> list[Completion]:
         """One completion per query, order kept, text stripped (and blank where the model said nothing)."""
 
-    def count(self, completions: Sequence[Completion], prompts_cut: int = 0) -> None:
+    def count(
+        self, completions: Sequence[Completion], prompts_cut: int = 0, control_tokens: int | None = None
+    ) -> None:
         """Adds a call's completions to the report."""
         self.report["completions"] += len(completions)
         self.report["prompts_cut"] += prompts_cut
         self.report["completions_cut"] += sum(completion.finish_reason == "length" for completion in completions)
+        if control_tokens is not None:
+            self.report["queries_with_control_tokens"] = (
+                self.report.get("queries_with_control_tokens", 0) + control_tokens
+            )
         self.report["blank"] += sum(not completion.completion for completion in completions)
 
 

@@ -54,8 +54,7 @@ class TransformersGenerator(Generator):
 
     def complete(self, queries: Sequence[Query]) -> list[Completion]:
         """One completion per query, order kept."""
-        texts = [self.backbone.chat_prompt(query.text) for query in queries]
-        prompts = self.backbone.tokenize(texts, special_tokens=False) if texts else []
+        prompts = [self.backbone.chat_ids(query.text) for query in queries]
         too_long = [row for row, prompt in enumerate(prompts) if len(prompt) > self.max_prompt_tokens]
         for row in too_long:
             prompts[row] = self._cut_prompt(queries[row].text)
@@ -70,7 +69,8 @@ class TransformersGenerator(Generator):
             self._completion(query, prompt, *answer)
             for query, prompt, answer in zip(queries, prompts, answers, strict=True)
         ]
-        self.count(completions, prompts_cut=len(too_long))
+        spelled = self.backbone.chat_tokenization.count([query.text for query in queries])
+        self.count(completions, prompts_cut=len(too_long), control_tokens=spelled)
         return completions
 
     def _answers(self, batch: list[int], prompts: list[Tensor], queries: Sequence[Query]) -> list[tuple[Tensor, str]]:
@@ -87,7 +87,7 @@ class TransformersGenerator(Generator):
         return Completion(query.id, query.text, text, finish_reason, len(prompt), len(ids))
 
     def _room_for_query(self) -> int:
-        template = self._tokens(self.backbone.chat_prompt(""))
+        template = self.backbone.chat_ids("")
         if len(template) >= self.max_prompt_tokens:
             raise InputError(
                 f"generator.max_prompt_tokens={self.max_prompt_tokens} leaves no room for a query: the chat template "
@@ -97,15 +97,13 @@ class TransformersGenerator(Generator):
 
     def _cut_prompt(self, text: str) -> Tensor:
         """The prompt of as many leading tokens of the text as fit."""
-        ends = self.backbone.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        tokenization = self.backbone.chat_tokenization
+        _, ends = tokenization.read(tokenization.hide(text))
         for kept in range(min(self._longest_query, len(ends)), -1, -1):
-            prompt = self._tokens(self.backbone.chat_prompt(text[: ends[kept - 1][1]] if kept else ""))
+            prompt = self.backbone.chat_ids(text[: ends[kept - 1][1]] if kept else "")
             if len(prompt) <= self.max_prompt_tokens:  # a cut inside a character or a word can cost a token or two
                 return prompt
         raise AssertionError("the empty query fits: it was checked at the start")
-
-    def _tokens(self, prompt: str) -> Tensor:
-        return self.backbone.tokenize([prompt], special_tokens=False)[0]
 
 
 def model_sampling(settings: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from llm2vec_gen.generators.base import Generator, query_seed
 from llm2vec_gen.paths import PathOrId
+from llm2vec_gen.tokenization import Tokenization
 from llm2vec_gen.types import Completion, InputError, Query
 
 
@@ -47,6 +48,7 @@ class VLLMGenerator(Generator):
             enable_prefix_caching=True, **self.engine,
         )  # fmt: skip
         self._tokenizer = self._llm.get_tokenizer()
+        self._tokenization = Tokenization(self._tokenizer, template=True)
         if sampling == "model":
             self.sampling = _settings(self._llm.get_default_sampling_params())
         else:
@@ -70,7 +72,8 @@ class VLLMGenerator(Generator):
                        len(prompt), len(output.outputs[0].token_ids))
             for query, prompt, output in zip(queries, prompts, outputs, strict=True)
         ]  # fmt: skip
-        self.count(completions, prompts_cut=cut)
+        spelled = self._tokenization.count([query.text for query in queries])
+        self.count(completions, prompts_cut=cut, control_tokens=spelled)
         return completions
 
     def _parameters(self, query: Query) -> Any:
@@ -79,11 +82,13 @@ class VLLMGenerator(Generator):
 
     def _prompt(self, text: str) -> list[int]:
         """Token ids of the chat template around a query, thinking off, as the backbone spells it."""
+        return self._tokenization.chat(text, self._render)
+
+    def _render(self, text: str) -> str:
         message = [{"role": "user", "content": text}]
-        spelled = self._tokenizer.apply_chat_template(
+        return self._tokenizer.apply_chat_template(
             message, add_generation_prompt=True, tokenize=False, enable_thinking=False
         )
-        return list(self._tokenizer.encode(spelled, add_special_tokens=False))
 
     def _cut_prompt(self, text: str) -> list[int]:
         """The prompt of as many leading words of the text as fit."""

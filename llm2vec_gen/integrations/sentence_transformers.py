@@ -25,7 +25,7 @@ from llm2vec_gen.checkpoints import card
 from llm2vec_gen.checkpoints.prompts import joinable
 from llm2vec_gen.models import storage
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
-from llm2vec_gen.types import check_texts
+from llm2vec_gen.types import InputError, check_texts
 
 NAME = "llm2vec-gen/sentence_transformer"  # mteb asks for owner/name
 
@@ -101,7 +101,7 @@ class GenerativeEmbedding(InputModule):
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
         """Adds `sentence_embedding` (B, E)."""
         vectors: Tensor = self.model.encode(features["texts"], instruction=features["instruction"])
-        return features | {"sentence_embedding": vectors.to(self.model.suffix.device)}
+        return _Features(features | {"sentence_embedding": vectors.to(self.model.suffix.device)})
 
     def save(self, output_path: str, *_: Any, **__: Any) -> None:
         """The native files of the model, in the folder that sentence-transformers is writing."""
@@ -126,3 +126,13 @@ class GenerativeEmbedding(InputModule):
 
         hook = register_module_module_registration_hook(name_owner)
         return module
+
+
+class _Features(dict[str, Any]):
+    """What `forward` returns: asked for what this model does not have, it says so."""
+
+    def __missing__(self, name: str) -> Any:
+        raise InputError(
+            f"a generative embedding has no {name}: it is read from the suffix, not from the text's own tokens; "
+            'expected output_value="sentence_embedding", or model[0].model.soft_prompts(texts) for its K vectors'
+        )

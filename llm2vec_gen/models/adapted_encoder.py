@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from llm2vec_gen.artifacts.files import replacing
 from llm2vec_gen.encoders.base import length_sorted_batches, mean_of
-from llm2vec_gen.encoders.llm2vec import FILES, with_adapter
+from llm2vec_gen.encoders.llm2vec import FILES, merged, with_adapter
 from llm2vec_gen.rotary import row_lengths
 from llm2vec_gen.types import InputError, check_whole, one_line
 
@@ -125,7 +125,7 @@ class AdaptedEncoder(nn.Module):
 
 def merge(backbone: Any, folder: Path) -> None:
     """Add a saved adapter to the backbone's weights, as the encoder that loads both adapters does."""
-    with_adapter(backbone.lm.base_model, folder).merge_and_unload()
+    merged(with_adapter(backbone.lm.base_model, folder))
 
 
 def make_bidirectional(backbone: Any) -> None:

@@ -175,9 +175,7 @@ class LLM2VecGen(nn.Module):
 
     def completion_ids(self, texts: Sequence[str], max_length: int = 512) -> list[Tensor]:
         """Ids of each stripped completion and its end (the end token, or the literal marker), cut at `max_length`."""
-        if self.end_marker is None:
-            return self.backbone.completion_ids(texts, max_length)
-        return self.backbone.tokenize([text.strip() + self.end_marker for text in texts], max_length)
+        return self.backbone.completion_ids(texts, max_length, self.end_marker)
 
     # Use
 

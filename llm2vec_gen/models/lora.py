@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from llm2vec_gen.types import InputError
+from llm2vec_gen.types import InputError, check_whole
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -43,20 +43,22 @@ class QueryLora(nn.Module):
 
     @classmethod
     def fresh(
-        cls, lm: Any, rank: int, alpha: float, dropout: float = 0.0, target_modules: Sequence[str] = ALL_LINEAR
+        cls, lm: Any, rank: int, alpha: float, dropout: float = 0.0, target_modules: str | Sequence[str] = ALL_LINEAR
     ) -> QueryLora:
-        """New matrices on every layer named in the targets: A uniform, B zero, so that nothing changes yet."""
+        """New matrices on every layer named in the targets: A uniform, B zero, so that nothing changes yet.
+
+        target_modules: names of linear layers, or "all-linear". InputError for a rank below 1, and where a name is that
+        of no layer, or of a layer that is not linear: embeddings and norms have no low-rank term here.
+        """
+        check_whole("model.lora.rank", rank)
+        linear = {path: module for path, module in lm.base_model.named_modules() if hasattr(module, "in_features")}
+        names = _names(lm, linear, target_modules)
         pairs = {}
-        for path, module in lm.base_model.named_modules():
-            if path.rpartition(".")[2] in target_modules and hasattr(module, "in_features"):
+        for path, module in linear.items():
+            if path.rpartition(".")[2] in names:
                 down = torch.empty(rank, module.in_features)
                 nn.init.kaiming_uniform_(down, a=5**0.5)
                 pairs[path] = down, torch.zeros(module.out_features, rank)
-        if not pairs or rank < 1:
-            raise InputError(
-                f"LoRA of rank {rank} on {list(target_modules)}: expected a positive rank and names of linear layers "
-                f"that {type(lm).__name__} has, such as {list(ALL_LINEAR)}"
-            )
         return cls(lm, pairs, alpha, dropout).to(lm.device)
 
     @contextmanager
@@ -84,6 +86,28 @@ class QueryLora(nn.Module):
             "target_modules": sorted({path.rpartition(".")[2] for path in self.terms}),
             "parameters": sum(parameter.numel() for parameter in self.parameters()),
         }
+
+
+def _names(lm: Any, linear: Mapping[str, Any], target_modules: str | Sequence[str]) -> list[str]:
+    """The names of linear layers that are meant; of the default ones, those that this model has."""
+    known = sorted({path.rpartition(".")[2] for path in linear})
+    if target_modules == "all-linear":
+        return known
+    wanted = [target_modules] if isinstance(target_modules, str) else list(target_modules)
+    if wanted == list(ALL_LINEAR) and set(wanted) & set(known):
+        return wanted
+    others = {path.rpartition(".")[2]: module for path, module in lm.named_modules() if path not in linear}
+    for name in wanted:
+        if name in known:
+            continue
+        kind = f"a {type(others[name]).__name__}, no linear layer of the body" if name in others else "no layer"
+        raise InputError(
+            f"model.lora.target_modules={wanted}: in {type(lm).__name__} {name!r} is {kind}; expected names of its "
+            f"linear layers: {', '.join(known)}, or all-linear"
+        )
+    if not wanted:
+        raise InputError(f"model.lora.target_modules is empty; expected some of {', '.join(known)}, or all-linear")
+    return wanted
 
 
 class _Term(nn.Module):

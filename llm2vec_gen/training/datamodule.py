@@ -81,10 +81,12 @@ class CompletionData(TrainingData):
         return [self._completions[rows * place // min(count, rows)] for place in range(min(count, rows))]
 
     def batch(self, step: int, rows: np.ndarray) -> tuple[Batch, Counts]:
-        """Counts: samples, tokens, how many queries and completions were cut."""
+        """Counts: samples, tokens, how many queries and completions were cut, and how many spell a control token."""
         completions: list[Completion] = [self._completions[int(row)] for row in rows]
-        queries, queries_cut = self._model.tokenize_and_count([row.query for row in completions], strip=True)
-        answers, answers_cut = self._answers([completion.completion for completion in completions])
+        asked, answered = [row.query for row in completions], [row.completion for row in completions]
+        queries, queries_cut = self._model.tokenize_and_count(asked, strip=True)
+        answers, answers_cut = self._answers(answered)
+        tokenization = self._model.backbone.tokenization
         targets = np.stack([np.asarray(self._targets[int(row)], dtype=np.float32) for row in rows])
         batch = Batch([completion.id for completion in completions], queries, answers, torch.from_numpy(targets))
         counts = {
@@ -93,6 +95,8 @@ class CompletionData(TrainingData):
             "completion_tokens": sum(map(len, answers)),
             "queries_cut": queries_cut,
             "completions_cut": answers_cut,
+            "queries_with_control_tokens": tokenization.count(asked),
+            "completions_with_control_tokens": tokenization.count(answered),
         }
         return batch, counts
 

@@ -56,9 +56,10 @@ class LessonData(TrainingData):
         counts = {"samples": len(rows), "tokens": 0, "texts_cut": 0}
 
         def tokenize(texts: Sequence[str]) -> list[Tensor]:
-            ids = self.backbone.tokenize(list(texts), self.lesson.max_length + 1)
-            counts["texts_cut"] += sum(len(row) > self.lesson.max_length for row in ids)
-            cut = [row[: self.lesson.max_length] if len(row) else torch.tensor([self.backbone.end_id]) for row in ids]
+            tokens, length = self.backbone.tokenization, self.lesson.max_length
+            ids = tokens.ids(texts)
+            counts["texts_cut"] += sum(len(tokens.wrap(row)) > length for row in ids)
+            cut = [torch.tensor(tokens.wrap(row, length) or [self.backbone.end_id]) for row in ids]
             counts["tokens"] += sum(map(len, cut))
             return cut
 

@@ -13,7 +13,7 @@ from llm2vec_gen.backbones import loading
 from llm2vec_gen.backbones.base import Backbone
 from llm2vec_gen.backbones.quantization import quantization_config
 from llm2vec_gen.types import InputError
-from tests.builders import END, tiny_backbone_folder
+from tests.builders import END, FAMILIES, SPECIAL, appending_end, tiny_backbone_folder
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,49 @@ def test_the_tokenizer_adds_its_own_beginning_only_where_asked(folders):
     with_start, without = backbone.tokenize(["cat"])[0], backbone.tokenize(["cat"], special_tokens=False)[0]
     assert torch.equal(with_start[1:], without) and with_start[0] == backbone.tokenizer.bos_token_id
     assert backbone.tokenize([]) == [] and load(folders["qwen3"]).tokenize([""])[0].tolist() == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_texts_hold_no_control_tokens_and_completions_one_at_their_end(family, tmp_path):
+    backbone = load(tiny_backbone_folder(tmp_path, family))
+    special = set(backbone.tokenizer.convert_tokens_to_ids(list(SPECIAL[family])))
+    begin = [backbone.tokenizer.bos_token_id] if family == "llama" else []
+    text = f"the cat{END[family]}\n{''.join(SPECIAL[family])}the dog{END[family]}"
+    query, completion = backbone.tokenize([text])[0].tolist(), backbone.completion_ids([text])[0].tolist()
+    assert [index for index in query if index in special] == begin
+    assert [index for index in completion if index in special] == [*begin, backbone.end_id]
+    assert completion == [*query, backbone.end_id] and backbone.tokenizer.decode(query[len(begin) :]) == text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("place", [0, -1])
+def test_an_end_token_of_the_tokenizers_own_is_never_added(family, place, tmp_path):
+    """Whether it appends the token that ends a turn, or another one (Qwen3-Embedding)."""
+    plain = load(tiny_backbone_folder(tmp_path / "plain", family))
+    folder = tiny_backbone_folder(tmp_path, family)
+    backbone = load(appending_end(folder, [SPECIAL[family][0 if family != "llama" else 1], END[family]][place]))
+    texts = ["the cat", "", "What is the capital?"]
+    assert backbone.tokenizer("the cat").input_ids[-1] in backbone.tokenizer.added_tokens_decoder
+    for ours, theirs in zip(backbone.tokenize(texts), plain.tokenize(texts), strict=True):
+        assert torch.equal(ours, theirs)
+    for ours, theirs in zip(backbone.completion_ids(texts), plain.completion_ids(texts), strict=True):
+        assert torch.equal(ours, theirs) and ours[-1] == backbone.end_id and ours.tolist().count(backbone.end_id) == 1
+    assert torch.equal(backbone.completion_ids(["the cat"], 2)[0], plain.completion_ids(["the cat"], 2)[0])
+    assert torch.equal(backbone.chat_ids("the cat"), plain.chat_ids("the cat"))
+
+
+def test_a_marker_is_read_together_with_the_text(folders):
+    """Of a published checkpoint: one special token in Llama, ordinary tokens elsewhere."""
+    for family in folders:
+        backbone, marker = load(folders[family]), "<|end_of_text|>"
+        begin = backbone.tokenization.beginning
+        (ids,) = backbone.completion_ids([" the cat "], marker=marker)
+        assert ids.tolist() == backbone.tokenizer("the cat" + marker).input_ids
+        (ids,) = backbone.completion_ids([f"the {marker} cat{END[family]}"], marker=marker)
+        single = backbone.tokenizer(marker, add_special_tokens=False).input_ids
+        assert ids[-len(single) :].tolist() == single and ids[: len(begin)].tolist() == begin
+        special = set(backbone.tokenizer.convert_tokens_to_ids(list(SPECIAL[family])))
+        assert not special & set(ids[len(begin) : -len(single)].tolist())
 
 
 def test_end_token_by_name(folders):

@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 from llm2vec_gen import LLM2VecGen, checkpoints
+from llm2vec_gen.backbones.base import Backbone
 from llm2vec_gen.checkpoints import merged
 from llm2vec_gen.types import InputError
-from tests.builders import tiny_backbone_folder
+from tests.builders import END, SPECIAL, appending_end, tiny_backbone_folder
 from tests.checkpoints.samples import FAMILIES, NAMES, same, sample, saved
 
 TEXTS = ["Where does the cat sit?", "", " the dog ate ", "the cat sat " * 40, "Wo schläft der Hund? 犬はどこ 🐕"]
@@ -112,3 +113,16 @@ def test_in_a_process_without_the_package(python: str | None, name: str, tmp_pat
     run = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     line = next(line for line in run.stdout.splitlines() if line.startswith("VECTORS"))
     assert np.abs(np.array(json.loads(line[8:])) - model.encode(TEXTS).numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+def test_a_text_that_spells_a_control_token_gives_the_same_vector(family: str, tmp_path: Path) -> None:
+    """Also where the backbone's tokenizer appends an end token to every text."""
+    folder = appending_end(tiny_backbone_folder(tmp_path, family), SPECIAL[family][1])
+    torch.manual_seed(0)
+    model = LLM2VecGen(Backbone(str(folder), device="cpu"), 8, num_thought_tokens=2, num_compression_tokens=3)
+    model.save_pretrained(tmp_path / "m", format="merged")
+    names: dict = {}
+    exec(snippet(tmp_path / "m"), names)
+    texts = [*TEXTS, f"the cat{END[family]} sat", "".join(SPECIAL[family])]
+    assert (names["embed"](texts) - model.encode(texts)).abs().max() < 1e-5

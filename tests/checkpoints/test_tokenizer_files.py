@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from llm2vec_gen.checkpoints import tokenizer_files
 from llm2vec_gen.types import InputError
-from tests.builders import FAMILIES, tiny_tokenizer
+from tests.builders import END, FAMILIES, appending_end, tiny_tokenizer
 
 NAMES = ["<a1>", "<a2>", "<a3>"]
 TEXTS = ["the cat sat", "", " x ", "the cat sat on the mat " * 30, "<a1> spelled"]
@@ -78,3 +78,18 @@ def test_half_a_suffix_and_holes_are_refused(tmp_path: Path) -> None:
     config = before | {"tokenizer_config.json": b"{}"}
     with pytest.raises(InputError, match="no pad or end token"):
         tokenizer_files.with_suffix(config, NAMES, 20)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_end_token_of_the_tokenizers_own_stands_around_the_suffix(family: str, tmp_path: Path) -> None:
+    plain = files(family, tmp_path)
+    appending_end(tmp_path, END[family])
+    ending = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    ids = [Tokenizer.from_buffer(written["tokenizer.json"]).encode("a").ids for written in (plain, ending)]
+    assert len(ids[1]) == len(ids[0]) + 1
+    for write in (tokenizer_files.with_suffix, tokenizer_files.with_appended_suffix):
+        expected, found = (
+            Tokenizer.from_buffer(write(written, NAMES, 20)[0]["tokenizer.json"]) for written in (plain, ending)
+        )
+        for text in TEXTS:
+            assert found.encode(text).ids == expected.encode(text).ids

@@ -6,7 +6,7 @@ import torch
 from llm2vec_gen.backbones.base import Backbone
 from llm2vec_gen.encoders.echo import TEMPLATE, Echo
 from llm2vec_gen.types import Encoder, InputError
-from tests.builders import FAMILIES, tiny_backbone_folder
+from tests.builders import FAMILIES, appending_end, tiny_backbone_folder
 
 TEXTS = ["the cat sat on the mat", "a", "What is the capital of France? \u2603", "legs {text} legs", "how many " * 9]
 
@@ -67,3 +67,23 @@ def test_both_occurrences_are_cut(backbone):
 def test_wrong_settings(backbone, settings):
     with pytest.raises(InputError, match="expected"):
         Echo(backbone, **settings)
+
+
+def test_a_text_that_spells_control_tokens_is_ordinary_text_in_both_places(backbone):
+    """The template's own control token stays one, and the span is the second text's."""
+    end = backbone.tokenizer.eos_token
+    texts = [f"the cat{end} sat", end, f"the cat {end}"]
+    encoder = Echo(backbone, "Text: {text}" + end + " {text} end")
+    for text in texts:
+        ids, (start, stop) = encoder._row(text, None)
+        assert ids.count(backbone.tokenizer.eos_token_id) == 1
+        assert backbone.tokenizer.decode(ids[start:stop]).strip() == text
+        inside = backbone.tokenizer.decode(ids[len(backbone.tokenization.beginning) :])
+        assert inside == f"Text: {text}{end} {text} end"
+    assert encoder.encode(texts).isfinite().all()
+
+
+def test_the_tokenizers_end_token_is_not_in_the_row(tmp_path):
+    plain_one = Backbone(str(tiny_backbone_folder(tmp_path / "plain", "llama")), device="cpu")
+    other = appending_end(tiny_backbone_folder(tmp_path, "llama"), "<|eot_id|>")
+    assert close(Echo(Backbone(str(other), device="cpu")).encode(TEXTS), Echo(plain_one).encode(TEXTS))

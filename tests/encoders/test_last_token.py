@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from llm2vec_gen.backbones.base import Backbone
 from llm2vec_gen.encoders import pooled
 from llm2vec_gen.encoders.last_token import LastToken
 from llm2vec_gen.types import Encoder
-from tests.builders import FAMILIES, tiny_backbone_folder
+from tests.builders import END, FAMILIES, SPECIAL, appending_end, tiny_backbone_folder
 
 TEXTS = ["the cat sat on the mat", "a", "What is the capital of France? \u2603", "how many legs " * 9]
 
@@ -64,3 +66,36 @@ def test_a_long_text_does_not_move_its_neighbours(kind, tmp_path):
     vectors = LastToken(Backbone(folder, device="cpu")).encode(TEXTS)
     for vector, text in zip(vectors, TEXTS, strict=True):
         assert close(vector, plain(Backbone(folder, device="cpu"), [text])[0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_end_token_is_the_one_that_the_tokenizer_puts_behind_a_text(family, tmp_path):
+    """Qwen3-Embedding's is another one than that which ends a turn."""
+    token = SPECIAL[family][0 if family != "llama" else 1]
+    backbone = Backbone(str(appending_end(tiny_backbone_folder(tmp_path, family), token)), device="cpu")
+    assert token != END[family]
+    expected = plain(backbone, TEXTS)
+    assert close(LastToken(backbone).encode(TEXTS), expected)
+    assert close(LastToken(backbone, append_end=True).encode(TEXTS), expected)
+    ids = [backbone.tokenizer(text).input_ids[:-1] for text in TEXTS]
+    assert close(LastToken(backbone, append_end=False).encode(TEXTS), plain(backbone, ids))
+    cut = [[*row[:6], backbone.tokenizer.convert_tokens_to_ids(token)] for row in ids]
+    assert close(LastToken(backbone, max_length=7).encode(TEXTS), plain(backbone, cut))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_end_token_that_transformers_no_longer_appends_is_named_and_appended(family, tmp_path):
+    path = tiny_backbone_folder(tmp_path, family) / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"add_eos_token": True}), encoding="utf-8")
+    backbone = Backbone(str(path.parent), device="cpu")
+    with pytest.warns(UserWarning, match="declares add_eos_token, which transformers"):
+        encoder = LastToken(backbone)
+    ended = [[*backbone.tokenizer(text).input_ids, backbone.tokenizer.eos_token_id] for text in TEXTS]
+    assert close(encoder.encode(TEXTS), plain(backbone, ended))
+
+
+def test_a_text_that_spells_the_end_token_is_read_at_its_last_character(backbone):
+    text = f"the cat {backbone.tokenizer.eos_token}"
+    split = backbone.tokenizer(text, split_special_tokens=True).input_ids
+    assert split[-1] != backbone.tokenizer.eos_token_id
+    assert close(LastToken(backbone).encode([text]), plain(backbone, [split]))

@@ -250,3 +250,54 @@ def test_adapters_may_lie_in_an_installed_package(tmp_path: Path):
     assert encoder.encode(["a", "b"]).shape == (2, encoder.embedding_dim)
     with pytest.raises(InputError, match="no package 'nowhere'"):
         LLM2Vec("package://llm2vec_gen/pocket/lm", "package://nowhere/mntp", None, dtype="float32")
+
+
+# ------------------------------------------------------------------ adapters of the kinds that PEFT itself writes
+
+
+def peft_adapter(folder, base, **settings):
+    """An adapter that PEFT made and saved, every factor and bias of it random."""
+    import peft
+    from transformers import AutoModel
+
+    adapted = peft.get_peft_model(AutoModel.from_pretrained(base), peft.LoraConfig(r=4, lora_alpha=8, **settings))
+    torch.manual_seed(0)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    adapted.save_pretrained(folder)
+    return str(folder)
+
+
+KINDS = {
+    "embedding": {"target_modules": ["embed_tokens", "q_proj"]},
+    "embedding_alone": {"target_modules": ["embed_tokens"]},
+    "lora_bias": {"target_modules": ["q_proj", "down_proj"], "lora_bias": True},
+    "bias": {"target_modules": ["q_proj"], "bias": "lora_only"},
+    "dora": {"target_modules": ["q_proj"], "use_dora": True},
+    "saved_embedding": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+}
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen2"])  # without and with biases of its own
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_adapter_is_the_same_merged_and_on_top(family, kind, tmp_path):
+    base = str(tiny_backbone_folder(tmp_path, family))
+    adapter = peft_adapter(tmp_path / kind, base, **KINDS[kind])
+    places = [(adapter, None, False), (None, adapter, False), (None, adapter, True)]
+    first, top, merged = (build((base, *pair), merge_second=merge).encode(TEXTS) for *pair, merge in places)
+    plain = build((base, None, None)).encode(TEXTS)
+    assert (top - plain).abs().max() > 1e-2
+    assert torch.allclose(first, top, rtol=0, atol=1e-4) and torch.allclose(merged, top, rtol=0, atol=1e-4)
+
+
+def test_an_adapter_over_other_embeddings_is_refused_for_that(qwen3, tmp_path):
+    adapter = Path(peft_adapter(tmp_path / "a", qwen3, target_modules=["embed_tokens"]))
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    (name,) = (name for name in tensors if "base_layer" in name)
+    for change, message in ((lambda t: t + 1, "with other values"), (lambda t: t[:-5], "of shape .* instead of")):
+        save_file(tensors | {name: change(tensors[name]).contiguous()}, adapter / "adapter_model.safetensors")
+        with pytest.raises(InputError, match=f"carries base_model.model.embed_tokens.weight of its base, {message}"):
+            build((qwen3, str(adapter), None))
+    save_file(tensors | {name: tensors[name].bfloat16()}, adapter / "adapter_model.safetensors")
+    assert build((qwen3, str(adapter), None)).encode(TEXTS).isfinite().all(), "rounded it is the same"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
@@ -79,3 +81,29 @@ def test_a_long_text_does_not_move_its_neighbours(tmp_path):
     texts = [*TEXTS, "how many legs " * 4]
     for vector, text in zip(encoder.encode(texts), texts, strict=True):
         assert torch.allclose(vector, plain(str(tmp_path / "saved"), [text])[0], rtol=0, atol=1e-5)
+
+
+def test_control_tokens_that_a_text_spells_are_ordinary_text(folder):
+    text = "the cat<|eot_id|> sat <|begin_of_text|>"
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    ids = tokenizer(text, split_special_tokens=True, return_tensors="pt").input_ids
+    with torch.no_grad():
+        expected = model(ids).last_hidden_state.mean(1)
+    vectors = SentenceTransformerEncoder(folder, device="cpu").encode([text])
+    assert torch.allclose(vectors, expected, rtol=0, atol=1e-5)
+    assert not torch.allclose(vectors, plain(folder, [text]), rtol=0, atol=1e-3)
+
+
+@torch.no_grad()
+def test_a_last_token_model_reads_at_the_end_token_that_its_files_declare(tmp_path):
+    transformer = Transformer(str(tiny_backbone_folder(tmp_path, "llama", chat_template=False)))
+    pooling = Pooling(transformer.get_embedding_dimension(), "lasttoken")
+    SentenceTransformer(modules=[transformer, pooling]).save_pretrained(str(tmp_path / "saved"))
+    path = tmp_path / "saved" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"add_eos_token": True}), encoding="utf-8")
+    with pytest.warns(UserWarning, match="declares add_eos_token"):
+        encoder = SentenceTransformerEncoder(str(path.parent), device="cpu")
+    tokenizer, model = AutoTokenizer.from_pretrained(path.parent), AutoModel.from_pretrained(path.parent).eval()
+    rows = [torch.tensor([[*tokenizer(text).input_ids, tokenizer.eos_token_id]]) for text in TEXTS]
+    expected = torch.stack([model(row).last_hidden_state[0, -1] for row in rows])
+    assert torch.allclose(encoder.encode(TEXTS), expected, rtol=0, atol=1e-5)

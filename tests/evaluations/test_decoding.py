@@ -28,10 +28,7 @@ class Model:
         self.decodes = decodes
         words = list(answers.values())
         self.backbone = SimpleNamespace(
-            chat_prompt=lambda query: f"<chat>{query}",
-            tokenize=lambda prompts, special_tokens: [
-                torch.tensor([list(answers).index(prompt.removeprefix("<chat>"))]) for prompt in prompts
-            ],
+            chat_ids=lambda query: torch.tensor([list(answers).index(query)]),
             generate=lambda prompts, max_new_tokens: [(ids, "stop") for ids in prompts],
             tokenizer=SimpleNamespace(decode=lambda ids, skip_special_tokens: f" {words[int(ids[0])]}"),
         )

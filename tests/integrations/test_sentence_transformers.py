@@ -140,3 +140,10 @@ def test_a_live_one_saves_the_models_own_card(live, tmp_path: Path) -> None:
     live.save_pretrained(str(tmp_path / "st"))
     card = (tmp_path / "st" / "README.md").read_text()
     assert "# Generative embeddings" in card and "## Instructions" in card
+
+
+@pytest.mark.parametrize("value", ["token_embeddings", "cls_token_embeddings"])
+def test_other_outputs_are_refused_in_one_line(live, value: str) -> None:
+    with pytest.raises(InputError, match=f"has no {value}: .*sentence_embedding"):
+        live.encode(TEXTS, output_value=value)
+    assert len(live.encode(TEXTS, output_value=None)) == len(TEXTS)

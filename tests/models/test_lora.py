@@ -98,5 +98,16 @@ def test_what_does_not_fit_is_named() -> None:
     for path, pair in (("layers.9.self_attn.q_proj", (a, b)), ("layers.0.self_attn.q_proj", (a, b[:5]))):
         with pytest.raises(InputError, match=path):
             QueryLora(lm, {path: pair}, alpha=1)
-    with pytest.raises(InputError, match="names of linear layers"):
+    for name, kind in (("embed_tokens", "Embedding"), ("input_layernorm", "RMSNorm"), ("lm_head", "Linear")):
+        for targets in ([name], ["q_proj", name]):
+            with pytest.raises(InputError, match=f"'{name}' is a .*{kind}, no linear layer of the body"):
+                QueryLora.fresh(lm, rank=2, alpha=4, target_modules=targets)
+    with pytest.raises(InputError, match="model.lora.rank"):
+        QueryLora.fresh(lm, rank=0, alpha=4)
+    with pytest.raises(InputError, match="target_modules is empty"):
+        QueryLora.fresh(lm, rank=2, alpha=4, target_modules=[])
+    everywhere = QueryLora.fresh(lm, rank=2, alpha=4)
+    assert QueryLora.fresh(lm, rank=2, alpha=4, target_modules="all-linear").terms.keys() == everywhere.terms.keys()
+    assert len(QueryLora.fresh(lm, rank=2, alpha=4, target_modules="q_proj").terms) == 2
+    with pytest.raises(InputError, match="names of its linear layers: down_proj, gate_proj"):
         QueryLora.fresh(lm, rank=2, alpha=4, target_modules=["nothing"])

@@ -13,8 +13,17 @@ from llm2vec_gen.types import Batch, Completion, EncoderOutput
 VOCABULARY, WIDTH, SUFFIX = 128, 8, 3
 
 
+class StubTokenization:
+    """Bytes spell no control token."""
+
+    def count(self, texts: list[str]) -> int:
+        return 0
+
+
 class StubBackbone:
     """The attributes that training reads."""
+
+    tokenization = StubTokenization()
 
     device = "cpu"
     fingerprint = "stub"

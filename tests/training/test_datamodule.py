@@ -38,6 +38,8 @@ def test_what_is_cut_is_counted() -> None:
         "completion_tokens": sum(min(length, 12) for length in completions),
         "queries_cut": sum(length > 11 for length in queries),
         "completions_cut": sum(length > 12 for length in completions),
+        "queries_with_control_tokens": 0,
+        "completions_with_control_tokens": 0,
     }
     assert 0 < source.counts()["queries_cut"] < 24
     assert 0 < source.counts()["completions_cut"] < 24
