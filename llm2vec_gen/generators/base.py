@@ -28,9 +28,7 @@ class Generator(ABC):
     def complete(self, queries: Sequence[Query]) -> list[Completion]:
         """One completion per query, order kept, text stripped (and blank where the model said nothing)."""
 
-    def count(
-        self, completions: Sequence[Completion], prompts_cut: int = 0, control_tokens: int | None = None
-    ) -> None:
+    def count(self, completions: Sequence[Completion], prompts_cut: int = 0, control_tokens: int | None = None) -> None:
         """Adds a call's completions to the report."""
         self.report["completions"] += len(completions)
         self.report["prompts_cut"] += prompts_cut
