@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, Tim
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from llm2vec_gen.artifacts.files import replacing
+from llm2vec_gen.loggers.base import ResumableLogger
 from llm2vec_gen.progress import Progress
 from llm2vec_gen.training import ranks
 from llm2vec_gen.training.metrics_file import MetricsFile
@@ -79,6 +80,18 @@ class MetricLog(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile):
                 logger.keep_until(trainer.global_step)
+        for logger in trainer.loggers:
+            if isinstance(logger, ResumableLogger):
+                logger.resume(self._rows(trainer), self.steps_before + trainer.global_step)
+
+    def _rows(self, trainer: Any) -> dict[int, dict[str, float]]:
+        """The rows of the curve so far, by the step that loggers of the whole job know."""
+        rows = [row for logger in trainer.loggers if isinstance(logger, MetricsFile) for row in logger.rows()]
+        return {
+            self.steps_before + int(row["step"]): {name: value for name, value in row.items() if name != "step"}
+            for row in rows
+            if "train/loss" in row
+        }
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         pl_module.remember(batch)
