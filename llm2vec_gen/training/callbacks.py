@@ -125,7 +125,8 @@ class ProgressBar(Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if trainer.is_global_zero:
-            self._progress = Progress("train", trainer.max_steps, "steps", trainer.global_step)
+            name = f"teach {pl_module.name}" if hasattr(pl_module, "lesson") else "train"
+            self._progress = Progress(name, trainer.max_steps, "steps", trainer.global_step)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._progress is not None:
