@@ -10,14 +10,13 @@ import argparse
 import codecs
 import io
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm2vec_gen import threads
+from llm2vec_gen import progress, threads
 from llm2vec_gen.types import InputError, repair_surrogates
 
 if TYPE_CHECKING:
@@ -27,8 +26,7 @@ if TYPE_CHECKING:
 def main(arguments: list[str] | None = None) -> None:
     """The `llm2vec-gen` command."""
     threads.own_process()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("llm2vec_gen").setLevel(logging.INFO)
+    progress.log_to_stderr()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # decoded text may hold what the terminal's encoding lacks
     options = _parse(sys.argv[1:] if arguments is None else arguments)

@@ -41,14 +41,15 @@ class Endpoint:
         self._retries = retries
         self.client = openai.OpenAI(base_url=url, api_key=self._key or "none", timeout=timeout, max_retries=retries)
 
-    def ask_all(self, ask: Callable[[Asked], Answer], asked: Sequence[Asked]) -> list[Answer]:
-        """`ask` of each, in the order given; the first error ends it."""
+    def ask_all(self, ask: Callable[[Asked], Answer], asked: Sequence[Asked],
+                size: Callable[[Asked], int] = lambda _: 1) -> list[Answer]:  # fmt: skip
+        """`ask` of each, in the order given; the first error ends it. size: how much of the work each is."""
         pool = ThreadPoolExecutor(self.concurrency)
         try:
-            futures = [pool.submit(ask, one) for one in asked]
+            futures = {pool.submit(ask, one): one for one in asked}
             for future in as_completed(futures):
                 future.result()
-                progress.advance()
+                progress.advance(size(futures[future]))
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
         return [future.result() for future in futures]

@@ -12,7 +12,6 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -23,7 +22,7 @@ from llm2vec_gen.checkpoints import native
 from llm2vec_gen.evaluations.base import by_task
 from llm2vec_gen.generators.base import check_blank
 from llm2vec_gen.loggers.base import listening, tell
-from llm2vec_gen.progress import Progress, track
+from llm2vec_gen.progress import track
 from llm2vec_gen.types import MODEL, InputError, check_whole
 
 if TYPE_CHECKING:
@@ -88,10 +87,12 @@ def complete(plan: Plan) -> Path:
     stage = plan.build("stage")
     with artifact.making(stage.share) as unfinished:
         if unfinished:
+            _say_where(artifact)
             source = plan.build("data")
+            total = sum(1 for _ in plan.build("data").queries())  # a source is read once, and does not know before
             with stage.workers(plan.recipe("generator"), "complete") as generators:
                 missing = artifact.missing_rows(source.queries(), plan.settings["part_size"], stage.share)
-                with _track(artifact) as progress:
+                with track("complete", total, "rows", _rows(artifact)) as progress:
                     for start, completions in generators.each(missing):
                         artifact.write_completions(start, completions)
                         progress.advance_to(_rows(artifact))
@@ -113,10 +114,11 @@ def embed(plan: Plan) -> Path:
     stage = plan.build("stage")
     with artifact.making(stage.share) as unfinished:
         if unfinished:
+            _say_where(artifact)
             with stage.workers(plan.recipe("teacher"), "encode") as teachers:
                 missing = artifact.missing_rows(completions, plan.settings["part_size"], stage.share)
                 texts = ((start, [row.completion for row in rows]) for start, rows in missing)
-                with _track(artifact, len(completions)) as progress:
+                with track("embed", len(completions), "rows", _rows(artifact)) as progress:
                     for start, targets in teachers.each(texts):
                         artifact.write_targets(start, targets)
                         progress.advance_to(_rows(artifact))
@@ -138,7 +140,7 @@ def train(plan: Plan) -> Path:
     artifact = plan.artifact("train")
     with ranks.making(artifact) as unfinished:
         if unfinished:
-            log.info("train: writing %s", artifact.folder)
+            _say_where(artifact)
             training, trainer = plan.build("training"), plan.build("trainer")
             trainer.check_devices()
             instructions = _wording(plan)  # read before the training, not after it
@@ -175,7 +177,7 @@ def teach(plan: Plan) -> Path:
     artifact = plan.artifact("teach")
     with ranks.making(artifact) as unfinished:
         if unfinished:
-            log.info("teach: writing %s", artifact.folder)
+            _say_where(artifact)
             teaching, trainer = plan.build("teaching"), plan.build("trainer")
             trainer.check_devices()
             callbacks = plan.build_all("callbacks").values()
@@ -230,6 +232,7 @@ def interpret(plan: Plan) -> Path:
     artifact = plan.artifact("interpret")
     with artifact.making() as unfinished:
         if unfinished:
+            _say_where(artifact)
             limit = plan.settings["interpret"]["limit"]
             check_whole("interpret.limit", limit, least=0)
             readable = [({}, _spread(plan.build("interpret.queries"), limit)), *_scored_queries(plan)]
@@ -373,10 +376,9 @@ def _write_bytes(content: bytes, path: Path) -> None:
     path.write_bytes(content)
 
 
-def _track(artifact: artifacts.Artifact, total: int | None = None) -> AbstractContextManager[Progress]:
-    """Say which folder is written, then show how many of its rows are there; `total` None is not known before."""
+def _say_where(artifact: artifacts.Artifact) -> None:
+    """The first line of a step: the folder that it writes."""
     log.info("%s: writing %s", artifact.verb, artifact.folder)
-    return track(artifact.verb, total, "rows", _rows(artifact))
 
 
 def _rows(artifact: artifacts.Artifact) -> int:

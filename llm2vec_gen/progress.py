@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -31,10 +32,12 @@ class Progress:
     """
 
     def __init__(self, name: str, total: int | None, unit: str = "rows", initial: int = 0,
-                 interval: float = LOG_INTERVAL_S, clock: Callable[[], float] = time.monotonic):  # fmt: skip
+                 interval: float = LOG_INTERVAL_S, clock: Callable[[], float] = time.monotonic,
+                 outer: Progress | None = None):  # fmt: skip
+        self._root: Progress = self if outer is None else outer._root
         self.name, self.total, self.unit, self.initial = name, total, unit, initial
         self.done, self.interval, self._clock = initial, interval, clock
-        self._began = self._logged = clock()
+        self._began = self._logged = clock()  # of the outermost work, `_logged` is the time of the last line of all
         self._bar: Any = None
         if shows_bars():
             from tqdm.auto import tqdm
@@ -46,14 +49,15 @@ class Progress:
         self.advance_to(self.done + count, **values)
 
     def advance_to(self, done: int, **values: float) -> None:
-        """Count `done` units in all; fewer than before changes nothing."""
+        """Count `done` units in all; fewer than before changes nothing, more than the total are the total."""
+        done = done if self.total is None else min(done, self.total)
         more, self.done = max(0, done - self.done), max(done, self.done)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         if self._bar is not None:
             self._bar.set_postfix_str(shown, refresh=False)
             self._bar.update(more)
-        elif (now := self._clock()) - self._logged >= self.interval and self.done != self.total:
-            self._logged = now
+        elif (now := self._clock()) - self._root._logged >= self.interval and self.done != self.total:
+            self._root._logged = now
             log.info("%s", self.line(now, shown))
 
     def line(self, now: float, shown: str = "") -> str:
@@ -77,15 +81,18 @@ class Progress:
 
 @contextmanager
 def track(name: str, total: int | None, unit: str = "rows", initial: int = 0) -> Iterator[Progress]:
-    """Show the progress of the work within, to which `advance` of this thread then adds."""
+    """Show the progress of the work within, to which `advance` of this thread then adds.
+
+    Work within other work has the other's name before its own, and both together log one line every 30 seconds.
+    """
     outer = _current.get()
-    progress = Progress(name, total, unit, initial)
-    token = _current.set(progress)
+    full = f"{outer.name}: {name}" if outer is not None else name
+    progress = Progress(full, total, unit, initial, outer=outer)
+    _current.set(progress)
     try:
         yield progress
     finally:
         _current.set(outer)
-        del token
         progress.close()
 
 
@@ -94,6 +101,23 @@ def advance(count: int = 1) -> None:
     progress = _current.get()
     if progress is not None:
         progress.advance(count)
+
+
+def log_to_stderr() -> None:
+    """Send this process's log lines to standard error, as a script or command; libraries draw no bars into a file."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("llm2vec_gen").setLevel(logging.INFO)
+    if shows_bars():
+        return
+    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):  # read when they are imported
+        os.environ.setdefault(name, "1")
+    for module, switch in (
+        ("huggingface_hub.utils", "disable_progress_bars"),
+        ("transformers.utils.logging", "disable_progress_bar"),
+        ("datasets.utils", "disable_progress_bars"),
+    ):
+        if module in sys.modules:
+            getattr(sys.modules[module], switch)()
 
 
 def shows_bars() -> bool:

@@ -7,7 +7,6 @@ is left beside it as rank-<number>.json; the job says it.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import signal
@@ -17,7 +16,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from llm2vec_gen import pipeline, threads
+from llm2vec_gen import pipeline, progress, threads
 from llm2vec_gen.config import Plan
 from llm2vec_gen.launch import end_with, perform, terminated
 from llm2vec_gen.types import InputError, exit_status
@@ -32,8 +31,7 @@ def main() -> None:
         sys.exit(128 + signal.SIGTERM)
     end_with(job["parent"])
     threads.own_process()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("llm2vec_gen").setLevel(logging.INFO)
+    progress.log_to_stderr()
     if number == 0:
         signal.signal(signal.SIGTERM, terminated)  # the others hold nothing, and wait where Python cannot hear
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import os
 import re
 import signal
@@ -20,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from llm2vec_gen import launch, threads
+from llm2vec_gen import launch, progress, threads
 from llm2vec_gen.artifacts import read_curves, read_manifest
 from llm2vec_gen.config import CONF, CONFIG_ERRORS, Plan, config_digest, explained, literal, settle
 from llm2vec_gen.status import Status, worst
@@ -96,8 +95,7 @@ def _plugins_in_sight() -> None:
 def _prepare() -> None:
     """What a process needs before its first job, the main one or one that a launcher started."""
     threads.own_process()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("llm2vec_gen").setLevel(logging.INFO)
+    progress.log_to_stderr()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, launch.terminated)
 

@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import io
 import logging
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 from llm2vec_gen import progress
+from llm2vec_gen.encoders.cached import CachedEncoder
 from llm2vec_gen.progress import Progress, advance, duration, track
 
 
@@ -64,6 +69,73 @@ def test_inner_work_counts_for_the_innermost(monkeypatch: pytest.MonkeyPatch) ->
         advance()
     assert (outer.done, inner.done) == (3, 3)
     assert progress._current.get() is None
+
+
+def test_work_within_work_logs_one_line_for_all(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Many short pieces are no silence, and two levels are no two lines."""
+    caplog.set_level(logging.INFO)
+    clock = Clock()
+    outer = Progress("evaluate x", None, "texts", clock=clock)
+    for _ in range(12):  # 10 s each
+        inner = Progress("evaluate x: encode", 100, "texts", clock=clock, outer=outer)
+        for _ in range(10):
+            clock.now += 1
+            inner.advance(9)
+            outer.advance(9)
+    assert len(caplog.messages) == 4
+    assert caplog.messages[1] == "evaluate x: encode: 90 of 100 texts, 9 texts/s, about 1 s left"
+
+
+def test_inner_work_is_named_after_the_outer() -> None:
+    with track("evaluate x", None) as outer, track("encode", 3) as inner:
+        assert (outer.name, inner.name) == ("evaluate x", "evaluate x: encode")
+
+
+def test_more_than_all_is_all() -> None:
+    work = Progress("encode", 10, clock=Clock())
+    work.advance(25)
+    assert work.done == 10
+
+
+def test_cached_encoders_count_what_is_left_to_encode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the encoder inside counts or not."""
+    seen: list[tuple[str, int | None, int]] = []
+    monkeypatch.setattr(Progress, "close", lambda self: seen.append((self.name, self.total, self.done)))
+
+    class Lengths:
+        name, embedding_dim = "lengths", 1
+
+        def encode(self, texts: list[str], instruction: str | None = None) -> torch.Tensor:
+            return torch.tensor([[float(len(text))] for text in texts])
+
+    encoder = CachedEncoder(Lengths(), tmp_path, batch_size=2)
+    encoder.encode(["a", "bb"])
+    vectors = encoder.encode(["a", "bb", "ccc", "dddd", "ccc", "eeeee"])
+    assert vectors.flatten().tolist() == [1, 2, 3, 4, 3, 5]
+    assert seen == [("encode", 2, 2), ("encode", 3, 3)]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_libraries_draw_no_bars_into_a_file(terminal: bool) -> None:
+    """Of libraries that are loaded later and those that are there already."""
+    script = """
+import sys
+from llm2vec_gen import progress
+from llm2vec_gen.encoders.cached import CachedEncoder
+if sys.argv[1] == "True":
+    progress.shows_bars = lambda: True
+import huggingface_hub.utils
+progress.log_to_stderr()
+import datasets.utils, transformers.utils.logging
+transformers_draws = transformers.utils.logging.is_progress_bar_enabled()
+print(transformers_draws, not datasets.utils.are_progress_bars_disabled())
+"""
+    command = [sys.executable, "-c", script, str(terminal)]
+    free = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    done = subprocess.run(command, env=free, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == [str(terminal), str(terminal)], done.stderr
 
 
 def test_a_terminal_gets_a_bar_and_no_lines(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -32,6 +32,38 @@ WHERE_GROUPS = WHERE | {
     "hydra", "paths", "stage", "trainer", "logger", "callbacks", "sweep", "name", "keep", "embedding_cache"
 }  # fmt: skip
 
+OBSERVERS = frozenset({
+    "DeviceStatsMonitor", "LearningRateMonitor", "ModelCheckpoint", "ModelSummary", "OnExceptionCheckpoint",
+    "RichModelSummary", "RichProgressBar", "ThroughputMonitor", "TQDMProgressBar",
+})  # fmt: skip
+"""Callbacks of Lightning that neither end a training nor change what is trained."""
+
+
+def deciding_callbacks(settings: Mapping[str, Any], step: str) -> dict[str, Any]:
+    """Return what the digest of a training must hold of its callbacks: all but those that are known to only observe.
+
+    A callback may end training, average weights or freeze them, so an unknown one counts. A class of your own that only
+    observes says so by the class attribute `only_observes = True`. With them counts how often metrics are logged, since
+    that is when stop rules look at them. Empty where all callbacks observe. `step`: train or teach.
+    """
+    nodes = {key: node for key, node in (settings.get("callbacks") or {}).items() if node and not _observes(node)}
+    if not nodes:
+        return {}
+    trainings = {"train": settings["training"]}
+    if step == "teach":
+        trainings = {name: node["training"] for name, node in settings["teaching"]["lessons"].items()}
+    intervals = {name: training.get("log_every_n_steps") for name, training in trainings.items()}
+    return {"callbacks": what(nodes), "log_every_n_steps": intervals}
+
+
+def _observes(node: Mapping[str, Any]) -> bool:
+    target = str(node.get("_target_"))
+    if target.startswith("llm2vec_gen.training."):  # not imported: most steps do without Lightning
+        return True
+    if target.startswith("lightning.pytorch.callbacks."):
+        return target.rpartition(".")[2] in OBSERVERS
+    return bool(getattr(locate(target), "only_observes", False))
+
 
 def what(value: Any, annotation: Any = inspect.Parameter.empty) -> Any:
     """Return a plain config value as a digest sees it: without WHERE keys, local files and folders by their content.

@@ -19,10 +19,8 @@ from llm2vec_gen.artifacts.artifact import Artifact
 from llm2vec_gen.artifacts.files import now, write_json
 from llm2vec_gen.artifacts.locks import Lock
 from llm2vec_gen.artifacts.readers import read_scores
-from llm2vec_gen.progress import duration
+from llm2vec_gen.progress import LOG_INTERVAL_S, duration
 from llm2vec_gen.types import InputError, Score, said
-
-QUIET = 10.0  # seconds between two lines about how far the tasks are
 
 PATIENCE = 1.0  # seconds until another look at the tasks that others have
 
@@ -131,9 +129,9 @@ class Progress:
         self.before = self._done()
 
     def say(self, task: str) -> None:
-        """One line in the log, unless all are done or the last line is QUIET seconds old at most."""
+        """One line in the log, unless all are done or the last line is LOG_INTERVAL_S seconds old at most."""
         done, now = self._done(), time.monotonic()
-        if now - self.said < QUIET or len(done) == len(self.sizes):
+        if now - self.said < LOG_INTERVAL_S or len(done) == len(self.sizes):
             return
         elapsed, self.said = now - self.began, now
         made = sum(self.sizes[name] for name in done - self.before)

@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llm2vec_gen import targets
 from llm2vec_gen.artifacts import VERSIONS, Artifact, digest, read_manifest, scores_for_table
-from llm2vec_gen.artifacts.identity import BEFORE, READS, WHERE_GROUPS, what
+from llm2vec_gen.artifacts.identity import BEFORE, READS, WHERE_GROUPS, deciding_callbacks, what
 from llm2vec_gen.config import checks
 from llm2vec_gen.config.messages import CONF, CONFIG_ERRORS, explained, quoted
 from llm2vec_gen.config.world import settle, without_hydra
@@ -218,27 +218,14 @@ class Plan:
         config = {noun: what(self.settings.get(noun)) for noun in READS[verb]} | extra
         before = BEFORE.get(verb, []) if verb != "teach" or self.settings["teaching"]["corpus"] is None else []
         upstream = {name: self.artifact(name).digest for name in before}
-        if verb in ("train", "teach") and (rules := self._stop_rules()):
-            config["callbacks"] = rules
+        if verb in ("train", "teach"):
+            config |= deciding_callbacks(self.settings, verb)
         if verb == "interpret" and (named := self.settings["interpret"]["evaluations"]):
             config["evaluation"] = {name: what((self.settings.get("evaluation") or {}).get(name)) for name in named}
             config["instruction"] = what(self.settings["instruction"])
         if verb == "evaluate" and encoder != MODEL:
             config["encoder"], upstream = what(self._node(self._encoder_node(encoder))), {}
         return Artifact(self.outputs, verb, self._name(verb, encoder), config, upstream)
-
-    def _stop_rules(self) -> dict[str, Any]:
-        """The callbacks that may end training before `max_steps`: they decide what is trained, so they are hashed."""
-        ours = "llm2vec_gen.training."
-        nodes = {key: node for key, node in (self.settings.get("callbacks") or {}).items() if node}
-        foreign = {key: node for key, node in nodes.items() if not str(node.get("_target_", "")).startswith(ours)}
-        if not foreign:
-            return {}
-        from llm2vec_gen.training.callbacks import stops_training
-
-        return {
-            key: what(node) for key, node in foreign.items() if stops_training(hydra.utils.get_class(node["_target_"]))
-        }
 
     def require(self, verb: str) -> Path:
         """The folder of an artifact that must be there already."""
@@ -330,10 +317,15 @@ def config_digest(config: DictConfig | dict[str, Any], verb: str) -> str:
     nouns = [str(noun) for noun in config if noun not in WHERE_GROUPS]
     try:
         settings = {noun: what(_plain(config, noun)) for noun in nouns}
+        settings |= deciding_callbacks(_read_by_trainings(config), "teach" if verb == "teach" else "train")
     except (OmegaConfBaseException, InputError):  # what is wrong with it, the job itself will say
         raw: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else config
         settings = {noun: raw[noun] for noun in nouns}
     return digest(verb, VERSIONS, settings)
+
+
+def _read_by_trainings(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
+    return {noun: _plain(config, noun) for noun in ("callbacks", "training", "teaching") if noun in config}
 
 
 def _plain(config: DictConfig | dict[str, Any], key: str) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llm2vec_gen import progress
 from llm2vec_gen.types import Encoder, InputError, check_texts
 
 RECORD = np.dtype([("key", "<u8", 2), ("checksum", "<u4")])
@@ -52,16 +53,25 @@ class CachedEncoder:
         missing: dict[str, list[int]] = {}
         for index in self._shards.read(found, vectors.numpy()):
             missing.setdefault(texts[index], []).append(index)
-        for batch in self._batches(sorted(missing, key=len, reverse=True)):
-            places = [missing[text] for text in batch]
-            wanted, rows = found[[place[0] for place in places]], torch.empty(len(batch), vectors.shape[1])
-            if left := self._shards.read(wanted, rows.numpy()):
-                new = self.encoder.encode([batch[index] for index in left], instruction=instruction)
-                self._shards.write(wanted[left], new.numpy())
-                rows[left] = new
-            for row, place in zip(rows, places, strict=True):
-                vectors[place] = row
+        with progress.track("encode", len(missing), "texts") as encoded:
+            before = 0
+            for batch in self._batches(sorted(missing, key=len, reverse=True)):
+                places = [missing[text] for text in batch]
+                wanted = found[[place[0] for place in places]]
+                for row, place in zip(self._vectors(batch, wanted, instruction), places, strict=True):
+                    vectors[place] = row
+                before += len(batch)
+                encoded.advance_to(before)  # whatever the encoder has said, or others have encoded
         return vectors
+
+    def _vectors(self, batch: list[str], wanted: np.ndarray, instruction: str | None) -> Tensor:
+        """The vectors of a batch, those that others have written by now and new ones, which are written."""
+        rows = torch.empty(len(batch), int(self.encoder.embedding_dim))
+        if left := self._shards.read(wanted, rows.numpy()):
+            new = self.encoder.encode([batch[index] for index in left], instruction=instruction)
+            self._shards.write(wanted[left], new.numpy())
+            rows[left] = new
+        return rows
 
     def _batches(self, order: list[str]) -> list[list[str]]:
         batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from llm2vec_gen import progress
 from llm2vec_gen.encoders.base import Encoder
 from llm2vec_gen.types import Encoder as EncoderContract
 from llm2vec_gen.types import Instruction, Query, check_texts, check_whole
@@ -58,7 +59,9 @@ class HyDE(Encoder):
         if not prompt or not texts:
             return self.encoder.encode(texts)
         answers = self.answers([f"{prompt} {text.strip()}" for text in texts])
-        total = self.encoder.encode([answer for row in answers for answer in row]).view(len(texts), self.n, -1).sum(1)
+        rows = [answer for row in answers for answer in row]
+        with progress.track("encode answers", len(rows), "texts"):  # the texts themselves are what the caller counts
+            total = self.encoder.encode(rows).view(len(texts), self.n, -1).sum(1)
         return (total + self.encoder.encode(texts)) / (self.n + 1) if self.encode_query else total / self.n
 
     def answers(self, prompts: Sequence[str]) -> list[list[str]]:
@@ -69,9 +72,11 @@ class HyDE(Encoder):
             for k in range(self.n)
             if _id(prompt, k) not in self._answers
         ]
-        for start in range(0, len(missing), CHUNK):
-            written = self.generator.complete(missing[start : start + CHUNK])
-            self._keep({completion.id: completion.completion for completion in written})
+        with progress.track("complete", len(missing), "prompts") as done:
+            for start in range(0, len(missing), CHUNK):
+                written = self.generator.complete(missing[start : start + CHUNK])
+                self._keep({completion.id: completion.completion for completion in written})
+                done.advance_to(min(start + CHUNK, len(missing)))
         return [[self._answers[_id(prompt, k)] for k in range(self.n)] for prompt in prompts]
 
     def _keep(self, answers: dict[str, str]) -> None:

@@ -51,7 +51,7 @@ class OpenAIEndpoint(Encoder):
         batches = [[rows[index] for index in chunk] for chunk in chunks(range(len(rows)), self.max_texts_per_batch)]
         if not batches:
             return torch.empty(0, self.embedding_dim)
-        found = self._endpoint.ask_all(self._ask, batches)
+        found = self._endpoint.ask_all(self._ask, batches, len)
         return torch.tensor([vector for batch in found for vector in batch], dtype=torch.float32)
 
     def _ask(self, texts: list[str]) -> list[list[float]]:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from llm2vec_gen.artifacts import read_manifest, read_readings, read_scores
+from llm2vec_gen.artifacts import read_curves, read_manifest, read_readings, read_scores
 from llm2vec_gen.types import Reading, Score, exit_status
 
 
@@ -56,6 +56,14 @@ class JobLogger(Protocol):
         """The job ended with this exit status, 0 if all is well."""
 
 
+@runtime_checkable
+class ResumableLogger(Protocol):
+    """A logger whose files do not yet show what a killed process had logged."""
+
+    def resume(self, rows: Mapping[int, Mapping[str, float]], step: int) -> None:
+        """Hold each of these rows (step -> metrics) once and forget the rows after `step`: training goes on there."""
+
+
 @contextlib.contextmanager
 def listening(loggers: Iterable[Any], job: Callable[[], Job]) -> Iterator[None]:
     """The loggers hear about a job within, and are closed at its end, whatever ends it (a SIGTERM too).
@@ -90,11 +98,22 @@ def tell(loggers: Iterable[Any], folder: Path, step: int) -> None:
         return
     manifest = read_manifest(folder)
     for logger in hearing:
+        if manifest["verb"] == "train" and isinstance(logger, ResumableLogger):
+            rows = _training_rows(folder)
+            logger.resume(rows, max(rows, default=0))
         if manifest["verb"] == "evaluate":
             _tell_scores(logger, read_scores(folder), step)
         if manifest["verb"] == "interpret":
             _tell_readings(logger, read_readings(folder), step)
         logger.log_artifact(folder, manifest)
+
+
+def _training_rows(folder: Path) -> dict[int, dict[str, float]]:
+    rows: dict[int, dict[str, float]] = {}
+    for name, curve in read_curves(folder).items():
+        for step, value in curve if name.startswith("train/") else ():
+            rows.setdefault(step, {})[name] = value
+    return rows
 
 
 def _tell_scores(logger: JobLogger, scores: Sequence[Score], step: int) -> None:

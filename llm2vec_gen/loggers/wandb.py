@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from llm2vec_gen.artifacts.locks import Lock
+from llm2vec_gen.loggers import wandb_files
 from llm2vec_gen.loggers.base import Job
 from llm2vec_gen.types import InputError, one_line
 
@@ -42,6 +44,9 @@ class Wandb(Logger):
         self._name = name
         self.job: Job | None = None
         self._opened: Any = None
+        self._lock: Lock | None = None  # of the open run's folder
+        self._logged: set[int] = set()  # the training's steps of this process
+        self._defined: set[str] = set()  # metrics of other callbacks that have their axis
 
     @property
     def name(self) -> str:
@@ -59,6 +64,9 @@ class Wandb(Logger):
         if self._online() and not _logged_in():
             raise InputError(f"logger=wandb, but nobody is logged in to wandb: run `wandb login`, {WITHOUT}")
         self.job = job
+        if (job.outputs / "wandb").is_dir():
+            with wandb_files.opening(job.outputs, job.id):
+                wandb_files.close_cut_files(job.outputs, job.id)
 
     def _online(self) -> bool:
         import wandb
@@ -75,7 +83,11 @@ class Wandb(Logger):
         if self._opened is None:
             if self.job is None:
                 raise RuntimeError("the logger was not told of its job: wrap the verbs in loggers.base.listening")
-            self._opened = self._open(self.job)
+            (self.job.outputs / "wandb").mkdir(parents=True, exist_ok=True)
+            with wandb_files.opening(self.job.outputs, self.job.id):
+                self._opened = self._open(self.job)
+                self._lock = wandb_files.in_use(Path(self._opened.dir).parent)
+                self._lock.acquire(timeout=0)
         return self._opened
 
     def _open(self, job: Job) -> Any:
@@ -83,7 +95,6 @@ class Wandb(Logger):
 
         disabled = os.environ.get("WANDB_MODE") == "disabled"
         swept = "WANDB_SWEEP_ID" in os.environ  # wandb's agent has named project and run
-        (job.outputs / "wandb").mkdir(parents=True, exist_ok=True)
         try:
             run = wandb.init(
                 project=None if swept else self.project,
@@ -115,9 +126,30 @@ class Wandb(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        """One row on the axes of the parts that it has metrics of."""
-        parts = dict.fromkeys(name.partition("/")[0] for name in metrics)
-        self.run.log({**{f"{part}/step": step for part in parts}, **metrics})
+        """One row on the axes of the parts that it has metrics of; what belongs to no part is the training's."""
+        foreign = [name for name in metrics if name.partition("/")[0] not in PARTS]
+        for name in set(foreign) - self._defined:
+            self.run.define_metric(name, step_metric="train/step")
+            self._defined.add(name)
+        parts = dict.fromkeys("train" if name in foreign else name.partition("/")[0] for name in metrics)
+        axes = {} if step is None else {f"{part}/step": step for part in parts}
+        if step is not None and "train/loss" in metrics:
+            self._logged.add(step)
+        self.run.log({**axes, **metrics})
+
+    @rank_zero_only
+    def resume(self, rows: Mapping[int, Mapping[str, float]], step: int) -> None:
+        """Make the run's offline files hold each of these rows once, and no row after `step`.
+
+        A killed process has logged rows that come again, and has not written its last ones.
+        """
+        if self.job is None or self._online() or not (self.job.outputs / "wandb").is_dir():
+            return
+        with wandb_files.opening(self.job.outputs, self.job.id):
+            held = wandb_files.forget_after(self.job.outputs, self.job.id, step)
+        if held is not None:
+            for missing in sorted(rows.keys() - held - self._logged):
+                self.log_metrics(dict(rows[missing]), missing)
 
     @rank_zero_only
     def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
@@ -151,6 +183,9 @@ class Wandb(Logger):
         if self._opened is not None:
             self._opened.finish(exit_code=status)
             self._opened = None
+            if self._lock is not None:
+                self._lock.release()
+            self._lock, self._logged, self._defined = None, set(), set()
             if wandb.run is None:  # somebody else's, in a notebook
                 wandb.teardown()
         self.job = None

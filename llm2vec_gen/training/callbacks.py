@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, Timer
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from llm2vec_gen.artifacts.files import replacing
+from llm2vec_gen.loggers.base import ResumableLogger
 from llm2vec_gen.progress import Progress
 from llm2vec_gen.training import ranks
 from llm2vec_gen.training.metrics_file import MetricsFile
-from llm2vec_gen.types import Unfinished
+from llm2vec_gen.types import InputError, Unfinished
 
 
 class Stopped(SystemExit):
@@ -38,6 +41,27 @@ def stops_training(callback: Any) -> bool:
     return issubclass(kind, EarlyStopping | Timer) or bool(getattr(kind, "stops_training", False))
 
 
+def has_ended(callback: Any) -> bool:
+    """Whether this stop rule is what has asked the trainer to stop; one of your own is believed."""
+    if isinstance(callback, EarlyStopping):
+        return callback.stopping_reason is not EarlyStoppingReason.NOT_STOPPED
+    if isinstance(callback, Timer):
+        left = callback.time_remaining()
+        return left is not None and left <= 0
+    return stops_training(callback)
+
+
+def check_monitors(callbacks: Iterable[Any], known: Iterable[str]) -> None:
+    """Raise InputError where a callback monitors a metric that nothing logs, with those that are logged."""
+    for callback in callbacks:
+        monitor = getattr(callback, "monitor", None)
+        if monitor is not None and monitor not in known and getattr(callback, "strict", True):
+            raise InputError(
+                f"{type(callback).__name__} monitors {monitor!r}, which is not logged; expected one of "
+                f"{', '.join(known)}"
+            )
+
+
 class MetricLog(Callback):
     """Every `every_n_steps` steps, and after the last one, one row of metrics to each logger of the trainer.
 
@@ -49,12 +73,25 @@ class MetricLog(Callback):
     def __init__(self, every_n_steps: int, steps_before: int = 0):
         self.every_n_steps, self.steps_before = every_n_steps, steps_before
         self._logged = 0  # the step of the last row
+        self._checked = False  # that every monitored metric is logged
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._logged = trainer.global_step
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile):
                 logger.keep_until(trainer.global_step)
+        for logger in trainer.loggers:
+            if isinstance(logger, ResumableLogger):
+                logger.resume(self._rows(trainer), self.steps_before + trainer.global_step)
+
+    def _rows(self, trainer: Any) -> dict[int, dict[str, float]]:
+        """The rows of the curve so far, by the step that loggers of the whole job know."""
+        rows = [row for logger in trainer.loggers if isinstance(logger, MetricsFile) for row in logger.rows()]
+        return {
+            self.steps_before + int(row["step"]): {name: value for name, value in row.items() if name != "step"}
+            for row in rows
+            if "train/loss" in row
+        }
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         pl_module.remember(batch)
@@ -63,15 +100,19 @@ class MetricLog(Callback):
             for rule in trainer.early_stopping_callbacks:  # a run is one epoch to Lightning: its end would be too late
                 rule.on_train_epoch_end(trainer, pl_module)
 
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """A run that a stop rule of its config has ended has a last row; one that will go on must not."""
-        if self._logged < trainer.global_step and any(map(stops_training, trainer.callbacks)):
+    def finish(self, trainer: Any, pl_module: Any) -> None:
+        """Log the last row of a run that a stop rule has ended between two rows; one that will go on has none."""
+        if self._logged < trainer.global_step:
             self._log(trainer, pl_module)
 
     def _log(self, trainer: Any, pl_module: Any) -> None:
         step = self._logged = trainer.global_step
         readings = pl_module.readings()
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in readings.items()})
+        if not self._checked and step > 1:  # callbacks after this one have logged by the second step
+            check_monitors(trainer.callbacks, trainer.callback_metrics)
+            self._checked = True
+        trainer.progress_bar_metrics["loss"] = readings["train/loss"]  # of Lightning's own bars
         for logger in trainer.loggers:
             logger.log_metrics(readings, step if isinstance(logger, MetricsFile) else self.steps_before + step)
 
@@ -84,7 +125,8 @@ class ProgressBar(Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if trainer.is_global_zero:
-            self._progress = Progress("train", trainer.max_steps, "steps", trainer.global_step)
+            name = f"teach {pl_module.name}" if hasattr(pl_module, "lesson") else "train"
+            self._progress = Progress(name, trainer.max_steps, "steps", trainer.global_step)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._progress is not None:
@@ -133,7 +175,10 @@ class ResumeCheckpoint(Checkpoint):
             self._handlers = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        step, asked = trainer.global_step, self.asked()
+        word = ranks.largest(2 * (self._asked or 0) + bool(trainer.should_stop))  # one exchange a step
+        step, asked = trainer.global_step, word // 2
+        trainer.should_stop = trainer.should_stop or bool(word % 2)  # one rank's stop is that of all
+        self._finish(trainer, pl_module)
         if asked or trainer.should_stop or step % self.every_n_steps == 0 or step == trainer.max_steps:
             self._save(trainer)
         if asked and step < trainer.max_steps:
@@ -141,7 +186,15 @@ class ResumeCheckpoint(Checkpoint):
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         if self._saved != trainer.global_step:  # stopped at the end of an epoch
+            self._finish(trainer, pl_module)
             self._save(trainer)
+
+    def _finish(self, trainer: Any, pl_module: Any) -> None:
+        """The last row comes before the state, which it resets: whoever continues from there trains no further."""
+        if _ended(trainer):
+            for callback in trainer.callbacks:
+                if isinstance(callback, MetricLog):
+                    callback.finish(trainer, pl_module)
 
     def asked(self) -> int:
         """The signal that asks the run to stop, on all ranks alike though it may have reached one alone; 0: none."""
@@ -149,9 +202,11 @@ class ResumeCheckpoint(Checkpoint):
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["identity"] = self._identity
+        checkpoint["ended"] = _ended(trainer)
         checkpoint["random"] = ranks.gather(_random_state())
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        trainer.should_stop = checkpoint.get("ended", False)  # by a stop rule: there is nothing left to train
         states = checkpoint["random"]
         self._random = states[ranks.own() % len(states)]
 
@@ -182,6 +237,11 @@ class ResumeCheckpoint(Checkpoint):
             torn.unlink()
         with replacing(self.path) as temporary:
             trainer.save_checkpoint(temporary)
+
+
+def _ended(trainer: Any) -> bool:
+    """Whether a stop rule has ended the run; a trainer that stops otherwise will go on."""
+    return bool(trainer.should_stop) and any(map(has_ended, trainer.callbacks))
 
 
 def _random_state() -> dict[str, torch.Tensor]:

@@ -17,15 +17,26 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from llm2vec_gen.training import ranks
-from llm2vec_gen.training.callbacks import EndedEarly, MetricLog, ProgressBar, ResumeCheckpoint, Stopped, stops_training
+from llm2vec_gen.training.callbacks import (
+    EndedEarly,
+    MetricLog,
+    ProgressBar,
+    ResumeCheckpoint,
+    Stopped,
+    check_monitors,
+    has_ended,
+)
 from llm2vec_gen.training.checkpoint_io import LocalCheckpointIO
 from llm2vec_gen.training.datamodule import CompletionData, Rows
 from llm2vec_gen.training.metrics_file import MetricsFile
 from llm2vec_gen.training.module import TrainingModule
 from llm2vec_gen.training.settings import TrainerSettings, TrainingSettings, check_losses, weight_of
-from llm2vec_gen.types import InputError, TargetMoments, closest
+from llm2vec_gen.types import InputError, TargetMoments, one_line
+
+log = logging.getLogger(__name__)
 
 INITIAL_QUERIES = 256  # whose embeddings the projections start from (model.projection_init=targets)
 MOMENT_ROWS = 100_000  # targets whose mean and variance stand for all: 1.6 GB read at 4,096 dimensions
@@ -57,8 +68,8 @@ def fit(
     module = TrainingModule(model, losses, settings)
     _prepare(module, data, targets)
     identity = _identity(model, losses, completions, settings, seed)
-    log = MetricLog(settings.log_every_n_steps)
-    reached = run(module, data, identity, settings, trainer_settings, Path(folder), loggers, [log, *callbacks])
+    watching = [MetricLog(settings.log_every_n_steps), *callbacks]
+    reached = run(module, data, identity, settings, trainer_settings, Path(folder), loggers, watching)
     return {**data.counts(), **reached}
 
 
@@ -109,53 +120,55 @@ def run(
     start = _start(resume.path, identity)
     curve = MetricsFile(folder / "metrics.csv")
     _configure(module.model, settings)
-    _check_monitors(callbacks, module.metric_names())
+    if all(type(callback).__module__.startswith(("lightning.", "llm2vec_gen.")) for callback in callbacks):
+        check_monitors(callbacks, module.metric_names())  # others may log metrics too: seen at the first row
     bars = [callback for callback in callbacks if isinstance(callback, LightningProgressBar)]
     callbacks = [callback for callback in callbacks if not (bars and isinstance(callback, ProgressBar))]
     for callback in callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
             callback.dirpath = str(folder.resolve() / "checkpoints")
     with _quiet(), _told(module.model, settings, resume.path):
-        trainer = lightning.Trainer(
-            **devices,
-            max_steps=settings.max_steps,
-            max_epochs=-1,
-            log_every_n_steps=min(settings.log_every_n_steps, settings.max_steps),
-            logger=[curve, *loggers],
-            callbacks=[*callbacks, resume],
-            default_root_dir=folder,
-            enable_progress_bar=bool(bars),
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-        )
+        try:
+            trainer = lightning.Trainer(
+                **devices,
+                max_steps=settings.max_steps,
+                max_epochs=-1,
+                log_every_n_steps=min(settings.log_every_n_steps, settings.max_steps),
+                logger=[curve, *loggers],
+                callbacks=[*callbacks, resume],
+                default_root_dir=folder,
+                enable_progress_bar=bool(bars),
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                use_distributed_sampler=False,
+            )
+        except (MisconfigurationException, RuntimeError) as error:  # two bars, two callbacks of one state
+            raise InputError(f"Lightning refuses these callbacks: {one_line(error)}") from error
         if trainer_settings.strategy != "fsdp":  # which moves the backbone itself
             _check_device(module.model, trainer)
         try:
             trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
+        except MisconfigurationException as error:
+            raise InputError(f"Lightning refuses this training: {one_line(error)}") from error
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt):  # which Lightning turns into exit status 1
+                raise KeyboardInterrupt from None
+            raise
         finally:
             data.teardown("fit")  # Lightning does not call it after an error
         if asked := resume.asked():  # in the last step: all is saved, and what comes after training must not begin
             raise Stopped(asked, trainer.global_step)
-    by_rule = trainer.global_step > 0 and any(map(stops_training, callbacks))
-    if trainer.global_step < settings.max_steps and not by_rule:
+    rules = [type(callback).__name__ for callback in callbacks if has_ended(callback)]
+    if trainer.global_step < settings.max_steps and not (rules and trainer.should_stop and trainer.global_step):
         raise EndedEarly(
             f"training ended after step {trainer.global_step} of {settings.max_steps}, and not by a callback of the "
             f"config that may end it; saved in {resume.path}: the same command continues from there. A callback of "
             "your own whose stop counts as finished needs the class attribute stops_training = True"
         )
-    return {"steps": trainer.global_step, **_last(curve)}
-
-
-def _check_monitors(callbacks: Sequence[lightning.Callback], known: Sequence[str]) -> None:
-    """InputError where a callback monitors a metric that nothing logs."""
-    for callback in callbacks:
-        monitor = getattr(callback, "monitor", None)
-        if monitor is not None and monitor not in known:
-            raise InputError(
-                f"{type(callback).__name__} monitors {monitor!r}, which is not logged; expected one of "
-                f"{closest(str(monitor), list(known), n=len(known))}"
-            )
+    if trainer.global_step < settings.max_steps and ranks.own() == 0:
+        log.info("train: ended after step %d of %d by %s", trainer.global_step, settings.max_steps, ", ".join(rules))
+    last = {name.removeprefix("train/"): value for name, value in curve.last().items() if name != "step"}
+    return {"steps": trainer.global_step, **last}
 
 
 def _configure(model: Any, settings: TrainingSettings) -> None:
@@ -185,11 +198,6 @@ def _check_device(model: Any, trainer: lightning.Trainer) -> None:
             f"the backbone is on {given}, but trainer.accelerator trains on {expected}; "
             f"choose trainer={'cpu' if given == 'cpu' else 'gpu'} or move the backbone with trainer.device={expected}"
         )
-
-
-def _last(curve: MetricsFile) -> dict[str, float | int]:
-    rows = [row for row in curve.rows() if "train/loss" in row]  # other callbacks log rows of their own
-    return {name.removeprefix("train/"): value for name, value in rows[-1].items() if name != "step"} if rows else {}
 
 
 # ---- the state to continue from

@@ -18,6 +18,7 @@ class MetricsFile(Logger):
     def __init__(self, path: Path | str):
         super().__init__()
         self.path = Path(path)
+        self._again: list[dict[str, float]] = []  # rows that a resumed run may log a second time
 
     @property
     def name(self) -> str:
@@ -33,8 +34,16 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Append a row. Columns may come and go: a new one is added to the file, a missing one stays empty."""
-        row = {"step": step, **metrics}
+        """Append a row. Columns may come and go: a new one is added to the file, a missing one stays empty.
+
+        Without a step it is that of the row before.
+        """
+        if step is None:
+            step = int(next((row["step"] for row in reversed(self.rows())), 0))
+        row = {"step": step, **{name: _number(value) for name, value in metrics.items()}}
+        if row in self._again:
+            self._again.remove(row)
+            return
         columns = self._columns()
         with room_for(self.path):
             if new := [name for name in row if name not in columns]:
@@ -72,6 +81,12 @@ class MetricsFile(Logger):
             return
         with replacing(self.path) as temporary:
             temporary.write_text("".join([header, *kept]), encoding="utf-8", newline="")
+        # Callbacks that log as a step begins count from 0: their row of the next step may be there already.
+        self._again = [row for row in self.rows() if row["step"] == step]
+
+    def last(self) -> dict[str, float]:
+        """Return the last row of the training itself; other callbacks log rows of their own."""
+        return next((row for row in reversed(self.rows()) if "train/loss" in row), {})
 
     def rows(self) -> list[dict[str, float]]:
         """Every row, in order, without its empty cells."""
@@ -82,3 +97,7 @@ class MetricsFile(Logger):
                 {name: int(value) if name == "step" else float(value) for name, value in row.items() if value}
                 for row in csv.DictReader(stream)
             ]
+
+
+def _number(value: Any) -> float:
+    return value.item() if hasattr(value, "item") else value

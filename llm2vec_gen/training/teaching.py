@@ -6,6 +6,7 @@ with adapter_config.json and adapter_model.safetensors, is what encoders/llm2vec
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -89,9 +90,11 @@ class Teaching:
                 module = LessonModule(_encoder(backbone, self.lora, lesson, seed_of(seed, number)), lesson, name, seed)
                 data = LessonData(lesson, corpora[name], backbone, seed)
                 log = MetricLog(training.log_every_n_steps, steps_before)
-                _learn(module, data, identity, trainer, place, loggers, [log, *callbacks])
+                _learn(
+                    module, data, identity, trainer, place, loggers, [log, *copy.deepcopy(callbacks)]
+                )  # each counts anew
                 counts |= {f"{name}_{key}": value for key, value in data.counts().items()}
-            last = MetricsFile(place / "metrics.csv").rows()[-1]
+            last = MetricsFile(place / "metrics.csv").last()
             counts |= {f"{name}_{key.removeprefix('train/')}": value for key, value in last.items()}
             merge(backbone, place)
             steps_before += training.max_steps

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from llm2vec_gen.training.metrics_file import MetricsFile
 
@@ -44,3 +45,21 @@ def test_a_fresh_run_starts_an_empty_file(curve: MetricsFile) -> None:
     curve.keep_until(0)
     curve.log_metrics({"other": 1.0}, 5)
     assert curve.rows() == [{"step": 5, "other": 1.0}]
+
+
+def test_a_row_logged_as_a_step_begins_is_not_written_twice(curve: MetricsFile) -> None:
+    curve.log_metrics({"lr-AdamW": 0.1}, 15)  # by a callback that counts steps from 0, then the run is killed
+    before = curve.path.read_bytes()
+    curve.keep_until(15)
+    curve.log_metrics({"lr-AdamW": 0.1}, 15)
+    assert curve.path.read_bytes() == before
+    curve.log_metrics({"lr-AdamW": 0.1}, 15)  # not by a resumed run
+    assert len(curve.rows()) == 5
+
+
+def test_tensors_and_rows_without_a_step_can_be_read_back(curve: MetricsFile) -> None:
+    curve.log_metrics({"own": torch.tensor(2.5)})
+    assert curve.rows()[-1] == {"step": 15, "own": 2.5}
+    assert curve.last()["train/loss"] == 1 / 15
+    curve.keep_until(15)
+    assert len(curve.rows()) == 4

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
+import copy
+import signal
+import socket
 from pathlib import Path
 from typing import Any
 
 import lightning
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, RichProgressBar, Timer
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    RichProgressBar,
+    Timer,
+    TQDMProgressBar,
+)
 
-from llm2vec_gen.config import compose
-from llm2vec_gen.training.callbacks import EndedEarly, ProgressBar
+from llm2vec_gen.config import compose, config_digest
+from llm2vec_gen.training.callbacks import EndedEarly, ProgressBar, Stopped
 from llm2vec_gen.training.metrics_file import MetricsFile
 from llm2vec_gen.types import InputError
-from tests.training.worker import train
-
-
-class Stop(lightning.Callback):
-    """Asks the trainer to stop, as any callback may."""
-
-    def __init__(self, step: int):
-        self.step = step
-
-    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-        if trainer.global_step == self.step:
-            trainer.should_stop = True
+from tests.training.test_fit import start
+from tests.training.worker import Signal, Stop, train
 
 
 class DeclaredStop(Stop):
     stops_training = True
+
+
+class Watcher(lightning.Callback):
+    only_observes = True
+
+
+def make_stop(step: int) -> Stop:
+    return Stop(step)
 
 
 @pytest.mark.parametrize(("callback", "step"), [(Stop(1), 1), (Stop(7), 7), (Stop(10), 10)])
@@ -54,6 +62,112 @@ def test_an_early_end_is_not_a_finished_training(tmp_path: Path, callback: Any, 
 def test_a_stop_rule_of_the_config_finishes_it(tmp_path: Path, callback: Any) -> None:
     _, counts = train(tmp_path, [callback])
     assert 0 < counts["steps"] < 17 and "loss" in counts
+
+
+@pytest.mark.parametrize(
+    "rule", [EarlyStopping("train/loss", patience=50), Timer(duration={"hours": 9}), DeclaredStop(99)]
+)
+def test_the_stop_of_another_callback_is_not_that_of_a_rule(tmp_path: Path, rule: Any) -> None:
+    """A class that declares itself is believed; what Lightning's rules have done can be asked."""
+    if isinstance(rule, DeclaredStop):
+        _, counts = train(tmp_path, [rule, Stop(7)])
+        assert counts["steps"] == 7
+        return
+    with pytest.raises(EndedEarly, match="ended after step 7 of 17"):
+        train(tmp_path, [rule, Stop(7)])
+    assert [row["step"] for row in MetricsFile(tmp_path / "metrics.csv").rows()] == [3, 6]
+
+
+@pytest.mark.parametrize("step", [6, 7])
+def test_a_run_killed_after_its_stop_rule_trains_no_further(tmp_path: Path, step: int) -> None:
+    """The state says that a rule has ended the run; the artifact was not finished yet."""
+    rule = EarlyStopping("train/loss", patience=1, min_delta=100.0) if step == 6 else DeclaredStop(step)
+    model, counts = train(tmp_path, [copy.deepcopy(rule)])
+    assert counts["steps"] == step
+    again, recounts = train(tmp_path, [copy.deepcopy(rule)])
+    assert recounts["steps"] == step and recounts["loss"] == counts["loss"]
+    assert [row["step"] for row in MetricsFile(tmp_path / "metrics.csv").rows()] == [3, 6, 7][: 2 + (step == 7)]
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_the_stop_of_one_rank_is_that_of_all(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    both = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0", "STOP_RANK_1_AT": "7"}
+    processes = [start(tmp_path, RANK=str(rank), LOCAL_RANK=str(rank), **both) for rank in range(2)]
+    for process in processes:
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 1 and "ended after step 7 of 17" in said
+    assert torch.load(tmp_path / "resume/last.ckpt", weights_only=True)["global_step"] == 7
+
+
+def test_a_stop_rule_continues_where_it_was(tmp_path: Path) -> None:
+    """Its patience is counted over the whole run, not since the last kill."""
+    rule = EarlyStopping("train/loss", patience=3, min_delta=100.0)
+    whole, counts = train(tmp_path / "a", [copy.deepcopy(rule)])
+    assert counts["steps"] == 12
+    with pytest.raises(Stopped):
+        train(tmp_path / "b", [copy.deepcopy(rule), Signal(7, signal.SIGTERM)])
+    resumed, recounts = train(tmp_path / "b", [copy.deepcopy(rule)])
+    assert recounts["steps"] == 12
+    assert all(torch.equal(value, whole.state_dict()[name]) for name, value in resumed.state_dict().items())
+
+
+def test_a_second_interrupt_is_an_interrupt(tmp_path: Path) -> None:
+    class Interrupt(lightning.Callback):
+        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == 6:
+                raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, [Interrupt(), DeclaredStop(99)])
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(
+    "callbacks",
+    [[RichProgressBar(), TQDMProgressBar()], [EarlyStopping("train/loss"), EarlyStopping("train/loss", patience=9)]],
+)
+def test_callbacks_that_lightning_refuses_are_one_line(tmp_path: Path, callbacks: list[Any]) -> None:
+    with pytest.raises(InputError, match=r"^Lightning refuses these callbacks: .+") as refused:
+        train(tmp_path, callbacks)
+    assert "\n" not in str(refused.value)
+
+
+def test_whatever_may_change_the_training_is_in_the_digest(tmp_path: Path) -> None:
+    def plan(*overrides: str) -> Any:
+        return compose(f"paths.outputs={tmp_path}", *overrides)
+
+    def digests(*overrides: str) -> tuple[str, str]:
+        return plan(*overrides).artifact("train").digest, config_digest(plan(*overrides).settings, "train")
+
+    here, lightnings = "+callbacks.own._target_=tests.training.test_stopping", "lightning.pytorch.callbacks"
+    plain = digests()
+    for observer in (f"{here}.Watcher", f"+callbacks.own._target_={lightnings}.DeviceStatsMonitor",
+                     f"+callbacks.own._target_={lightnings}.lr_monitor.LearningRateMonitor"):  # fmt: skip
+        assert digests(observer) == plain, observer
+    averaging = (f"+callbacks.own._target_={lightnings}.StochasticWeightAveraging", "+callbacks.own.swa_lrs=0.1")
+    different = [
+        digests(*averaging),
+        digests(f"{here}.Stop", "+callbacks.own.step=3"),
+        digests(f"{here}.make_stop", "+callbacks.own.step=3"),  # a function that returns one
+        digests("callbacks=[early_stopping]"),
+        digests("callbacks=[early_stopping]", "training.log_every_n_steps=5"),  # when it looks
+    ]
+    for kind in zip(plain, *different, strict=True):
+        assert len(set(kind)) == 6
+    assert digests("training.log_every_n_steps=5") == plain
+    assert digests("callbacks.progress_bar=null") == plain
+
+
+def test_the_artifact_of_an_early_end_is_not_that_of_a_whole_run(tmp_path: Path) -> None:
+    """Whatever a config adds, the same command without it must not return what it made."""
+    for step in ("train", "teach"):
+        plans = [compose(f"paths.outputs={tmp_path}", *own) for own in ((), ("callbacks=[default,timer]",))]
+        assert plans[0].artifact(step).folder != plans[1].artifact(step).folder
+        assert plans[0].job(step).id != plans[1].job(step).id  # one wandb run each
 
 
 def test_stop_rules_are_in_the_digest_and_observers_are_not(tmp_path: Path) -> None:
@@ -119,6 +233,32 @@ def test_a_metric_that_is_not_logged_is_named_before_training(tmp_path: Path, ca
     with pytest.raises(InputError, match=f"{type(callback).__name__} monitors '.*', which is not logged.*train/loss"):
         train(tmp_path, [callback])
     assert not (tmp_path / "metrics.csv").exists()
+
+
+def test_a_metric_of_another_callback_can_be_monitored(tmp_path: Path) -> None:
+    class Own(lightning.Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            pl_module.log("own/score", float(trainer.global_step), logger=False)
+
+    keeper = ModelCheckpoint(monitor="own/score", mode="max", every_n_train_steps=5)
+    _, counts = train(tmp_path / "a", [Own(), keeper, EarlyStopping("own/score", mode="max", patience=9)])
+    assert counts["steps"] == 17 and float(keeper.best_model_score) == 15
+    with pytest.raises(InputError, match=r"ModelCheckpoint monitors 'own/scor', which is not logged.*own/score"):
+        train(tmp_path / "b", [Own(), ModelCheckpoint(monitor="own/scor")])
+
+
+def test_the_metrics_that_can_be_monitored_are_listed(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as refused:
+        train(tmp_path / "a", [EarlyStopping("val/loss")])
+    train(tmp_path / "b")
+    columns = (tmp_path / "b/metrics.csv").read_text().splitlines()[0].split(",")[1:]
+    assert all(column in str(refused.value) for column in columns)
+
+
+def test_a_checkpoint_without_an_interval_is_that_of_the_end(tmp_path: Path) -> None:
+    keeper = ModelCheckpoint(monitor="train/loss")
+    train(tmp_path, [keeper])
+    assert torch.load(keeper.best_model_path, weights_only=True)["global_step"] == 17
 
 
 def test_columns_of_other_callbacks_come_and_go(tmp_path: Path) -> None:

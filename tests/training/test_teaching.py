@@ -11,15 +11,16 @@ from typing import Any
 import hydra
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from safetensors.torch import load_file
 
-from llm2vec_gen.training.callbacks import Stopped
+from llm2vec_gen.training.callbacks import EndedEarly, Stopped
 from llm2vec_gen.training.metrics_file import MetricsFile
 from llm2vec_gen.training.settings import TrainingSettings
 from llm2vec_gen.training.teaching import Teaching
 from llm2vec_gen.types import InputError
 from tests.training.teaching_worker import SETTINGS, as_rank, completions, recipe, teach
-from tests.training.worker import Signal
+from tests.training.worker import Signal, Stop
 
 CONF = Path(__file__).parents[2] / "conf"
 WORKER = Path(__file__).with_name("teaching_worker.py")
@@ -79,6 +80,24 @@ def test_a_stopped_run_continues_bit_for_bit(whole: dict[str, Any], tmp_path: Pa
         teach(tmp_path, [In(step, signal.SIGTERM)])
     assert (tmp_path / "mntp" / FILES[1]).exists() == (lesson == "simcse")
     assert torch.load(tmp_path / lesson / "resume/last.ckpt", weights_only=True)["global_step"] == step
+    teach(tmp_path)
+    assert left(tmp_path) == whole
+
+
+def test_callbacks_begin_anew_with_each_lesson(tmp_path: Path) -> None:
+    rule = EarlyStopping("train/loss", patience=1, min_delta=100.0)
+    counts = teach(tmp_path, [rule, ModelCheckpoint(monitor="train/loss", every_n_train_steps=2)])
+    for lesson in ("mntp", "simcse"):
+        rows = MetricsFile(tmp_path / lesson / "metrics.csv").rows()
+        assert [row["step"] for row in rows] == [2, 4], "the first row is the best of its lesson, the second no better"
+        assert counts[f"{lesson}_step"] == 4
+        assert [file.suffix for file in (tmp_path / lesson / "checkpoints").iterdir()] == [".ckpt"]
+
+
+def test_a_lesson_that_ends_early_otherwise_is_not_taught(whole: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(EndedEarly, match="after step 3 of 7"):
+        teach(tmp_path, [Stop(3)])
+    assert not (tmp_path / "mntp" / FILES[1]).exists()
     teach(tmp_path)
     assert left(tmp_path) == whole
 

@@ -39,6 +39,17 @@ class Signal(lightning.Callback):
             os.kill(os.getpid(), self.number)
 
 
+class Stop(lightning.Callback):
+    """Asks the trainer of this rank to stop at the end of a step, as any callback may."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            trainer.should_stop = True
+
+
 def train(
     folder: Path, callbacks: Any = (), rows: int = 22, double: bool = False, noise: float = 0.0, **changes: Any
 ) -> tuple[StubModel, dict]:
@@ -59,7 +70,9 @@ def train(
 if __name__ == "__main__":
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
-    kill = [Signal(int(sys.argv[2]))] if len(sys.argv) > 2 else []
+    kill: list[lightning.Callback] = [Signal(int(sys.argv[2]))] if len(sys.argv) > 2 else []
+    if os.environ.get("RANK") == "1" and "STOP_RANK_1_AT" in os.environ:
+        kill = [Stop(int(os.environ["STOP_RANK_1_AT"]))]
     model, counts = train(folder, kill, double="WORLD_SIZE" in os.environ)
     if os.environ.get("RANK", "0") == "0":
         torch.save({"model": model.state_dict(), "counts": counts}, folder / "done.pt")
