@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ from llm2vec_gen.data.base import QuerySource, Row, check_columns, row_from
 from llm2vec_gen.local_files import column_names, data_files, read_rows, stem_of
 from llm2vec_gen.paths import PathOrId, on_disk
 from llm2vec_gen.types import InputError, one_line
+
+COLUMN_KEYS = ("data.query_column", "data.answer_column", "data.id_column")
+PEEK_ROWS = 100  # a column counts as there if one of the first rows of a file has it
+OTHER_SPLITS = frozenset({"test", "validation", "valid", "val", "dev", "eval"})
 
 
 class HubDataset(QuerySource):
@@ -43,7 +48,7 @@ class HubDataset(QuerySource):
         first = next(iter(self._rows), None)
         if first is None:
             raise InputError(f"{self} is empty; expected at least one query")
-        wanted = dict(zip(("data.query_column", "data.answer_column", "data.id_column"), self.columns, strict=True))
+        wanted = dict(zip(COLUMN_KEYS, self.columns, strict=True))
         check_columns(column_names(first), wanted, str(self))
 
     def rows(self) -> Iterator[Row]:
@@ -54,7 +59,7 @@ class HubDataset(QuerySource):
     def _open(self) -> Any:
         place = on_disk(self.path)
         if place.exists():
-            return _LocalRows(self._local_files(place))
+            return _LocalRows(self._local_files(place), dict(zip(COLUMN_KEYS, self.columns, strict=True)))
         import datasets
 
         expected = "expected the id of a data set on the hub, or a local folder of csv, jsonl or parquet files"
@@ -83,21 +88,41 @@ class HubDataset(QuerySource):
             )
         if not files:
             raise InputError(f"{self} cannot be read: the folder holds no csv, jsonl, json, tsv or parquet file")
-        return named or files
+        if named:
+            return named
+        others = [file for file in files if _other_split(file.relative_to(folder))]
+        if others:
+            raise InputError(
+                f"{self} cannot be read: no file is named train.jsonl (.csv, ...), and {others[0].name} is of another "
+                "split; name the training file after its split, or choose data.split="
+            )
+        return files
 
     def __str__(self) -> str:
         return f"the split {self.split} of the data set {self.path}" + (f" ({self.name})" if self.name else "")
 
 
-class _LocalRows:
-    """Rows of local files, from the start each time they are asked for."""
+def _other_split(file: Path) -> bool:
+    """Whether a file's name, or a folder's around it, is that of a split which is not for training."""
+    names = [*file.parts[:-1], stem_of(file).split("-")[0]]
+    return any(name.lower() in OTHER_SPLITS for name in names)
 
-    def __init__(self, files: list[Path]):
-        self._files = files
+
+class _LocalRows:
+    """Rows of local files, from the start each time they are asked for; every file must have the columns."""
+
+    def __init__(self, files: list[Path], columns: dict[str, str | None]):
+        self._files, self._columns = files, columns
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for file in self._files:
-            yield from (record for _, record in read_rows(file))
+            rows = read_rows(file)
+            first = [record for _, record in islice(rows, PEEK_ROWS)]
+            there = list(dict.fromkeys(name for record in first for name in column_names(record)))
+            if first:
+                check_columns(there, self._columns, str(file))
+            yield from first
+            yield from (record for _, record in rows)
 
 
 def split_name(model: str) -> str:

@@ -58,3 +58,25 @@ def test_wrong_input(folder, monkeypatch):
         HubDataset(folder + "/none", split="original")
     with pytest.raises(InputError, match="data.split is null"):
         HubDataset(folder, split=None)
+
+
+def write(file, *rows):
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize("name", ["test.jsonl", "validation-00000-of-00001.jsonl", "dev/part.jsonl"])
+def test_files_of_another_split_are_never_training_data(tmp_path, name):
+    write(tmp_path / name, {"query": "of the test"})
+    write(tmp_path / "questions.jsonl", {"query": "a"})
+    with pytest.raises(InputError, match="is of another split; name the training file after its split"):
+        HubDataset(str(tmp_path))
+    write(tmp_path / "train.jsonl", {"query": "of the training"})
+    assert [query.text for query in HubDataset(str(tmp_path)).queries()] == ["of the training"]
+
+
+def test_every_file_has_the_columns(tmp_path):
+    write(tmp_path / "a.jsonl", {"query": "a"})
+    write(tmp_path / "b.jsonl", {"question": "b"})
+    with pytest.raises(InputError, match=r"b.jsonl has no column 'query' .*it has question"):
+        list(HubDataset(str(tmp_path)).queries())
