@@ -106,4 +106,5 @@ def test_three_scripts_started_together_share_completions_and_targets(tmp_path: 
     assert [job.returncode for job in jobs] == [0, 0, 0], ends
     assert len({out for out, _ in ends}) == 1
     assert sum("embed: rows 6" in err for _, err in ends) == 1
-    assert sum("waiting for" in err for _, err in ends) == 2
+    # The others wait for it, or start so late that it is complete: which of the two, the machine decides.
+    assert all("waiting for" in err or "embed: writing" not in err for _, err in ends if "embed: rows 6" not in err)

@@ -17,6 +17,8 @@ from tests.backbones.tiny import close, other_lm, rows
 HYBRID = ("qwen3_5", "qwen3_next", "lfm2", "falcon_h1", "bamba", "mamba")
 WINDOWED = ("mistral", "phi3", "gemma2", "gemma3")
 LENGTHS = (7, 20, 0, 3, 12, 12)
+# Gated delta layers compute in float32 and normalise short vectors: 8e-5 apart by the number of threads alone.
+TOLERANCE = {family: 1e-3 for family in HYBRID} | {family: 2e-5 for family in WINDOWED}
 
 
 def states(plain, ids: torch.Tensor) -> torch.Tensor:
@@ -49,10 +51,10 @@ def test_suffix_states_and_greedy_ids_are_those_of_the_plain_model(family):
     found = frozen.suffix_pass(frozen.prefix_pass(queries), suffix)
     behind = frozen.suffix_pass(frozen.prefix_pass(queries, frozen.prefix_pass([shared])), suffix)
     for one, two, query in zip(found, behind, queries, strict=True):
-        assert close(one, states(plain, torch.cat([query, tail]))[-5:], 2e-5)
-        assert close(two, states(plain, torch.cat([shared, query, tail]))[-5:], 2e-5)
+        assert close(one, states(plain, torch.cat([query, tail]))[-5:], TOLERANCE[family])
+        assert close(two, states(plain, torch.cat([shared, query, tail]))[-5:], TOLERANCE[family])
     for row, query in zip(frozen.states(queries), queries, strict=True):
-        assert not len(query) or close(row, states(plain, query), 2e-5)
+        assert not len(query) or close(row, states(plain, query), TOLERANCE[family])
     prompts = [query for query in queries if len(query)]
     for prompt, (ids, _) in zip(prompts, frozen.generate(prompts, 6, stop=False), strict=True):
         assert ids.tolist() == greedy(plain, prompt, 6)
@@ -80,7 +82,7 @@ def test_decoding_goes_on_with_fewer_rows(family):
     count = 4
     for step, chosen in enumerate([[3, 1, 0], [1, 2], [0]]):
         vectors = frozen.embed(rows(count, seed=step)[0])
-        assert close(kept(vectors), slow(vectors), 2e-5)
+        assert close(kept(vectors), slow(vectors), TOLERANCE[family])
         for steps in (kept, slow):
             steps.keep(torch.tensor(chosen))
         count = len(chosen)
