@@ -1,18 +1,17 @@
 """llm2vec-gen encode | search | decode | lens | inspect: a trained model from the command line.
 
-Texts come from the arguments or, line by line, from a file (--file) or standard input, in UTF-8; an empty line is a
-text too. Exit status 2 for wrong input, 1 where whoever reads the output has enough (`| head`).
+Texts come from the arguments or, line by line, from a file (--file) or standard input; an empty line is a text too.
+Exit status 2 for wrong input, 1 where whoever reads the output has enough (`| head`).
 """
 
 from __future__ import annotations
 
 import argparse
-import codecs
 import io
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +56,7 @@ def encode(options: argparse.Namespace) -> None:
 
 def search(options: argparse.Namespace) -> None:
     """Rank the documents of a corpus file for every query, by cosine; each with its id, or the number of its line."""
-    corpus = _corpus(options.corpus, options.corpus_column)
+    corpus = _corpus(options)
     queries, model = _texts(options), _model(options)
     wanted = {"query": options.instruction, "document": options.document_instruction}
     for side, given in wanted.items():
@@ -127,6 +126,8 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
             sub.add_argument("texts", nargs="*", help="texts; without any, --file or standard input, one per line")
             sub.add_argument("--file", type=Path, help="texts: lines, or a column of csv, tsv, jsonl, json or parquet")
             sub.add_argument("--column", default="text", help="the column of --file with the texts (default: text)")
+            sub.add_argument("--encoding", default="utf-8", help="of text files and standard input (default: utf-8)")
+            sub.add_argument("--delimiter", help="of csv and tsv files (default: comma and tab)")
             sub.add_argument("--instruction", help="stands before every text")
             sub.add_argument("--backbone", help="folder or hub id of the backbone, if it has moved")
             sub.add_argument("--device", help="cpu, cuda, cuda:1 (default: what is there)")
@@ -202,42 +203,55 @@ def _texts(options: argparse.Namespace) -> list[str]:
                 raise InputError(f"text {number} of the command line is not UTF-8, which was expected: {text!r:.60}")
         return options.texts
     if options.file is not None:
-        return [text for _, text in _read(options.file, options.column)]
+        return [text for _, text in _read(options.file, options.column, options, ids=())]
     if sys.stdin is None or sys.stdin.isatty():
         raise InputError("no texts: give them as arguments, with --file, or on standard input")
-    return _lines(sys.stdin.buffer.read(), "standard input")
+    from llm2vec_gen.local_files import read_lines
+
+    lines = read_lines(io.BytesIO(sys.stdin.buffer.read()), options.encoding, "standard input")
+    return [text for _, text in _filled(lines, "standard input")]
 
 
-def _read(file: Path, column: str) -> list[tuple[str, str]]:
+def _read(file: Path, column: str, options: argparse.Namespace, ids: Sequence[str]) -> list[tuple[str, str]]:
     """(id, text) of every row of a file: the named column of a csv, tsv, jsonl, json or parquet file, else its lines.
 
-    Ids are those of a column `_id` or `id`, else the numbers of the lines or rows.
+    Ids are those of the first of the columns `ids` that is there, else the numbers of the lines or rows. A missing
+    text is an empty one.
     """
-    from llm2vec_gen.local_files import column_names, format_of, read_rows, value_of
+    from llm2vec_gen.data.base import row_from
+    from llm2vec_gen.local_files import column_names, columns_of, format_of, read_lines, read_rows
 
-    rows: list[tuple[str, str]] = []
-    try:
-        if format_of(file) is None:
-            return [(str(number), line) for number, line in enumerate(_lines(file.read_bytes(), str(file)), 1)]
-        for number, row in read_rows(file):
-            text = value_of(row, column)
-            if not isinstance(text, str | None) or column not in (there := column_names(row)):
-                raise InputError(
-                    f"{file}:{number} has no text in column {column!r}; it has {', '.join(column_names(row))}; name "
-                    "one with --column (--corpus-column for a corpus)"
-                )
-            identifier = next((row[name] for name in ("_id", "id") if name in there and row[name] is not None), number)
-            rows.append((str(identifier), text or ""))
-    except OSError as error:
-        raise InputError(f"{file}: {error.strerror}; expected a file of texts, one per line") from None
-    if not rows:
-        raise InputError(f"{file} is empty; expected at least one row")
-    return rows
+    if format_of(file) is None:
+        return _filled(read_lines(file, options.encoding), str(file))
+    dialect = (options.encoding, options.delimiter)
+    there = columns_of(file, *dialect) or []
+    id_column = next((name for name in ids if name in there), None)
+    wanted = [column, id_column] if id_column else [column]
+    rows = []
+    for number, row in read_rows(file, *dialect, wanted):
+        if column not in (names := column_names(row)):
+            raise InputError(
+                f"{file}:{number} has no text in column {column!r}; it has {', '.join(dict.fromkeys(there + names))}; "
+                "name one with --column (--corpus-column for a corpus)"
+            )
+        named = id_column if id_column and row.get(id_column) is not None else None
+        found = row_from(row, column, None, named, f"{file}:{number}")
+        rows.append((found.id or number, found.query or ""))
+    return _filled(rows, str(file))
 
 
-def _corpus(file: Path, column: str) -> dict[str, str]:
+def _filled(rows: Iterable[tuple[int | str, str]], source: str) -> list[tuple[str, str]]:
+    """The rows with their numbers as ids; InputError where there is none."""
+    found = [(str(number), text) for number, text in rows]
+    if not found:
+        raise InputError(f"{source} is empty; expected at least one text")
+    return found
+
+
+def _corpus(options: argparse.Namespace) -> dict[str, str]:
     """Id -> document, without the blank ones, which are counted."""
-    found = _read(file, column)
+    file = options.corpus
+    found = _read(file, options.corpus_column, options, ids=("_id", "id"))
     corpus: dict[str, str] = {}
     for identifier, text in found:
         if text.strip() and corpus.setdefault(identifier, text) != text:
@@ -247,21 +261,6 @@ def _corpus(file: Path, column: str) -> dict[str, str]:
     if not corpus:
         raise InputError(f"{file} holds blank lines alone; expected documents")
     return corpus
-
-
-def _lines(data: bytes, source: str) -> list[str]:
-    """The lines as an editor counts them: str.splitlines would also split at form feeds and Unicode separators."""
-    if not (data := data.removeprefix(codecs.BOM_UTF8)):
-        raise InputError(f"{source} is empty; expected texts, one per line")
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line, byte = data.count(b"\n", 0, error.start) + 1, data[error.start]
-        raise InputError(
-            f"{source}, line {line}: byte 0x{byte:02x} is not UTF-8, which was expected; convert the text first "
-            "(iconv -f ITS_ENCODING -t UTF-8)"
-        ) from None
-    return [row.removesuffix("\r") for row in text.removesuffix("\n").split("\n")]
 
 
 if __name__ == "__main__":

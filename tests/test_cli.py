@@ -101,8 +101,8 @@ def test_rows_are_the_lines_of_a_file_and_of_standard_input_alike(monkeypatch, t
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"fine\ncaf\xe9\n", "line 2: byte 0xe9 is not UTF-8"),
-        (b"\xef\xbb\xbffine\n\xff", "line 2: byte 0xff is not UTF-8"),
+        (b"fine\ncaf\xe9\n", ":2 is not utf-8 text (byte 0xe9)"),
+        (b"\xef\xbb\xbffine\n\xff", ":2 is not utf-8 text (byte 0xff)"),
         (b"", "is empty"),
         (b"\xef\xbb\xbf", "is empty"),
     ],
@@ -255,7 +255,7 @@ def test_a_data_file_is_read_by_its_column(folder, tmp_path):
     ("content", "column", "message"),
     [
         ('{"query": "a"}', "text", "x.jsonl:1 has no text in column 'text'; it has query; name one with --column"),
-        ('{"text": 5}', "text", "x.jsonl:1 has no text in column 'text'"),
+        ('{"text": 5}', "text", "x.jsonl:1: column 'text' holds int 5; expected text"),
         ("", "text", "x.jsonl is empty"),
     ],
 )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
+import random
 from pathlib import Path
 
 import pandas
@@ -12,6 +14,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from llm2vec_gen import cli
 from llm2vec_gen.data.hub import HubDataset
 from llm2vec_gen.data.query_log import QueryLog
 from llm2vec_gen.evaluations.records import records
@@ -139,7 +142,7 @@ def test_hidden_files_are_no_data(tmp_path: Path) -> None:
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"broken")
-    assert data_files(tmp_path, recursive=True) == data_files(tmp_path) == [tmp_path / "biology.jsonl"]
+    assert data_files(tmp_path) == [tmp_path / "biology.jsonl"]
     assert records("k", str(tmp_path), {"id": (str,)}) == TRICKY[:1]
     assert [q.text for q in QueryLog(str(tmp_path)).queries()] == ["NA"]
     assert [q.text for q in HubDataset(str(tmp_path)).queries()] == ["NA"]
@@ -179,3 +182,217 @@ def test_names() -> None:
         "test",
         "v1.2-test",
     ]
+
+
+def readers(file: Path) -> dict[str, list[str]]:
+    """The texts of the column "query", by each component that reads files."""
+    named = cli._parse(["encode", "m", "--file", str(file), "--column", "query"])
+    corpus = cli._parse(["search", "m", "--corpus", str(file), "--corpus-column", "query", "q"])
+    return {
+        "rows": [row["query"] for _, row in read_rows(file)],
+        "log": [row.query or "" for row in QueryLog(str(file)).rows()],
+        "hub": [row.query or "" for row in HubDataset(str(file)).rows()],
+        "records": [row["query"] for row in records("k", str(file), {"query": (str,)})],
+        "encode": cli._texts(named),
+        "search": [text for _, text in cli._read(file, "query", corpus, ids=())],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "rows"),
+    [
+        ("a.tsv", b"query\none\rand a half\ntwo\r\n", ["one\rand a half", "two"]),
+        ("a.tsv", b'query\n"x\n\x0cy\n', ['"x', "\x0cy"]),
+        ("a.csv", b'query\n"one\rand a half"\r\ntwo\r\n', ["one\rand a half", "two"]),
+        ("a.csv", b"query,b\none\rand,1\n\rtwo,2", ["one\rand", "\rtwo"]),
+        ("a.csv", b"query\n\none\n\n", ["", "one", ""]),
+        ("a.tsv", b"\nquery\n\none\n", ["", "one"]),
+        ("a.csv", b"query,b\n\none,1\n\n", ["one"]),
+        ("a.csv", b"\xef\xbb\xbfquery\none\n", ["one"]),
+        ("a.json", b'\xef\xbb\xbf [ {"query": "one"},\n{"query": "[two]"}\n]\n', ["one", "[two]"]),
+        ("a.json", json.dumps([{"query": "x" * 70_000}] * 3).encode(), ["x" * 70_000] * 3),
+        ("a.json", json.dumps([{"query": "x" * 700_000}, {"query": "y"}], indent=2).encode(), ["x" * 700_000, "y"]),
+        ("a.jsonl", b'{"query": "one", "scores": [NaN, {"a": NaN}]}\n\n{"query": "two"}', ["one", "two"]),
+    ],
+)
+def test_the_same_rows_whoever_reads(tmp_path: Path, name: str, content: bytes, rows: list[str]) -> None:
+    for packed in (False, True):
+        file = tmp_path / (f"{name}.gz" if packed else name)
+        file.write_bytes(gzip.compress(content) if packed else content)
+        assert readers(file) == dict.fromkeys(readers(file), rows)
+
+
+CSV = b"query\n" + b"".join(b"line %d\n" % number for number in range(50_000))
+PARQUET = io.BytesIO()
+pyarrow.parquet.write_table(pyarrow.table({"query": [f"row {number}" for number in range(50_000)]}), PARQUET)
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", b'[{"query": "a"},\n{"query": "caf\xe9"}]', "a.json:2 is not utf-8 text .byte 0xe9"),
+        ("a.json", b'[{"query": "a"},\n{"query": "b", "query": "c"}]', "a.json:2 .*'query' stands twice"),
+        ("a.jsonl", b'{"query": "a"}\n{"query": "b", "x": {"y": 1, "y": 2}}', "a.jsonl:2 .*'y' stands twice"),
+        ("a.json", b'[{"query": "a"}]\n[{"query": "b"}]', "a.json:2 .*after the end of the array"),
+        ("a.json", b'[{"query": "a"}\n{"query": "b"}]', "a.json:2 is no JSON .row 1: '{' after it"),
+        ("a.json", b'[{"query": "a"},\n', "a.json:2 is no JSON .row 2"),
+        ("a.json", b'[{"query": "a"}\n', "a.json:2 .*the file ends before the array"),
+        ("a.json", b'[{"query": "a"},]', "a.json:1 is no JSON .row 2"),
+        ("a.csv", b"query\rone\rtwo\r", "lines end in carriage returns"),
+        ("a.tsv", b"query\rone\rtwo\r", "lines end in carriage returns"),
+        ("a.csv", b"query\none\0\n", "a.csv:2 is not utf-8 text .byte 0x00"),
+        ("a.csv", "query\none\n".encode("utf-16"), "utf-16 text by its byte order mark, expected utf-8"),
+        ("a.tsv", "query\none\n".encode("utf-16-le"), "a.tsv:1 is not utf-8 text .byte 0x00"),
+        ("a.jsonl", '{"query": "a"}'.encode("utf-16-be"), "a.jsonl:1 is not utf-8 text"),
+        ("a.csv", b"PK\x03\x04" + bytes(99), "a zip archive or a spreadsheet"),
+        ("a.jsonl", gzip.compress(b'{"query": "a"}'), "compressed by gzip; let its name end in .gz"),
+        ("a.csv", PARQUET.getvalue(), "a parquet file; let its name end"),
+        ("a.json.gz", b'[{"query": "a"}]', "a.json.gz is no gzip file"),
+        ("a.csv.gz", gzip.compress(CSV)[:-99], "no whole gzip file"),
+        ("a.csv.gz", gzip.compress(CSV)[:9000] + b"\xff" * 99 + gzip.compress(CSV)[9099:], "no whole gzip file"),
+        ("a.csv.gz", gzip.compress(CSV)[:-8] + bytes(8), "no whole gzip file"),
+        ("a.csv.gz", gzip.compress(CSV) + b"rubbish", "no whole gzip file"),
+        ("a.json.gz", gzip.compress(json.dumps([{"query": "a"}] * 9).encode())[:-9], "no whole gzip file"),
+        ("a.parquet", PARQUET.getvalue()[:-40], "no readable parquet file"),
+        ("a.parquet", PARQUET.getvalue()[40:], "cannot be read|no readable"),
+        ("a.parquet", b"query\none\n", "no readable parquet file"),
+        ("a.jsonl.gz", POINTER, "a Git LFS pointer"),
+    ],
+)
+def test_a_file_that_cannot_be_read_in_full_is_refused_by_all(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    for read in (
+        lambda: list(read_rows(file)),
+        lambda: list(QueryLog(str(file)).queries()),
+        lambda: list(HubDataset(str(file)).queries()),
+        lambda: records("k", str(file), {"query": (str,)}),
+        lambda: cli._texts(cli._parse(["encode", "m", "--file", str(file), "--column", "query"])),
+    ):
+        with pytest.raises(InputError, match=message):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", POINTER, "a Git LFS pointer"),
+        ("a", POINTER, "a Git LFS pointer"),
+        ("a.txt", "one\n".encode("utf-16"), "utf-16 text by its byte order mark"),
+        ("a.xlsx", b"PK\x03\x04" + bytes(99), "a zip archive"),
+        ("a.txt.gz", b"one\n", "no gzip file"),
+    ],
+)
+def test_lines_of_what_is_no_text_are_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        cli._texts(cli._parse(["encode", "m", "--file", str(tmp_path / name)]))
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"one\r\n\ntwo"))
+    assert cli._texts(cli._parse(["encode", "m", "--file", str(tmp_path / "b.txt.gz")])) == ["one", "", "two"]
+
+
+def test_missing_values_inside_of_others_are_none(tmp_path: Path) -> None:
+    rows = [{"q": {"text": float("nan"), "list": [float("nan"), 1.0]}}]
+    for name in ("a.jsonl", "a.json", "a.parquet"):
+        assert [row for _, row in read_rows(write(tmp_path / name, rows))] == [{"q": {"text": None, "list": [None, 1]}}]
+        log = QueryLog(str(tmp_path / name), "q.text")
+        assert [row.query for row in log.rows()] == [None]
+
+
+def test_files_without_rows_are_skipped_by_all(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("other\n")
+    (tmp_path / "b.jsonl").write_text("\n \n")
+    (tmp_path / "c.json").write_text("[]")
+    (tmp_path / "d.parquet").touch()
+    empty = pyarrow.table({"other": pyarrow.array([], pyarrow.string())})
+    pyarrow.parquet.write_table(empty, tmp_path / "e.parquet")
+    for source in (QueryLog, HubDataset):
+        with pytest.raises(InputError, match="is empty"):
+            source(str(tmp_path))
+    (tmp_path / "f.csv").write_text("query\none\n")
+    for source in (QueryLog, HubDataset):
+        assert [row.query for row in source(str(tmp_path)).rows()] == ["one"]
+    assert records("k", str(tmp_path), {"query": (str,)}) == [{"query": "one"}]
+
+
+def test_compressions_that_are_not_read_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"query": "a"}\n')
+    (tmp_path / "notes.zip").touch()
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "b.jsonl").write_text('{"query": "b"}\n')
+    for source in (QueryLog, HubDataset):
+        assert [row.query for row in source(str(tmp_path)).rows()] == ["a", "b"]
+    for name in ("c.jsonl.zst", "c.parquet.gz", "c.csv.zip"):
+        (tmp_path / name).touch()
+        for source in (QueryLog, HubDataset):
+            with pytest.raises(InputError, match=f"{name} is compressed; unpack it"):
+                source(str(tmp_path))
+        (tmp_path / name).unlink()
+
+
+def test_delimiters_and_encodings_for_all(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_bytes('id;query\n1;"a;b"\n2;caf\u00e9\n'.encode("latin-1"))
+    for source in (QueryLog, HubDataset):
+        assert [row.query for row in source(str(file), encoding="latin-1", delimiter=";").rows()] == [
+            "a;b",
+            "caf\u00e9",
+        ]
+        with pytest.raises(InputError, match=r"it has id;query; if that is several, give the file's delimiter"):
+            source(str(file), encoding="latin-1")
+    options = ["--column", "query", "--delimiter", ";", "--encoding", "latin-1"]
+    assert cli._texts(cli._parse(["encode", "m", "--file", str(file), *options])) == ["a;b", "caf\u00e9"]
+    file.write_text("query\tb\none\t1\n")
+    assert [row["query"] for _, row in read_rows(file, delimiter="\\t")] == ["one"]
+    for wrong in ("", '"', "\n", "ab"):
+        if wrong:
+            with pytest.raises(InputError, match="expected one character"):
+                list(read_rows(file, delimiter=wrong))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_tables_are_read_row_by_row_or_refused(tmp_path: Path, seed: int) -> None:
+    """Every row that a writer wrote is read once, in every format that can hold it."""
+    draw = random.Random(seed)
+    signs = [
+        "a",
+        " ",
+        '"',
+        ",",
+        "\t",
+        ";",
+        "\n",
+        "\r",
+        "\r\n",
+        "\u2028",
+        "\x0c",
+        "\ufeff",
+        "\u00e9",
+        "[",
+        "{",
+        "\\",
+        "",
+    ]
+    rows = [
+        {
+            "query": "x" + "".join(draw.choices(signs, k=draw.randint(0, 6))),
+            "b": "".join(draw.choices(signs, k=3)) + ".",
+        }
+        for _ in range(200)
+    ]
+    for name in ("a.csv", "a.csv.gz", "a.jsonl", "a.json", "a.json.gz", "a.parquet"):
+        (tmp_path / name).unlink(missing_ok=True)
+        file = write(tmp_path / name, rows)
+        if ".csv" in name:
+            text = io.StringIO()
+            table = csv.DictWriter(text, ["query", "b"], lineterminator=draw.choice(["\n", "\r\n"]))
+            table.writeheader()
+            table.writerows(rows)
+            content = text.getvalue().encode()
+            file.write_bytes(gzip.compress(content) if file.suffix == ".gz" else content)
+        assert [row for _, row in read_rows(file)] == rows, name
+        found = readers(file)
+        assert found == dict.fromkeys(found, [row["query"] for row in rows]), name

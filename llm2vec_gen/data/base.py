@@ -13,11 +13,13 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
-from llm2vec_gen.local_files import value_of
+from llm2vec_gen.local_files import Record, columns_of, read_rows, value_of
 from llm2vec_gen.types import InputError, Query, repair_surrogates
 
+COLUMN_KEYS = ("data.query_column", "data.answer_column", "data.id_column")
 USER, ASSISTANT = frozenset({"user", "human"}), frozenset({"assistant", "gpt", "model"})
 
 
@@ -134,6 +136,30 @@ class HashSet:
         self._slots = larger
 
 
+class LocalRows:
+    """Rows of local files as (file:line, row), from the start each time; files without rows are skipped.
+
+    Raises InputError when built where one of the other files lacks one of the columns ({key: column or None}).
+    """
+
+    def __init__(
+        self, files: list[Path], columns: dict[str, str | None], encoding: str = "utf-8", delimiter: str | None = None
+    ):
+        self.columns, self.encoding, self.delimiter = columns, encoding, delimiter
+        self.files = []
+        for file in files:
+            there = columns_of(file, encoding, delimiter)
+            if there is not None:
+                check_columns(there, columns, str(file))
+                self.files.append(file)
+
+    def __iter__(self) -> Iterator[tuple[str, Record]]:
+        wanted = [column for column in self.columns.values() if column]
+        for file in self.files:
+            for number, record in read_rows(file, self.encoding, self.delimiter, wanted):
+                yield f"{file}:{number}", record
+
+
 def row_from(record: dict[str, Any], query: str, answer: str | None, identifier: str | None, where: str) -> Row:
     """The row that a record of named values holds; InputError where a value is no text (an id may be a number)."""
     return Row(
@@ -147,7 +173,9 @@ def check_columns(there: list[str], wanted: dict[str, str | None], where: str) -
     """InputError that lists the columns there, if one of the wanted ones ({"data.query_column": "query"}) is not."""
     for key, column in wanted.items():
         if column is not None and column not in there:
-            raise InputError(f"{where} has no column {column!r} ({key}); it has {', '.join(there) or 'none'}")
+            joined = len(there) == 1 and any(sign in there[0] for sign in ";\t|,")
+            hint = "; if that is several, give the file's delimiter (data.delimiter)" if joined else ""
+            raise InputError(f"{where} has no column {column!r} ({key}); it has {', '.join(there) or 'none'}{hint}")
 
 
 def _text(value: Any, column: str, where: str, roles: frozenset[str]) -> str | None:

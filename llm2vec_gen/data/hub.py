@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-from llm2vec_gen.data.base import QuerySource, Row, check_columns, row_from
-from llm2vec_gen.local_files import column_names, data_files, read_rows, stem_of
+from llm2vec_gen.data.base import COLUMN_KEYS, LocalRows, QuerySource, Row, check_columns, row_from
+from llm2vec_gen.local_files import Record, column_names, data_files, stem_of
 from llm2vec_gen.paths import PathOrId, on_disk
 from llm2vec_gen.types import InputError, one_line
 
-COLUMN_KEYS = ("data.query_column", "data.answer_column", "data.id_column")
-PEEK_ROWS = 100  # a column counts as there if one of the first rows of a file has it
 OTHER_SPLITS = frozenset({"test", "validation", "valid", "val", "dev", "eval"})
 
 
@@ -23,7 +19,7 @@ class HubDataset(QuerySource):
 
     split: its name; null derives it from `split_of`, the name of the language model that wrote the answers, the way
     the published completions of arXiv 2603.10913 are named (one split per generator). Columns are checked against the
-    first row when the source is built.
+    first row when the source is built. `encoding` and `delimiter` are those of local text files.
     """
 
     def __init__(
@@ -37,6 +33,8 @@ class HubDataset(QuerySource):
         revision: str = "main",
         limit: int | None = None,
         split_of: str | None = None,
+        encoding: str = "utf-8",
+        delimiter: str | None = None,
     ):
         super().__init__(limit, has_answers=answer_column is not None)
         if split is None and split_of is None:
@@ -44,36 +42,29 @@ class HubDataset(QuerySource):
         self.path, self.name, self.revision = path, name, revision
         self.split: str = split or split_name(split_of or "")
         self.columns = (query_column, answer_column, id_column)
-        self._rows = self._open()
+        place, wanted = on_disk(path), dict(zip(COLUMN_KEYS, self.columns, strict=True))
+        self._rows: Iterable[tuple[str, Record]]
+        if place.exists():
+            self._rows = LocalRows(self._local_files(place), wanted, encoding, delimiter)
+        else:
+            self._rows = _HubRows(self)
         first = next(iter(self._rows), None)
         if first is None:
             raise InputError(f"{self} is empty; expected at least one query")
-        wanted = dict(zip(COLUMN_KEYS, self.columns, strict=True))
-        check_columns(column_names(first), wanted, str(self))
+        if not place.exists():
+            check_columns(column_names(first[1]), wanted, str(self))
 
     def rows(self) -> Iterator[Row]:
         """The rows of the split, in its order."""
-        for number, record in enumerate(self._rows, 1):
-            yield row_from(record, *self.columns, where=f"{self}:{number}")
-
-    def _open(self) -> Any:
-        place = on_disk(self.path)
-        if place.exists():
-            return _LocalRows(self._local_files(place), dict(zip(COLUMN_KEYS, self.columns, strict=True)))
-        import datasets
-
-        expected = "expected the id of a data set on the hub, or a local folder of csv, jsonl or parquet files"
-        try:
-            return datasets.load_dataset(self.path, self.name, split=self.split, revision=self.revision, streaming=True)
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            raise InputError(f"{self} cannot be read: {one_line(error)} ({expected})") from error
+        for where, record in self._rows:
+            yield row_from(record, *self.columns, where=where)
 
     def _local_files(self, place: Path) -> list[Path]:
         """The files of the split: those named after it, or in a folder of its name; for "train" all, if none is."""
         if place.is_file():
             return [place]
         folder = place / self.name if self.name and (place / self.name).is_dir() else place
-        files = data_files(folder, recursive=True)
+        files = data_files(folder)
         named = [
             file
             for file in files
@@ -108,21 +99,24 @@ def _other_split(file: Path) -> bool:
     return any(name.lower() in OTHER_SPLITS for name in names)
 
 
-class _LocalRows:
-    """Rows of local files, from the start each time they are asked for; every file must have the columns."""
+class _HubRows:
+    """Rows of a data set of the hub as (set:number, row), from the start each time."""
 
-    def __init__(self, files: list[Path], columns: dict[str, str | None]):
-        self._files, self._columns = files, columns
+    def __init__(self, data: HubDataset):
+        import datasets
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for file in self._files:
-            rows = read_rows(file)
-            first = [record for _, record in islice(rows, PEEK_ROWS)]
-            there = list(dict.fromkeys(name for record in first for name in column_names(record)))
-            if first:
-                check_columns(there, self._columns, str(file))
-            yield from first
-            yield from (record for _, record in rows)
+        self.name = str(data)
+        expected = "expected the id of a data set on the hub, or a local folder of csv, jsonl or parquet files"
+        try:
+            self.rows = datasets.load_dataset(
+                data.path, data.name, split=data.split, revision=data.revision, streaming=True
+            )
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            raise InputError(f"{data} cannot be read: {one_line(error)} ({expected})") from error
+
+    def __iter__(self) -> Iterator[tuple[str, Record]]:
+        for number, record in enumerate(self.rows, 1):
+            yield f"{self.name}:{number}", record
 
 
 def split_name(model: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llm2vec_gen.evaluations.base import Evaluation, data_revision, instruction_for
 from llm2vec_gen.evaluations.ranking import SIMILARITIES, Vectors, hit, ndcg, rank, recall
-from llm2vec_gen.evaluations.records import ID, TEXT, records
+from llm2vec_gen.evaluations.records import ID, TEXT, located_records, records
 from llm2vec_gen.local_files import Record
 from llm2vec_gen.paths import PathOrId, on_disk
 from llm2vec_gen.types import Encoder, InputError, Instruction, Query, Score, check_flag
@@ -110,7 +110,7 @@ class OwnRetrieval(Evaluation):
         queries, corpus_file, judgements = map(str, self._files().values())
         asked = records(key, queries, {"_id": ID, "text": TEXT}, unique="_id")
         documents = records(key, corpus_file, {"_id": ID, "text": TEXT}, unique="_id")
-        judged = records(key, judgements, {"query-id": ID, "corpus-id": ID, "score": ID})
+        judged = located_records(key, judgements, {"query-id": ID, "corpus-id": ID, "score": ID})
         corpus = {str(row["_id"]): f"{self._title(row)} {row['text']}".strip() for row in documents}
         texts = {str(row["_id"]): row["text"] for row in asked}
         relevant = self._judgements(judged, texts, corpus)
@@ -124,22 +124,24 @@ class OwnRetrieval(Evaluation):
             )
         return title or ""
 
-    def _judgements(self, rows: list[dict[str, str]], queries: dict[str, str], corpus: dict[str, str]) -> Relevant:
+    def _judgements(self, rows: list[tuple[str, Record]], queries: dict[str, str], corpus: dict[str, str]) -> Relevant:
         relevant: Relevant = {}
-        seen, dropped = set(), 0
-        for number, row in enumerate(rows, 2):
+        judged: dict[tuple[str, str], int] = {}
+        dropped = 0
+        for where, row in rows:
             query, document = str(row["query-id"]), str(row["corpus-id"])
-            where = f"{self.path}/qrels/{self.split}.tsv:{number}"
-            if query not in queries or document not in corpus:
-                dropped += 1
-                continue
             try:
                 grade = int(row["score"])
             except ValueError:
                 raise InputError(f"{where}: score {row['score']!r} is no whole number") from None
-            if (query, document) in seen:
-                raise InputError(f"{where} judges {document!r} for the query {query!r} a second time; remove one line")
-            seen.add((query, document))
+            if query not in queries or document not in corpus:
+                dropped += 1
+                continue
+            if judged.setdefault((query, document), grade) != grade:
+                raise InputError(
+                    f"{where} judges {document!r} for the query {query!r} a second time, and differently; remove one "
+                    "line"
+                )
             if grade > 0:
                 relevant.setdefault(query, {})[document] = grade
         if dropped:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from llm2vec_gen.local_files import Record, data_files, read_rows, stem_of
 from llm2vec_gen.paths import on_disk
@@ -22,22 +21,38 @@ def records(
     revision: str | None = None,
     unique: str | None = None,
 ) -> list[Record]:
-    """The rows of a split (None: of all) of a configuration (None: the only one), checked to have `columns` of the
-    given kinds; rows that differ have different values of `unique`.
+    """Return the rows of a split (None: of all) of a configuration (None: the only one), checked to have `columns` of
+    the given kinds; rows that differ have different values of `unique`.
 
     A local copy is a file, or a folder: of a configuration's own folder in it (or the folder itself) the files named
     after the split (or all) count, in the order of their names. InputError names `key`, what is missing and how to
     provide it.
     """
+    return [row for _, row in located_records(key, path, columns, name, split, revision, unique)]
+
+
+def located_records(
+    key: str,
+    path: str,
+    columns: Mapping[str, tuple[type, ...]],
+    name: str | None = None,
+    split: str | None = None,
+    revision: str | None = None,
+    unique: str | None = None,
+) -> list[tuple[str, Record]]:
+    """Return (file:line, or the set and row on the hub; the row) of what `records` returns."""
     local, where = on_disk(path), f"{key}={path} ({name or 'all'}, {split or 'all'})"
-    rows = _local(key, local, name, split) if local.exists() else _hub(key, path, name, split, revision)
+    found = _local(key, local, name, split) if local.exists() else _hub(key, path, name, split, revision)
+    rows, seen = [], dict[str, Record]()
+    for place, row in found:
+        _check(f"{key}: {place}", row, columns)
+        if unique and seen.setdefault(str(row[unique]), row) != row:  # ids are compared as the texts they become
+            raise InputError(
+                f"{key}: {place} has the {unique} {row[unique]!r} of an earlier row, which differs; remove one of them"
+            )
+        rows.append((place, row))
     if not rows:
         raise InputError(f"{where} has no rows; expected at least one")
-    seen: dict[Any, Record] = {}
-    for number, row in enumerate(rows, 1):
-        _check(f"{where}: row {number}", row, columns)
-        if unique and seen.setdefault(str(row[unique]), row) != row:  # ids are compared as the texts they become
-            raise InputError(f"{where}: row {number} has the {unique} {row[unique]!r} of an earlier row, which differs")
     return rows
 
 
@@ -55,20 +70,24 @@ def _check(where: str, row: Record, columns: Mapping[str, tuple[type, ...]]) -> 
             raise InputError(f"{where}: {column} is {str(row[column])[:60]!r}, expected {expected}{hint}")
 
 
-def _local(key: str, path: Path, name: str | None, split: str | None) -> list[Record]:
-    if path.is_file():
-        return [row for _, row in read_rows(path)]
-    folder = path / name if name and (path / name).is_dir() else path
-    files = data_files(folder, recursive=True)
-    if split:
-        files = [file for file in files if stem_of(file) == split or stem_of(file).startswith(f"{split}-")]
-    if not files:
-        wanted = f"{split}.jsonl (or .csv, .tsv, .parquet)" if split else "a .jsonl, .csv, .tsv or .parquet file"
-        raise InputError(f"{key}={path}: there is no {wanted} in {folder}")
-    return [row for file in files for _, row in read_rows(file)]
+def _local(key: str, path: Path, name: str | None, split: str | None) -> Iterator[tuple[str, Record]]:
+    files = [path]
+    if path.is_dir():
+        folder = path / name if name and (path / name).is_dir() else path
+        files = data_files(folder)
+        if split:
+            files = [file for file in files if stem_of(file) == split or stem_of(file).startswith(f"{split}-")]
+        if not files:
+            wanted = f"{split}.jsonl (or .csv, .tsv, .parquet)" if split else "a .jsonl, .csv, .tsv or .parquet file"
+            raise InputError(f"{key}={path}: there is no {wanted} in {folder}")
+    for file in files:
+        for number, row in read_rows(file):
+            yield f"{file}:{number}", row
 
 
-def _hub(key: str, path: str, name: str | None, split: str | None, revision: str | None) -> list[Record]:
+def _hub(
+    key: str, path: str, name: str | None, split: str | None, revision: str | None
+) -> Iterator[tuple[str, Record]]:
     import datasets
 
     try:
@@ -79,4 +98,5 @@ def _hub(key: str, path: str, name: str | None, split: str | None, revision: str
             f"hub, or download it elsewhere with `hf download --repo-type dataset {path}` and set {key} to that folder"
         ) from error
     parts = found.values() if isinstance(found, dict) else [found]
-    return [dict(row) for part in parts for row in part]
+    rows = (dict(row) for part in parts for row in part)
+    yield from ((f"{path}: row {number}", row) for number, row in enumerate(rows, 1))

@@ -95,7 +95,7 @@ def test_the_benign_figure_of_the_same_corpus(folder):
 
 def test_missing_columns_and_files(folder):
     (folder / "harmful" / "train.jsonl").write_text(json.dumps({"ID": 1, "query": "q", "title": "A"}))
-    with pytest.raises(InputError, match=r"evaluation.advbench_ir.harmful.*row 1 lacks document"):
+    with pytest.raises(InputError, match=r"evaluation.advbench_ir.harmful.*train.jsonl:1 lacks document"):
         evaluation(folder).evaluate(Told(), "AdvBench-IR")
     with pytest.raises(InputError, match="AdvBench-IR"):
         evaluation(folder).evaluate(Told(), "AdvBench")

@@ -77,5 +77,5 @@ def test_ids_that_are_no_list_or_not_there(folder):
 
 def test_missing_columns(folder):
     (folder / "documents" / "pony.jsonl").write_text(json.dumps({"id": "d1", "text": "a"}))
-    with pytest.raises(InputError, match="row 1 lacks content; it has id, text"):
+    with pytest.raises(InputError, match="jsonl:1 lacks content; it has id, text"):
         Bright(INSTRUCTION, str(folder)).evaluate(Longer(), "bright_pony")

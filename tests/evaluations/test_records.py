@@ -46,7 +46,7 @@ def test_configurations_and_splits(tmp_path):
 
 def test_what_is_wrong_is_named(tmp_path):
     write(tmp_path / "data.jsonl", [ROWS[0], {"id": "2"}])
-    with pytest.raises(InputError, match="row 2 lacks text; it has id, expected the columns id, text"):
+    with pytest.raises(InputError, match="data.jsonl:2 lacks text; it has id, expected the columns id, text"):
         records("evaluation.x.path", str(tmp_path), {"id": ID, "text": TEXT})
     with pytest.raises(InputError, match=r"there is no other.jsonl"):
         records("k", str(tmp_path), {"id": ID}, split="other")
@@ -61,12 +61,12 @@ def test_what_is_wrong_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"id": "1", "gold": "x1"}', r"row 1: gold is 'x1', expected list; a csv or tsv file cannot hold one"),
-        ('{"id": ["1"], "gold": []}', "row 1: id is .* expected str or int"),
-        ('{"id": 7, "gold": []}\n{"id": 7, "gold": [1]}', "row 2 has the id 7 of an earlier row"),
-        ('{"id": 7, "gold": []}\n{"id": "7", "gold": [1]}', "row 2 has the id '7' of an earlier row"),
-        ('{"id": true, "gold": []}', "row 1: id is 'True', expected str or int"),
-        ('{"id": "\xe9"}', "is not utf-8 text; convert the file"),
+        ('{"id": "1", "gold": "x1"}', r"data.jsonl:1: gold is 'x1', expected list; a csv or tsv file cannot hold one"),
+        ('{"id": ["1"], "gold": []}', "data.jsonl:1: id is .* expected str or int"),
+        ('{"id": 7, "gold": []}\n{"id": 7, "gold": [1]}', "data.jsonl:2 has the id 7 of an earlier row"),
+        ('{"id": 7, "gold": []}\n{"id": "7", "gold": [1]}', "data.jsonl:2 has the id '7' of an earlier row"),
+        ('{"id": true, "gold": []}', "data.jsonl:1: id is 'True', expected str or int"),
+        ('{"id": "\xe9"}', "data.jsonl:1 is not utf-8 text .*convert the file"),
     ],
 )
 def test_what_stands_in_the_columns_is_checked(tmp_path, content, message):
