@@ -13,11 +13,11 @@ from typing import Any
 
 from llm2vec_gen.artifacts.files import replacing
 from llm2vec_gen.data.base import HashSet, QuerySource
+from llm2vec_gen.local_files import Record, columns_of, read_rows, value_of
 from llm2vec_gen.paths import PathOrId, on_disk
 from llm2vec_gen.types import InputError, one_line
 
 ROWS_AT_A_TIME = 1000
-LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Example:
 
 
 class Triplets:
-    """Queries, completions and hard negatives of a hub data set, or of one local file (jsonl, csv, parquet), streamed.
+    """Queries, completions and hard negatives of a hub data set, or of one local file (see local_files), streamed.
 
     negative_column null: pairs. Rows that lack one of the texts are left out, and counted in `report`.
     """
@@ -61,7 +61,7 @@ class Triplets:
         self.report = dict.fromkeys(self.report, 0)
         for index, record in enumerate(itertools.islice(self._rows, self.limit)):
             self.report["read"] += 1
-            texts = [record[column] for column in self.columns]
+            texts = [value_of(record, column) for column in self.columns]
             if all(isinstance(text, str) and text.strip() for text in texts):
                 yield Example(str(index), *texts)
             else:
@@ -69,19 +69,30 @@ class Triplets:
 
     def _open(self) -> tuple[Any, dict[str, Any]]:
         """The rows, and the first of them, {} of none."""
+        file = on_disk(self.path)
+        if file.is_file():
+            try:
+                return _LocalRows(file, self.columns), dict.fromkeys(columns_of(file) or [])
+            except InputError as error:
+                raise InputError(f"teaching.corpus.path={self.path} cannot be read: {error}") from error
         import datasets
 
-        file = on_disk(self.path)
-        options: dict[str, Any] = {"path": self.path, "name": self.name, "revision": self.revision}
-        if file.is_file():
-            if file.suffix.lower() not in LOADERS:
-                raise InputError(f"teaching.corpus.path={self.path}: expected a file ending in {', '.join(LOADERS)}")
-            options = {"path": LOADERS[file.suffix.lower()], "data_files": {self.split: str(file)}}
         try:
-            rows = datasets.load_dataset(**options, split=self.split, streaming=True)
+            rows = datasets.load_dataset(self.path, self.name, revision=self.revision, split=self.split, streaming=True)
             return rows, next(iter(rows), {})
         except (OSError, ValueError, RuntimeError, StopIteration, datasets.exceptions.DatasetsError) as error:
             raise InputError(f"teaching.corpus.path={self.path} cannot be read: {one_line(error):.300}") from error
+
+
+@dataclass(frozen=True)
+class _LocalRows:
+    """Rows of a local file, from the start each time."""
+
+    file: Path
+    columns: list[str]
+
+    def __iter__(self) -> Iterator[Record]:
+        return (record for _, record in read_rows(self.file, columns=self.columns))
 
 
 class CorpusRows(Sequence[tuple[str, ...]]):

@@ -126,3 +126,33 @@ def test_ids_are_compared_as_the_texts_they_become(folder):
     (folder / "corpus.jsonl").write_text('{"_id": 1, "text": "a"}\n{"_id": "1", "text": "b"}')
     with pytest.raises(InputError, match="has the _id '1' of an earlier row"):
         OwnRetrieval(NoInstruction(), str(folder)).evaluate(Letters(), "own_retrieval")
+
+
+def test_an_official_folder_loads_with_what_does_not_fit_counted(tmp_path, caplog):
+    """NFCorpus and ArguAna in small: metadata, empty titles and texts, other splits' queries, ids that stand on both
+    sides, judgements of what is absent (also with a grade of their own kind), one judgement twice, a blank line."""
+    corpus = [
+        {"_id": "MED-1", "title": "aa", "text": "b", "metadata": {"url": "x"}},
+        {"_id": "arg-con01a", "title": "", "text": "ccc", "metadata": {}},
+        {"_id": "arg-con01b", "title": "", "text": "cc", "metadata": {}},
+        {"_id": "MED-2", "title": "bb", "text": "", "metadata": {}},
+    ]
+    queries = [
+        {"_id": "PLAIN-1", "text": "aa", "metadata": {"url": "y"}},
+        {"_id": "arg-con01a", "text": "ccc", "metadata": {}},
+        {"_id": "PLAIN-of-train", "text": "b", "metadata": {}},
+    ]
+    lines = [
+        "query-id\tcorpus-id\tscore", "PLAIN-1\tMED-1\t2", "PLAIN-1\tMED-1\t2", "", "arg-con01a\targ-con01b\t1",
+        "PLAIN-1\tMED-9\t1", "PLAIN-9\tMED-1\t1",
+    ]  # fmt: skip
+    (tmp_path / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)))
+    (tmp_path / "corpus.jsonl").write_text("\n".join(map(json.dumps, corpus)))
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text("\r\n".join(lines) + "\r\n")
+    main = OwnRetrieval(NoInstruction(), str(tmp_path)).evaluate(Letters(), "own_retrieval")[0]
+    assert main.per_query == {"PLAIN-1": 1.0, "arg-con01a": 1.0}, "the query's own document is ignored"
+    assert "2 of 5 judgements name a query or document that is not in the files; dropped" in caplog.text
+    (tmp_path / "qrels" / "test.tsv").write_text("\n".join([*lines, "PLAIN-1\tMED-1\t1"]))
+    with pytest.raises(InputError, match=r"test.tsv:8 judges 'MED-1' .* a second time, and differently"):
+        OwnRetrieval(NoInstruction(), str(tmp_path)).evaluate(Letters(), "own_retrieval")

@@ -97,7 +97,7 @@ def test_wrong_triplet_files_are_named(tmp_path: Path, monkeypatch: pytest.Monke
         "datasets.load_dataset", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("no such thing"))
     )
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(InputError, match="expected a file ending in .jsonl"):
+    with pytest.raises(InputError, match="ends in .txt; expected one of .jsonl"):
         Triplets(str(tmp_path / "a.txt"))
     with pytest.raises(InputError, match="corpus.path=no/such cannot be read: no such thing"):
         Triplets("no/such")
@@ -108,3 +108,15 @@ def test_a_damaged_triplet_file_is_one_line(tmp_path: Path, content: bytes) -> N
     (tmp_path / "a.jsonl").write_bytes(content)
     with pytest.raises(InputError, match=r"teaching.corpus.path=.*a.jsonl"):
         Triplets(str(tmp_path / "a.jsonl"))
+
+
+def test_triplets_are_what_stands_in_the_file(tmp_path: Path) -> None:
+    """The same rows as every other component reads: "NA" is a text, gz and tsv are read, nested columns too."""
+    (tmp_path / "a.tsv").write_text('query\tcompletion\tnegative\nNA\t"null\t007\n\t x\ty\n')
+    source = Triplets(str(tmp_path / "a.tsv"))
+    for _ in range(2):
+        assert [(row.query, row.completion, row.negative) for row in source.examples()] == [("NA", '"null', "007")]
+        assert source.report == {"read": 2, "incomplete": 1}
+    (tmp_path / "b.json").write_text('[{"q": {"text": "a"}, "completion": "b"}]')
+    (row,) = Triplets(str(tmp_path / "b.json"), query_column="q.text", negative_column=None).examples()
+    assert (row.query, row.completion) == ("a", "b")
