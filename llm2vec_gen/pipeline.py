@@ -61,7 +61,7 @@ def run(plan: Plan) -> Path:
     trains = MODEL in plan.encoders()
     if trains and not plan.artifact("train").whole:
         plan.build("trainer").check_devices()
-        _evaluations(plan)  # an unknown task is said now, not after the training
+        _check_tasks(_evaluations(plan))  # an unknown task is said now, not after the training
         _scored(plan)
     for verb in (complete, embed, train) if trains else ():
         verb(plan)
@@ -201,8 +201,9 @@ def evaluate(plan: Plan, encoder_name: str | None = None) -> Path:
     artifact = plan.artifact("evaluate", name)
     if not artifact.whole:
         log.info("evaluate %s: writing %s", name, artifact.folder)
+        tasks = _evaluations(plan)  # reads the data of local ones, before a model is loaded
         encoder = plan.cached_encoder(name)
-        tasks = _evaluations(plan, encoder)
+        _check_tasks(tasks, encoder)
         own = getattr(encoder, "instructions", None)
         if own is not None and _others(plan, own):
             log.warning("evaluate %s: %s, not the instructions that the checkpoint records", name, _choice(plan))
@@ -287,12 +288,18 @@ def tabulate(plan: Plan) -> Path:
     return plan.publish(artifact)
 
 
-def _evaluations(plan: Plan, encoder: Encoder | None = None) -> dict[str, Evaluation]:
-    """Task -> its evaluation; InputError where a task is unknown, or has no instruction for the encoder."""
+def _evaluations(plan: Plan) -> dict[str, Evaluation]:
+    """Task -> its evaluation; InputError where a task is unknown, or local data is missing or cannot be scored."""
     evaluations = plan.build_all("evaluation", instruction=plan.build("instruction")).values()
     for evaluation in evaluations:
-        evaluation.check(encoder)
+        evaluation.check_data()
     return by_task(evaluations)
+
+
+def _check_tasks(tasks: Mapping[str, Evaluation], encoder: Encoder | None = None) -> None:
+    """InputError where a task has no instruction for the encoder."""
+    for evaluation in dict.fromkeys(tasks.values()):
+        evaluation.check(encoder)
 
 
 def _scored(plan: Plan) -> list[str]:

@@ -44,6 +44,9 @@ class Evaluation(ABC):
         """About how many characters the task has to encode, as far as that is known without its data; else 0."""
         return 0
 
+    def check_data(self) -> None:  # noqa: B027 - most evaluations have no local data
+        """Raise InputError, before any model is loaded, where local data is missing or cannot be scored."""
+
     def check(self, encoder: Encoder | None = None) -> None:
         """InputError, before anything is encoded, where a task is unknown or has no instruction for the encoder."""
         for task in self.tasks():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ class TaskRun:
 
     scores: dict[Part, dict[str, Any]]
     queries: dict[Part, dict[str, dict[str, float]]]
+    predictions: list[Any] = field(default_factory=list)  # of each part, as mteb would write them to a file
 
     def per_query(self, part: Part, metric: str) -> dict[str, float]:
         """What each query scored, for the metrics that trec_eval knows; else empty."""
@@ -83,8 +85,9 @@ def run_task(
     similarity: str = "cosine",
     memory: dict[tuple[str | None, str], torch.Tensor] | None = None,
     cache: str | Path | None = None,
+    predictions: bool = False,
 ) -> TaskRun:
-    """Runs one mteb task with mteb's metrics.
+    """Runs one mteb task with mteb's metrics; `predictions` keeps what it predicts too.
 
     `cache` is a folder that gets mteb's own result files. They are written and never read: our artifacts know what is
     finished, and only a fresh run has per-query values.
@@ -95,6 +98,7 @@ def run_task(
 
     model: Any = MtebEncoder(encoder, instruction, category, similarity, memory)
     queries = keep_queries(task)
+    predicted = keep_predictions(task) if predictions else []
     results = mteb.evaluate(
         model,
         task,
@@ -102,11 +106,12 @@ def run_task(
         cache=mteb.ResultCache(Path(cache)) if cache else None,
         overwrite_strategy="always",
         show_progress_bar=False,
+        prediction_folder=os.devnull if predictions else None,  # never written: the hook keeps them
     )
     scores = {
         (split, row["hf_subset"]): dict(row) for split, rows in results.task_results[0].scores.items() for row in rows
     }
-    return TaskRun(scores, queries)
+    return TaskRun(scores, queries, predicted)
 
 
 def keep_queries(task: Any) -> dict[Part, dict[str, dict[str, float]]]:
@@ -121,6 +126,13 @@ def keep_queries(task: Any) -> dict[Part, dict[str, dict[str, float]]]:
         return hook(scores, *args, hf_split=hf_split, hf_subset=hf_subset, **more)
 
     task.task_specific_scores = keeping
+    return kept
+
+
+def keep_predictions(task: Any) -> list[Any]:
+    """Filled while the task runs, with what it predicted for each item: in place of the file that mteb would write."""
+    kept: list[Any] = []
+    task._save_task_predictions = lambda predictions, *args, **more: kept.append(predictions)
     return kept
 
 

@@ -20,7 +20,10 @@ def names(group):
 
 MUST_BE_CHOSEN = {
     "mteb_task": ["evaluation.mteb_task.selection=[SciFact]"],
-    "own_retrieval": ["evaluation.own_retrieval.path=folder"],
+    **{
+        f"own_{kind}": [f"evaluation.own_{kind}.path=folder"]
+        for kind in ("retrieval", "classification", "clustering", "sts", "pairs", "reranking")
+    },
 }
 
 
