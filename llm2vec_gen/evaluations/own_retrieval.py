@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import logging
 from functools import cached_property
-from pathlib import Path
 
 from llm2vec_gen.evaluations.base import Evaluation, data_revision, instruction_for
+from llm2vec_gen.evaluations.beir import Relevant, read_beir
+from llm2vec_gen.evaluations.own_data import lengths
 from llm2vec_gen.evaluations.ranking import SIMILARITIES, Vectors, hit, ndcg, rank, recall
-from llm2vec_gen.evaluations.records import ID, TEXT, located_records, records
-from llm2vec_gen.local_files import Record
-from llm2vec_gen.paths import PathOrId, on_disk
+from llm2vec_gen.paths import PathOrId
 from llm2vec_gen.types import Encoder, InputError, Instruction, Query, Score, check_flag
 
 log = logging.getLogger(__name__)
-
-Relevant = dict[str, dict[str, int]]
 
 
 class OwnRetrieval(Evaluation):
@@ -35,6 +32,7 @@ class OwnRetrieval(Evaluation):
     """
 
     name = "own_retrieval"
+    key = "evaluation.own_retrieval.path"
 
     def __init__(
         self,
@@ -61,10 +59,9 @@ class OwnRetrieval(Evaluation):
         """As it was given."""
         return self.category
 
-    def check(self, encoder: Encoder | None = None) -> None:
-        """The files too: they are looked for before anything is trained."""
-        super().check(encoder)
-        self._files()
+    def check_data(self) -> None:
+        """Read the files and raise InputError where they do not fit each other."""
+        _ = self._data
 
     def queries(self, task: str) -> list[Query]:
         """The queries that are scored, by their ids in queries.jsonl."""
@@ -75,6 +72,11 @@ class OwnRetrieval(Evaluation):
         """nDCG@10 (main), recall@10 and accuracy at 1, with what each query scored."""
         self.check_task(task)
         queries, corpus, relevant = self._data
+        log.info(
+            "%s: %s: %d queries (%s) with %.2g relevant documents on average; %d documents (%s)",
+            task, self.path, len(queries), lengths(list(queries.values())),
+            sum(map(len, relevant.values())) / len(queries), len(corpus), lengths(list(corpus.values())),
+        )  # fmt: skip
         instruction, memory = instruction_for(encoder, self.instruction), Vectors()
         documents = memory.of(encoder, corpus, instruction.document(task, self.category))
         asked = memory.of(encoder, queries, instruction.query(task, self.category))
@@ -92,63 +94,9 @@ class OwnRetrieval(Evaluation):
             for metric, scores in values.items()
         ]
 
-    def _files(self) -> dict[str, Path]:
-        folder = on_disk(self.path)
-        files = {name: folder / name for name in ("queries.jsonl", "corpus.jsonl", f"qrels/{self.split}.tsv")}
-        for name, file in files.items():
-            if not file.is_file():
-                raise InputError(
-                    f"evaluation.own_retrieval.path={self.path} has no {name}; expected the layout of BEIR: "
-                    f"{', '.join(files)}"
-                )
-        return files
-
     @cached_property
     def _data(self) -> tuple[dict[str, str], dict[str, str], Relevant]:
         """Queries, corpus and judgements, checked against each other."""
-        key = "evaluation.own_retrieval.path"
-        queries, corpus_file, judgements = map(str, self._files().values())
-        asked = records(key, queries, {"_id": ID, "text": TEXT}, unique="_id")
-        documents = records(key, corpus_file, {"_id": ID, "text": TEXT}, unique="_id")
-        judged = located_records(key, judgements, {"query-id": ID, "corpus-id": ID, "score": ID})
-        corpus = {str(row["_id"]): f"{self._title(row)} {row['text']}".strip() for row in documents}
-        texts = {str(row["_id"]): row["text"] for row in asked}
-        relevant = self._judgements(judged, texts, corpus)
-        return {id_: text for id_, text in texts.items() if id_ in relevant}, corpus, relevant
-
-    def _title(self, row: Record) -> str:
-        title = row.get("title")
-        if title is not None and not isinstance(title, str):
-            raise InputError(
-                f"{self.path}/corpus.jsonl: the title of {row['_id']!r} is a {type(title).__name__}; expected text"
-            )
-        return title or ""
-
-    def _judgements(self, rows: list[tuple[str, Record]], queries: dict[str, str], corpus: dict[str, str]) -> Relevant:
-        relevant: Relevant = {}
-        judged: dict[tuple[str, str], int] = {}
-        dropped = 0
-        for where, row in rows:
-            query, document = str(row["query-id"]), str(row["corpus-id"])
-            try:
-                grade = int(row["score"])
-            except ValueError:
-                raise InputError(f"{where}: score {row['score']!r} is no whole number") from None
-            if query not in queries or document not in corpus:
-                dropped += 1
-                continue
-            if judged.setdefault((query, document), grade) != grade:
-                raise InputError(
-                    f"{where} judges {document!r} for the query {query!r} a second time, and differently; remove one "
-                    "line"
-                )
-            if grade > 0:
-                relevant.setdefault(query, {})[document] = grade
-        if dropped:
-            log.warning(
-                "%s/qrels/%s.tsv: %d of %d judgements name a query or document that is not in the files; dropped",
-                self.path, self.split, dropped, len(rows),
-            )  # fmt: skip
-        if not relevant:
-            raise InputError(f"{self.path}/qrels/{self.split}.tsv names no relevant document (a score over 0)")
-        return relevant
+        data = read_beir(self.key, self.path, self.split)
+        corpus = {id_: f"{title} {text}".strip() for id_, (title, text) in data.documents.items()}
+        return data.queries, corpus, data.relevant

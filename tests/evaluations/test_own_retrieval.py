@@ -73,8 +73,8 @@ def test_what_needs_no_data_is_said_before_any_is_read(folder):
     with pytest.raises(InputError, match="similarity=euclid: expected cosine or dot"):
         OwnRetrieval(NoInstruction(), str(folder), similarity="euclid")
     with pytest.raises(InputError, match="has no qrels/dev.tsv"):
-        OwnRetrieval(NoInstruction(), str(folder), split="dev").check()
-    OwnRetrieval(NoInstruction(), str(folder)).check()
+        OwnRetrieval(NoInstruction(), str(folder), split="dev").check_data()
+    OwnRetrieval(NoInstruction(), str(folder)).check_data()
 
 
 def test_missing_files_and_columns(folder):
@@ -156,3 +156,9 @@ def test_an_official_folder_loads_with_what_does_not_fit_counted(tmp_path, caplo
     (tmp_path / "qrels" / "test.tsv").write_text("\n".join([*lines, "PLAIN-1\tMED-1\t1"]))
     with pytest.raises(InputError, match=r"test.tsv:8 judges 'MED-1' .* a second time, and differently"):
         OwnRetrieval(NoInstruction(), str(tmp_path)).evaluate(Letters(), "own_retrieval")
+
+
+def test_a_corpus_without_the_relevant_documents(folder):
+    (folder / "corpus.jsonl").write_text(json.dumps({"_id": "d9", "text": "else"}))
+    with pytest.raises(InputError, match="test.tsv: none of its 2 relevant pairs is in queries.jsonl and corpus.jsonl"):
+        OwnRetrieval(NoInstruction(), str(folder)).check_data()
