@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from llm2vec_gen.artifacts import read_curves, read_scores
-from llm2vec_gen.types import InputError
+from llm2vec_gen.artifacts import read_curves, read_manifest, read_scores
+from llm2vec_gen.tables.base import mean
+from llm2vec_gen.types import MODEL, InputError, Score
 
 if TYPE_CHECKING:
     from llm2vec_gen.config import Plan
@@ -35,6 +38,33 @@ def read(plan: Plan, name: str) -> float:
     scores = [score for score in read_scores(plan.artifact("evaluate").folder) if score.main]
     tasks = {task} if task else set(_tasks(plan, evaluation))
     return statistics.fmean(score.value for score in scores if score.task in tasks)
+
+
+def results(plan: Plan, verb: str) -> dict[str, float]:
+    """Return the final losses and mean main scores of a job, "train/<loss>" and "<evaluation>/<category>".
+
+    Only what complete artifacts have, in plain values: a job that failed after its training has its losses.
+    """
+    if verb not in ("run", "train", "evaluate"):
+        return {}
+    encoder, found = MODEL if verb == "train" else plan.settings["encoder"], {}
+    trained = plan.artifact("train") if encoder == MODEL else None
+    if trained is not None and trained.whole:
+        counts = read_manifest(trained.folder)["counts"]
+        found = {f"{CURVE}{loss}": counts.get(loss) for loss in ("loss", *plan.settings["loss"])}
+    scored = plan.artifact("evaluate", encoder)
+    if scored.whole:
+        found |= _by_category(read_scores(scored.folder))
+    return {name: float(value) for name, value in found.items() if value is not None and math.isfinite(value)}
+
+
+def _by_category(scores: Iterable[Score]) -> dict[str, float | None]:
+    """The mean over the tasks of a category, a task's over its subsets; None where one of them is missing."""
+    tasks: dict[str, dict[str, list[float | None]]] = defaultdict(lambda: defaultdict(list))
+    for score in scores:
+        if score.main:
+            tasks[f"{score.evaluation}/{score.category}"][score.task].append(score.value)
+    return {name: mean([mean(values) for values in found.values()]) for name, found in tasks.items()}
 
 
 def better(name: str) -> str:

@@ -251,9 +251,11 @@ def interpret(plan: Plan) -> Path:
 
 @heard
 def tabulate(plan: Plan) -> Path:
-    """Scores, readings and curves -> tables, a report and a summary; never loads a model, leaves holes as holes."""
+    """Scores, readings and curves -> tables, a report and a summary; never loads a model, missing cells stay empty."""
     from llm2vec_gen.tables import markdown, report, score_files, summary
 
+    if plan.settings["sweep"]["folder"] is not None:
+        return _tabulate_sweep(plan, plan.settings["sweep"]["folder"])
     read, trained = plan.artifact("interpret"), plan.artifact("train")
     scored = [plan.artifact("evaluate", name) for name in plan.encoders()]
     scores = [score for artifact in scored for score in artifacts.scores_for_table(artifact)]
@@ -285,6 +287,24 @@ def tabulate(plan: Plan) -> Path:
         artifact.finish(plan.settings)
     first = list(dict.fromkeys(reading.key for reading in readings))[:PRINTED]
     print(files["table.md"], markdown.readings([row for row in readings if row.key in first]), sep="\n")
+    return plan.publish(artifact)
+
+
+def _tabulate_sweep(plan: Plan, folder: str) -> Path:
+    """The jobs of a multirun -> one table of their losses and scores, from their status files alone."""
+    from llm2vec_gen.status import jobs_of
+    from llm2vec_gen.tables import html, report
+    from llm2vec_gen.tables.sweep import SweepTable
+
+    table = SweepTable(jobs_of(folder), title=f"Sweep {Path(folder).name}")
+    files = {f"table.{ending}": text for ending, text in table.files(()).items()}
+    files["report.html"] = report.page("LLM2Vec-Gen", folder, {"Sweep": "\n".join(map(html.render, table.grids()))})
+    artifact = plan.artifact("tabulate", shown=artifacts.digest(files))
+    with artifact.making():
+        for name, text in files.items():
+            artifact.write_text(name, text)
+        artifact.finish(plan.settings)
+    print(files["table.md"])
     return plan.publish(artifact)
 
 

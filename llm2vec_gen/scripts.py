@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from llm2vec_gen import launch, progress, threads
+from llm2vec_gen import launch, measures, progress, threads
 from llm2vec_gen.artifacts import read_curves, read_manifest
 from llm2vec_gen.config import CONF, CONFIG_ERRORS, Plan, config_digest, explained, literal, settle
 from llm2vec_gen.status import Status, worst
@@ -158,6 +158,7 @@ def _make(verb: Verb, config: DictConfig, node: DictConfig, note: str, status: S
     finally:
         if status is not None:
             status.steps = _steps(plan, verb.__name__)
+            status.results = measures.results(plan, verb.__name__)
 
 
 def _steps(plan: Plan, verb: str) -> int | None:
@@ -204,7 +205,7 @@ def taken_over(status: Status, config: DictConfig) -> bool:
     where = earlier.skipped or str(earlier.place)
     if earlier.place.resolve() != status.place.resolve():
         status.steps, status.folder, status.skipped = earlier.steps, earlier.folder, where
-        status.started = earlier.started
+        status.results, status.started = earlier.results, earlier.started
         status.end(earlier.state, earlier.exit or 0, earlier.error)
     status.exit = earlier.exit
     hint = "; sweep.retry_failed=true tries it again" if earlier.state == "failed" else ""

@@ -7,12 +7,14 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from llm2vec_gen.artifacts.files import now, write_json, write_text
 from llm2vec_gen.artifacts.locks import alive
-from llm2vec_gen.types import exit_status, one_line, said
+from llm2vec_gen.paths import on_disk
+from llm2vec_gen.tables.sweep import Job, explanation, result_headings, result_names, result_text, split_overrides
+from llm2vec_gen.types import InputError, exit_status, one_line, said
 
 FILE = "status.json"
 TABLE = "sweep.md"
@@ -23,8 +25,9 @@ STOPPED = frozenset({130, 143})  # exit statuses of Ctrl-C and SIGTERM: such a j
 class Status:
     """One job, as `place/status.json` tells it: `state` is running, done or failed.
 
-    `folder` is that of the artifact, `skipped` the earlier job whose result stands here. A process that was killed
-    leaves "running" behind; `seen` tells it from one that lives.
+    `folder` is that of the artifact, `results` the last losses ("train/<loss>") and the mean main scores
+    ("<evaluation>/<category>") that its artifacts had at the end, `skipped` the earlier job whose result stands here.
+    A process that was killed leaves "running" behind; `seen` tells it from one that lives.
     """
 
     place: Path
@@ -36,6 +39,7 @@ class Status:
     steps: int | None = None
     error: str | None = None
     folder: str | None = None
+    results: dict[str, float] = field(default_factory=dict)
     skipped: str | None = None
     exit: int | None = None
     pid: int = 0
@@ -133,20 +137,20 @@ def last_words(error: BaseException) -> str:
 
 
 def table(statuses: Sequence[Status]) -> str:
-    """Markdown: what all jobs share in one line, then a row for each; failed ones stand out."""
-    shared = [text for text in statuses[0].overrides if all(text in status.overrides for status in statuses)]
-    if len(statuses) == 1:
-        shared = []
-    rows = [("job", "overrides", "state", "folder or error")]
-    for status in statuses:
-        own = " ".join(text for text in status.overrides if text not in shared)
-        rows.append((str(status.number), own, _mark(status), _result(status)))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = ["| " + " | ".join([*map(str.ljust, row[:3], widths), row[3]]) + " |" for row in rows]
+    """Return Markdown: the overrides of all jobs in one line, then a row for each job; failed ones stand out."""
+    shared, own = split_overrides([status.overrides for status in statuses])
+    names = result_names([status.results for status in statuses])
+    rows = [["job", "overrides", "state", *result_headings(names), "folder or error"]]
+    for status, text in zip(statuses, own, strict=True):
+        results = [result_text(name, status.results.get(name)) for name in names]
+        rows.append([str(status.number), text, _mark(status), *results, _result(status)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    lines = ["| " + " | ".join([*map(str.ljust, row[:-1], widths), row[-1]]) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in [*widths, 15]) + "|")
     head = [f"every job: {' '.join(shared)}", ""] if shared else []
     done = sum(status.state == "done" for status in statuses)
-    return "\n".join([*head, *lines, "", f"{done} of {len(statuses)} jobs done"]) + "\n"
+    foot = [explanation(names), ""] if names else []
+    return "\n".join([*head, *lines, "", *foot, f"{done} of {len(statuses)} jobs done"]) + "\n"
 
 
 def write_table(folder: Path, statuses: Sequence[Status]) -> str:
@@ -154,6 +158,21 @@ def write_table(folder: Path, statuses: Sequence[Status]) -> str:
     text = table(statuses)
     write_text(folder / TABLE, text)
     return text
+
+
+def jobs_of(folder: str) -> list[Job]:
+    """Return the jobs of a multirun from the status files in its folder, by number; InputError if there are none."""
+    place = on_disk(folder)
+    found = [status for file in place.glob(f"*/{FILE}") if (status := Status.read(file.parent))]
+    if not found:
+        raise InputError(
+            f"sweep.folder={folder} holds no job of a multirun (no */{FILE}, looked in {place.absolute()}); expected "
+            "the folder that a command with -m names at its end, by default <paths.outputs>/sweeps/<date>"
+        )
+    return [
+        Job(status.number, status.overrides, status.results, status.seen, status.error)
+        for status in sorted(found, key=lambda status: status.number)
+    ]
 
 
 def _mark(status: Status) -> str:

@@ -59,3 +59,13 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
 
 def test_losses_go_down_and_scores_up() -> None:
     assert (measures.better("train/loss"), measures.better("pocket")) == ("minimize", "maximize")
+
+
+def test_results_are_the_losses_of_a_complete_training_and_the_scores_by_category(tmp_path: Path) -> None:
+    plan = scored(tmp_path)
+    assert measures.results(plan, "run") == {"pocket/c": pytest.approx(0.4), "decoding/c": 0.9}
+    plan.artifact("train").create()
+    plan.artifact("train").finish(loss=2.5, alignment=0.5, reconstruction=float("nan"), steps=3)
+    found = measures.results(plan, "train")
+    assert {name: found[name] for name in found if "train" in name} == {"train/loss": 2.5, "train/alignment": 0.5}
+    assert measures.results(plan, "complete") == {}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llm2vec_gen.status import Status, table, worst
+from llm2vec_gen.status import Status, jobs_of, table, worst
 from llm2vec_gen.types import InputError
 
 
@@ -87,3 +87,18 @@ def test_a_table_keeps_what_differs_and_marks_what_failed(tmp_path: Path) -> Non
         ["3", "seed=3", "done (earlier)", "f3"],
     ]
     assert lines[-1] == "2 of 4 jobs done"
+
+
+def test_a_table_has_the_results_of_each_job_and_they_are_read_back(tmp_path: Path) -> None:
+    jobs = [status(tmp_path / "0", 0, results={"train/loss": 1.5, "pocket/sts": 0.25}), status(tmp_path / "1", 1)]
+    jobs[0].end("done", 0)
+    jobs[1].end("failed", 1, "no")
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table(jobs).splitlines()[2:6]]
+    assert lines[0] == ["job", "overrides", "state", "loss", "sts", "folder or error"]
+    assert lines[2:] == [["0", "seed=0", "done", "1.5", "25.0", "-"], ["1", "seed=1", "FAILED", "–", "–", "no"]]
+    assert [(job.results, job.state, job.error) for job in jobs_of(str(tmp_path))] == [
+        ({"train/loss": 1.5, "pocket/sts": 0.25}, "done", None),
+        ({}, "failed", "no"),
+    ]
+    with pytest.raises(InputError, match="holds no job of a multirun"):
+        jobs_of(str(tmp_path / "0"))

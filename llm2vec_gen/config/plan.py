@@ -287,7 +287,7 @@ class Plan:
             "train": student,
             "evaluate": who,
             "interpret": student,
-            "tabulate": pick("table"),
+            "tabulate": pick("table") if self.settings["sweep"]["folder"] is None else "sweep",
             "teach": f"{backbone}-{pick('teaching')}-seed{self.settings['seed']}",
         }
         return re.sub(r"[^\w.+-]+", "_", str(names[verb]))

@@ -1,0 +1,114 @@
+"""One table over the jobs of a sweep: a row per job, a column per final loss and score."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from llm2vec_gen.tables.base import HOLE, Cell, Grid, Table
+from llm2vec_gen.types import Score
+
+LOSS = "train/"
+"""Prefix of the results that are losses; all others are scores, "evaluation/category"."""
+LOWER_IS_BETTER = "harmful_retrieval"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job: its overrides, its results by name (losses as they are, scores from 0 to 1), what became of it.
+
+    state   "done", or why it has no results
+    """
+
+    number: int
+    overrides: Sequence[str]
+    results: Mapping[str, float]
+    state: str = "done"
+    error: str | None = None
+
+
+class SweepTable(Table):
+    """A row per job, named by the overrides in which jobs differ; the note gives the reason of each missing cell."""
+
+    def __init__(self, jobs: Sequence[Job], title: str = "") -> None:
+        self.jobs, self.title = list(jobs), title
+
+    def draws(self, score: Score) -> bool:
+        """Never: results come from the jobs."""
+        return False
+
+    def grids(self, scores: Iterable[Score] = ()) -> list[Grid]:
+        """One grid; `scores` are not read."""
+        names = result_names([job.results for job in self.jobs])
+        headings = dict(zip(names, result_headings(names), strict=True))
+        _, labels = split_overrides([job.overrides for job in self.jobs])
+        rows = [label or f"job {job.number}" for job, label in zip(self.jobs, labels, strict=True)]
+        notes = [_reason(job, row, headings) for job, row in zip(self.jobs, rows, strict=True)]
+        return [
+            Grid(
+                title=self.title,
+                rows=rows,
+                columns=[*headings.values()],
+                cells=[[_cell(name, job.results.get(name)) for name in names] for job in self.jobs],
+                lower_is_better=frozenset(
+                    heading for name, heading in headings.items() if name.endswith(LOWER_IS_BETTER)
+                ),
+                note=" ".join([explanation(names), *filter(None, notes)]),
+                corner="job",
+            )
+        ]
+
+
+def split_overrides(jobs: Sequence[Sequence[str]]) -> tuple[list[str], list[str]]:
+    """Return the overrides that all jobs have in common, and of each job the others as one text.
+
+    A single job has nothing in common with another.
+    """
+    shared = [text for text in jobs[0] if all(text in overrides for overrides in jobs)] if len(jobs) > 1 else []
+    return shared, [" ".join(text for text in overrides if text not in shared) for overrides in jobs]
+
+
+def result_names(results: Iterable[Mapping[str, float]]) -> list[str]:
+    """Return the names of all results, losses first, otherwise in order of appearance."""
+    names = dict.fromkeys(name for found in results for name in found)
+    return sorted(names, key=lambda name: not name.startswith(LOSS))
+
+
+def result_headings(names: Sequence[str]) -> list[str]:
+    """Return the headings of results: the part after the slash, or the complete name where two have the same."""
+    short = [name.partition("/")[2].replace("_", " ") for name in names]
+    several = Counter(short)
+    return [name if several[text] > 1 else text for name, text in zip(names, short, strict=True)]
+
+
+def result_text(name: str, value: float | None) -> str:
+    """Return a result as printed: a loss with four digits, a score times 100, a missing one as a hole."""
+    if value is None:
+        return HOLE
+    return f"{value:.4g}" if name.startswith(LOSS) else f"{100 * value:.1f}"
+
+
+def explanation(names: Sequence[str]) -> str:
+    """Return in one line what the columns hold."""
+    losses = "Losses: the last logged ones, not weighted (loss is the weighted sum)."
+    scores = "Scores: main scores by category, times 100."
+    parts = [losses if any(name.startswith(LOSS) for name in names) else ""]
+    parts += [scores if any(not name.startswith(LOSS) for name in names) else ""]
+    return " ".join(filter(None, parts))
+
+
+def _cell(name: str, value: float | None) -> Cell:
+    """A loss has no best one: under other weights it is another loss."""
+    label = result_text(name, value)
+    return Cell(label=label) if value is None or name.startswith(LOSS) else Cell(value, label=label)
+
+
+def _reason(job: Job, row: str, headings: Mapping[str, str]) -> str:
+    """Why a job has holes; empty where it has none."""
+    missing = [heading for name, heading in headings.items() if name not in job.results]
+    if job.state != "done":
+        return f"{row}: {job.state}{f', {job.error}' if job.error else ''}."
+    if not headings or not missing:
+        return ""
+    return f"{row}: done, but its artifacts have no {', '.join(missing)}."

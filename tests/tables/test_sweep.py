@@ -1,0 +1,28 @@
+"""The table of a sweep: jobs by what differs, losses and scores as columns, a reason for each missing cell."""
+
+from __future__ import annotations
+
+from llm2vec_gen.tables.sweep import Job, SweepTable
+
+DONE = {"train/loss": 1.7154, "train/alignment": 0.95294, "pocket/retrieval": 0.0731, "pocket/harmful_retrieval": 0.4}
+
+
+def test_rows_are_what_differs_and_missing_cells_have_a_reason() -> None:
+    jobs = [
+        Job(0, ["seed=1", "loss.alignment.weight=1"], DONE),
+        Job(1, ["seed=1", "loss.alignment.weight=0"], {"train/loss": 2.0, "pocket/retrieval": 0.1}),
+        Job(2, ["seed=1", "loss.alignment.weight=x"], {}, "failed", "x is wrong"),
+    ]
+    (grid,) = SweepTable(jobs).grids()
+    assert grid.rows == [f"loss.alignment.weight={value}" for value in "10x"]
+    assert grid.headings() == ["loss", "alignment", "retrieval", "harmful retrieval ↓"]
+    assert grid.texts() == [["1.715", "0.9529", "7.3", "40.0"], ["2", "–", "10.0", "–"], ["–"] * 4]
+    assert (grid.best(0), grid.best(2)) == (set(), {1})
+    assert "weight=0: done, but its artifacts have no alignment, harmful retrieval." in grid.note
+    assert "weight=x: failed, x is wrong." in grid.note and "weight=1:" not in grid.note
+
+
+def test_categories_of_two_evaluations_stay_apart() -> None:
+    (grid,) = SweepTable([Job(0, ["a=1"], {"one/sts": 0.5, "two/sts": 0.25})]).grids()
+    assert grid.headings() == ["one/sts", "two/sts"]
+    assert grid.texts() == [["50.0", "25.0"]]
