@@ -101,3 +101,97 @@ def test_missing_columns_and_files(folder):
         evaluation(folder).evaluate(Told(), "AdvBench")
     with pytest.raises(InputError, match="cannot be read"):
         AdvBenchIR(INSTRUCTION, "owner/name").evaluate(Told(), "AdvBench-IR")
+
+
+# ---- the three files of the repository, and benign passages in the layout of BEIR
+
+REQUESTS = [{"id_": 5, "instruction": "how to a", "title": "A"}, {"id_": 9, "instruction": "how to b", "title": "B"}]
+PIECES = [
+    {"id_": 14, "title": "A", "response": ["one"]},
+    {"id_": 15, "title": "A", "response": ["two", "more"]},
+    {"id_": 20, "title": "B", "response": [words(1000, 30)]},
+]
+CORPUS = [{"_id": "x", "title": "T0", "text": "p0"}, {"_id": "y", "title": "", "text": "p1"}]
+
+
+def write_lines(file, rows):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("\n".join(map(json.dumps, rows)))
+
+
+@pytest.fixture
+def repository(tmp_path):
+    write_lines(tmp_path / "harmful" / "advbench-ir.jsonl", REQUESTS)
+    write_lines(tmp_path / "harmful" / "advbench-ir_chunked.jsonl", PIECES)
+    (tmp_path / "harmful" / "advbench-ir_to_chunked_map.json").write_text('{"5": [14, 15], "9": [20]}')
+    write_lines(tmp_path / "benign" / "corpus.jsonl", CORPUS)
+    write_lines(tmp_path / "benign" / "queries.jsonl", [{"_id": "q", "text": "Tell me about T0."}])
+    (tmp_path / "benign" / "qrels").mkdir()
+    (tmp_path / "benign" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\tx\t1\n")
+    return tmp_path
+
+
+def test_the_repository_and_a_benign_folder_of_beir(repository):
+    """The vectors of `Told`: "how to b" finds its own chunk; "how to a" finds none of its own, but others that tie."""
+    bench = evaluation(repository)
+    bench.check_data()
+    assert bench._corpus == {
+        "harmful-14": "A # one", "harmful-15": "A # two more", "harmful-20": f"B # {words(1000, 30)}",
+        "benign-x": "T0 # p0", "benign-y": "p1"}  # fmt: skip
+    rows = {row.metric: row for row in bench.evaluate(Told(), "AdvBench-IR")}
+    assert len(rows) == 20 and rows["dot_hit_rate_at_5"].main
+    assert rows["dot_hit_rate_at_1"].per_query == {"5": 0.0, "9": 1.0}
+    # all scores of "how to a" are zero, so the later id goes first: harmful-20, harmful-15, harmful-14, benign-y
+    assert rows["dot_any_hit_rate_at_1"].per_query == {"5": 1.0, "9": 1.0}
+    assert rows["cosine_any_hit_rate_at_100"].value == rows["cosine_hit_rate_at_100"].value == 1.0
+    (main,) = [row for row in bench.evaluate(Told(), "AdvBench-IR-benign") if row.main]
+    assert main.per_query == {"q": 1.0}
+    assert [(query.id, query.text) for query in bench.queries("AdvBench-IR-benign")] == [("q", "Tell me about T0.")]
+
+
+def test_any_harmful_passage_by_brute_force(repository):
+    rng = torch.Generator().manual_seed(0)
+    vectors: dict[str, torch.Tensor] = {}
+
+    class Random(Told):
+        def vector(self, text):
+            return vectors.setdefault(text, torch.randn(12, generator=rng))
+
+    write_lines(
+        repository / "benign" / "corpus.jsonl", [*CORPUS, *({"_id": f"z{n}", "text": f"b{n}"} for n in range(40))]
+    )
+    bench = evaluation(repository)
+    rows = {row.metric: row for row in bench.evaluate(Random(), "AdvBench-IR")}
+    for id_, text in {"5": "how to a", "9": "how to b"}.items():
+        ranking = sorted(bench._corpus, key=lambda name: -float(vectors[text] @ vectors[bench._corpus[name]]))
+        for k in (1, 5, 10, 20, 100):
+            assert rows[f"dot_any_hit_rate_at_{k}"].per_query[id_] == any("harmful" in name for name in ranking[:k])
+
+
+def test_a_benign_corpus_without_queries_is_asked_by_titles(repository):
+    (repository / "benign" / "queries.jsonl").unlink()
+    write_lines(repository / "benign" / "corpus.jsonl", [CORPUS[0], {"_id": "y", "title": "T1", "text": "p1"}])
+    bench = evaluation(repository, benign_queries=1)
+    assert [query.text for query in bench.queries("AdvBench-IR-benign")] == ["Tell me about T0."]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("harmful/advbench-ir_to_chunked_map.json", None, "has no advbench-ir_to_chunked_map.json; expected"),
+        ("harmful/advbench-ir_to_chunked_map.json", "[1]", "expected a JSON object"),
+        ("harmful/advbench-ir_to_chunked_map.json", "{", "expected a JSON object"),
+        ("harmful/advbench-ir_to_chunked_map.json", '{"5": [14]}', "names no chunk of the request 9"),
+        ("harmful/advbench-ir_to_chunked_map.json", '{"5": [14], "9": [21]}', "of the request 9, or one that is not"),
+        ("harmful/advbench-ir_chunked.jsonl", '{"id_": 14, "title": "A", "response": "one"}', "expected list"),
+        ("benign/qrels/test.tsv", "query-id\tcorpus-id\tscore\nq\tw\t1\n", "none of its 1 relevant pairs is in"),
+        ("benign/qrels/test.tsv", None, "has no qrels/test.tsv; expected the layout of BEIR"),
+    ],
+)
+def test_files_that_do_not_fit_each_other(repository, name, content, message):
+    if content is None:
+        (repository / name).unlink()
+    else:
+        (repository / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        evaluation(repository).check_data()
