@@ -36,7 +36,7 @@ check: lint test  ## lint, types, import layers, tests
 bench: setup  ## speed and memory beside the plain way, as tables
 	$(BIN)/python benchmarks/step.py
 
-chaos: setup  ## 20 training runs killed at random moments: each ends bit for bit as a whole one
+chaos: setup  ## 20 training runs killed at random moments: each ends bit for bit as an uninterrupted one
 	$(BIN)/python -m tests.chaos 20
 
 fuzz: setup  ## 500 damaged checkpoint folders: each read or refused clearly
@@ -51,7 +51,7 @@ parity: .parity/.installed  ## the reference package, in an environment of its o
 	.parity/bin/pip install -q --no-deps llm2vec-gen==0.1.3
 	touch $@
 
-# ---- the paper's rows in the pocket. What a run leaves stands in $(QUICK) or $(FULL); calling again skips what is whole.
+# ---- the paper's rows in the pocket. Results are in $(QUICK) or $(FULL); a second call skips complete artifacts.
 
 QUICK ?= outputs/quick
 FULL ?= outputs/full
@@ -87,10 +87,10 @@ tables: setup  ## experiments/scores -> every table and figure of the pocket, in
 		'scores=experiments/scores/$${hydra:runtime.choices.table}.jsonl'
 
 # The larger language model that rows of other sizes stand on, and the teachers that are not shipped: with $(QUICK) a few
-# steps of each. A folder is there when it is whole.
+# steps of each. A folder exists only when it is complete.
 $(QUICK)/pocket_large: BRIEF = +schedule.epochs=1
-$(QUICK)/pocket_large_teacher: BRIEF = teaching.lessons.mntp.training.max_steps=10 teaching.lessons.simcse.training.max_steps=10
-$(QUICK)/pocket_supervised: BRIEF = teaching.lessons.mntp.training.max_steps=10 teaching.lessons.supervised.training.max_steps=15
+$(QUICK)/pocket_large_teacher: BRIEF = teacher_training.objectives.mntp.training.max_steps=10 teacher_training.objectives.simcse.training.max_steps=10
+$(QUICK)/pocket_supervised: BRIEF = teacher_training.objectives.mntp.training.max_steps=10 teacher_training.objectives.supervised.training.max_steps=15
 # Run a command; the folder that it prints last becomes $@, in one step.
 kept = folder=$$($(1)) && folder=$$(echo "$$folder" | tail -n 1) && rm -rf $@.part && cp -R "$$folder" $@.part && mv $@.part $@
 
@@ -103,7 +103,7 @@ kept = folder=$$($(1)) && folder=$$(echo "$$folder" | tail -n 1) && rm -rf $@.pa
 		backbone=custom backbone.path=$*/pocket_large backbone.dtype=float32 $(BRIEF))
 
 %/pocket_supervised: | setup
-	$(call kept,$(SCRIPT)/teach.py scale=pocket paths.outputs=$* teaching=pocket_supervised $(BRIEF))
+	$(call kept,$(SCRIPT)/teach.py scale=pocket paths.outputs=$* teacher_training=pocket_supervised $(BRIEF))
 
 clean:  ## remove outputs and the virtual environment
 	rm -rf outputs multirun $(VENV) .parity build *.egg-info

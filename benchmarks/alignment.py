@@ -1,4 +1,4 @@
-"""What the two forms of the alignment loss learn in the first steps: cosines and retrieval of held-out queries.
+"""Compare the two forms of the alignment loss in the first steps: cosines and retrieval of held-out queries.
 
     python -m benchmarks.alignment --backbone FOLDER --teacher FOLDER --data queries.jsonl --answer-column response
     python -m benchmarks.alignment --pocket

@@ -1,4 +1,4 @@
-"""Texts per second: as given, sorted, in bf16, and after a long instruction that all texts share.
+"""Texts per second: as given, sorted, in bf16, and after a long common instruction.
 
     python benchmarks/encode.py [--backbone FOLDER | --shape 46m] [--tokens FILE.npz] [--texts 128] [--json]
 
@@ -47,7 +47,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
 
 
 def section(options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of one variant; `instruction` also says what it costs to compute the instruction with every text."""
+    """Seconds of one variant; `instruction` also gives the cost to compute the instruction with every text."""
     import torch
 
     from benchmarks.workload import MAX_LENGTH, Workload, build_model, load_backbone
@@ -59,10 +59,10 @@ def section(options: argparse.Namespace) -> dict[str, Any]:
     model = build_model(backbone)
     work = Workload.read(options.tokens) if options.tokens else None
     rows = (work or Workload.random(1, 1, options.texts, backbone.vocab_size)).encode[: options.texts]
-    room = MAX_LENGTH - model.num_suffix_tokens
+    available = MAX_LENGTH - model.num_suffix_tokens
     if options.section == "instruction":
         rows = [torch.cat([torch.arange(INSTRUCTION), row]) for row in rows]
-    rows = [row[:room] for row in rows]
+    rows = [row[:available] for row in rows]
     if options.section == "plain":
         return plain(model, rows)
 

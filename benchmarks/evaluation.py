@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def section(options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds in all, and those outside `encode` as a share of those inside; the same for the processor's time."""
+    """Seconds in all, and those outside `encode` as a fraction of those inside; the same for the processor's time."""
     from benchmarks.workload import build_model, load_backbone
     from llm2vec_gen.encoders.cached import CachedEncoder
     from llm2vec_gen.evaluations.instructions import InstructionTable

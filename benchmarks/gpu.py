@@ -6,7 +6,7 @@
 For each shape, in a process of its own: seconds per step, share of the matrix peak that this card reaches in a plain
 bf16 product, GPU hours per 160,000 samples without and with the one-off teacher pass over the completions (a model of
 the same shape), documents encoded per second, peak memory, and the share of each phase. The token budget is halved
-where memory does not suffice, and said. Compare with: about 7 GPU hours for the published 8B run, teacher included.
+where memory does not suffice, and printed. Compare with: about 7 GPU hours for the published 8B run, teacher included.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "documents_per_second": encode_rate(model, work.encode, options.device),
         "peak_gib": memory,
         "budget": backbone.max_tokens_per_micro_batch,
-        "packed": type(backbone.passes).__name__,
+        "packed": type(backbone.runner).__name__,
         "phases": dict(phases.seconds),
     }
 

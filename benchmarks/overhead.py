@@ -4,11 +4,11 @@
         [--loggers csv tensorboard wandb]
 
 The model is a stand-in with as many trainables as a 4B backbone has here (13M) and next to no other work; data comes
-from artifacts on disk through the pocket's tokenizer, logged every 10 steps, as conf/training says. The time spent
+from artifacts on disk through the pocket's tokenizer, logged every 10 steps, as in conf/training. The time spent
 inside of forward, losses, backward, clipping and the optimizer is taken off; of the one time that the state is saved,
 at the end, each step carries its 500th ("save"). Per logger, the best of the repetitions, since a busy machine only
-adds; milliseconds per step, and of the processor where the name says so (of the training's own thread). "loader" is the
-work of the thread that makes batches ahead, per batch.
+adds; milliseconds per step, and of the processor where the name contains it (of the training's own thread). "loader" is
+the work of the thread that makes batches ahead, per batch.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def measured(options: argparse.Namespace, folder: Path) -> dict[str, float]:
 
 
 def artifacts(folder: Path, width: int) -> tuple[Any, Any]:
-    """Questions of some 20 words and answers of some 150, with targets, as the verbs leave them."""
+    """Questions of some 20 words and answers of some 150, with targets, as the steps write them."""
     import torch
 
     from llm2vec_gen.artifacts import Artifact, Completions, Targets
@@ -171,7 +171,7 @@ def around(model: Any, completions: Any, targets: Any, settings: Any, name: str,
     import lightning
     import torch
 
-    from llm2vec_gen.loggers.base import Job, listening
+    from llm2vec_gen.loggers.base import Job, job_logging
     from llm2vec_gen.losses.alignment import AlignmentLoss
     from llm2vec_gen.training.callbacks import ProgressBar
     from llm2vec_gen.training.fit import fit
@@ -196,7 +196,7 @@ def around(model: Any, completions: Any, targets: Any, settings: Any, name: str,
 
     loggers = listening_to(name, folder)
     callbacks = [Watch(), ProgressBar(), Snapshots()]
-    with listening(loggers, lambda: Job("overhead", "train", "overhead", {}, folder)):
+    with job_logging(loggers, lambda: Job("overhead", "train", "overhead", {}, folder)):
         fit(model, {"alignment": loss}, completions, targets, settings, TrainerSettings(), folder / "run", SEED,
             loggers, callbacks)  # fmt: skip
     each, saving = 1000 / (settings.max_steps - 1 - SKIPPED), 1000 / SAVED_EVERY

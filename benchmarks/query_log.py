@@ -112,7 +112,7 @@ def artifacts_of(log: Path, folder: Path) -> tuple[Any, Any]:
 
 
 def index(log: Path, folder: Path) -> dict[str, Any]:
-    """What the complete and embed verbs do around their models: read, clean, write parts."""
+    """The work of the complete and embed steps around their models: read, clean, write shards."""
     import torch
 
     from llm2vec_gen.data.query_log import QueryLog
@@ -126,11 +126,11 @@ def index(log: Path, folder: Path) -> dict[str, Any]:
         targets.write_targets(start, torch.randn(len(queries), DIM))
     completions.finish(**source.report)
     targets.finish()
-    return {"kept": source.report["kept"], "parts": len(completions.parts())}
+    return {"kept": source.report["kept"], "shards": len(completions.shards())}
 
 
 def continued(log: Path, folder: Path) -> dict[str, Any]:
-    """What a killed complete verb does before its first new row, at the very end of the log."""
+    """What a killed complete step does before its first new row, at the very end of the log."""
     from llm2vec_gen.data.query_log import QueryLog
 
     completions, _ = artifacts_of(log, folder)

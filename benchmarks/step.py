@@ -59,7 +59,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
 
 
 def prepare(options: argparse.Namespace) -> tuple[Any, Any]:
-    """(model, workload) as the options say."""
+    """Return (model, workload) of the options."""
     from benchmarks.workload import Workload, build_model, load_backbone
 
     backbone = load_backbone(options.backbone, options.shape)

@@ -83,7 +83,7 @@ def write(file: Path, name: str, queries: int) -> Path:
         for plan.settings["seed"] in SEEDS if encoder == "llm2vec_gen" else SEEDS[:1]:
             artifact = plan.artifact("evaluate", encoder)
             scores = list(made_up(encoder, plan.settings["seed"], queries, artifact.folder.name))
-            with artifact.making():
+            with artifact.lock():
                 artifact.write_records("scores", scores)
                 artifact.finish(plan.settings)
             everything += score_files.gathered(scores, row)

@@ -22,7 +22,7 @@ def build_pocket(plan: Plan) -> Path:
     shipped = Path(__file__).resolve().parents[1] / "llm2vec_gen" / "pocket" / "lm"
     folder = Path(plan.settings["to"] or shipped)
     if folder == shipped and shape != Shape():
-        raise InputError("the shipped model keeps its shape: say where another one goes, e.g. to=outputs/pocket_large")
+        raise InputError("the shipped model keeps its shape: set another folder, e.g. to=outputs/pocket_large")
     print(build(folder, shape, schedule))
     return folder
 

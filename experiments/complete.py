@@ -1,4 +1,4 @@
-"""Queries -> completions by the language model (or whoever `generator=` names).
+"""Queries -> completions by the language model (or the one that `generator=` selects).
 
 python experiments/complete.py [overrides]        e.g. data=query_log data.path=queries.jsonl
 """

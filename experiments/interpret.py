@@ -1,4 +1,4 @@
-"""A checkpoint and a few queries -> what the embeddings say in words.
+"""A checkpoint and a few queries -> the embeddings in words.
 
 python experiments/interpret.py [overrides]        e.g. interpreter=[decoding]
 """

@@ -1,4 +1,4 @@
-"""All verbs in order, skipping what exists; the last line printed is the folder of the tables.
+"""All steps in order, skipping what exists; the last line printed is the folder of the tables.
 
 python experiments/run.py [overrides]        e.g. experiment=pocket
 """

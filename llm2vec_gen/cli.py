@@ -1,7 +1,7 @@
 """llm2vec-gen encode | search | decode | lens | inspect: a trained model from the command line.
 
 Texts come from the arguments or, line by line, from a file (--file) or standard input; an empty line is a text too.
-Exit status 2 for wrong input, 1 where whoever reads the output has enough (`| head`).
+Exit status 2 for wrong input, 1 if the reader of the output closes the pipe (`| head`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> None:
     """The `llm2vec-gen` command."""
-    threads.own_process()
+    threads.set_command_process()
     progress.log_to_stderr()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # decoded text may hold what the terminal's encoding lacks
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except BrokenPipeError:  # who reads the output has enough
+    except BrokenPipeError:  # the reader of the output has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
 
@@ -73,7 +73,7 @@ def search(options: argparse.Namespace) -> None:
 
 
 def decode(options: argparse.Namespace) -> None:
-    """Print what the embedding of each text says, decoded from its soft prompts alone."""
+    """Print the text decoded from each embedding's soft prompts."""
     texts, model = _texts(options), _model(options)
     prompts = model.soft_prompts(texts, instruction=options.instruction)
     for text, decoded in zip(texts, model.decode(prompts, max_new_tokens=options.max_new_tokens), strict=True):
@@ -112,7 +112,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    """The whole command, and the parser of each subcommand by its name."""
+    """Return the parser of the command, and that of each subcommand by its name."""
     parser = argparse.ArgumentParser(prog="llm2vec-gen", description="Generative embeddings from a trained checkpoint.")
     commands = parser.add_subparsers(required=True, metavar="command")
     parsers: dict[str, argparse.ArgumentParser] = {}

@@ -1,4 +1,4 @@
-"""A server that speaks OpenAI's protocol: its address, its key, and many requests at a time."""
+"""A client of OpenAI-compatible servers: its address, its key, and many requests at a time."""
 
 from __future__ import annotations
 
@@ -83,12 +83,12 @@ class Endpoint:
         except (ValueError, openai.APIResponseValidationError) as error:  # a body that cannot be parsed
             return None, f"its body cannot be read ({one_line(error):.100})"
         except openai.OpenAIError as error:
-            said = one_line(error)
-            said = said.replace(self._key, "<key>") if self._key else said
+            message = one_line(error)
+            message = message.replace(self._key, "<key>") if self._key else message
             status = getattr(error, "status_code", None)
             refused = "cannot be reached" if status is None else f"refused with status {status}"
             raise InputError(
-                f"{self.url} {refused} for {about}: {said:.300}; check {self.who}url, {self.who}model and the key, "
+                f"{self.url} {refused} for {about}: {message:.300}; check {self.who}url, {self.who}model and the key, "
                 "then run the same command again: it continues where this one stopped"
             ) from None
 

@@ -1,7 +1,7 @@
-"""A job on one process or on several ranks: who starts them, who does what, and how what went wrong comes back.
+"""Run a job on one process or on several ranks: start the ranks, run the step, and report errors.
 
-The job itself starts the ranks of its machine, from its resolved config and never from its command line, so that a job
-of a multirun is a job like any other. Where somebody else has started a group (torchrun, srun), it is joined.
+The job starts the ranks of its machine from its resolved config, never from its command line, so that jobs of a
+multirun work alike. A process group that torchrun or srun started is joined.
 """
 
 from __future__ import annotations
@@ -21,65 +21,65 @@ from typing import Any
 
 from llm2vec_gen import pipeline
 from llm2vec_gen.config import CONF, Plan, check_callbacks
-from llm2vec_gen.training.settings import TrainerSettings, rank, started
+from llm2vec_gen.training.settings import TrainerSettings, env_rank, env_world_size
 from llm2vec_gen.types import MODEL, InputError
 
-TOGETHER = {"run": pipeline.train, "train": pipeline.train, "teach": pipeline.teach}
-"""The verbs that train, by name, and what all ranks do in them; the rest is the leader's."""
+DISTRIBUTED_STEPS = {"run": pipeline.train, "train": pipeline.train, "teach": pipeline.teach}
+"""The steps that train, by name, and the function that all ranks run; rank 0 runs everything else."""
 
-GRACE = 120  # seconds in which ranks that were told to stop may finish their step and save
+SHUTDOWN_TIMEOUT_S = 120  # time for stopped ranks to finish their training step and save
 
 
 class RankError(RuntimeError):
-    """A rank failed; the message is what it said."""
+    """A rank failed; the message is that of its error."""
 
 
-def perform(verb: Callable[[Plan], Path], plan: Plan) -> Path | None:
-    """The verb's folder, made by this process or by ranks that it starts; None for all but the first of a group."""
+def run_step(step: Callable[[Plan], Path], plan: Plan) -> Path | None:
+    """Run a step in this process or in ranks that it starts; return its folder, None on ranks other than 0."""
     trainer: TrainerSettings = plan.build("trainer")
-    if not _trains(verb.__name__, plan):
-        return verb(plan) if rank() == 0 else None
+    if not _trains(step.__name__, plan):
+        return step(plan) if env_rank() == 0 else None
     check_callbacks(plan.settings)
-    if not trainer.grouped:
-        return verb(plan) if rank() == 0 else None
-    if started() is None:
+    if not trainer.uses_process_group:
+        return step(plan) if env_rank() == 0 else None
+    if env_world_size() is None:
         trainer.check_devices()
         _check_one_node(trainer)
-        return _launch(verb.__name__, plan, trainer)
-    trainer.check_started()
+        return _launch(step.__name__, plan, trainer)
+    trainer.check_world_size()
     from llm2vec_gen.training import ranks
 
-    ranks.join(trainer.on_gpu)
-    if rank() == 0:
-        return _lead(verb, plan)
-    _follow(TOGETHER[verb.__name__], plan)
+    ranks.init_process_group(trainer.on_gpu)
+    if env_rank() == 0:
+        return _run_rank_zero(step, plan)
+    _run_other_ranks(DISTRIBUTED_STEPS[step.__name__], plan)
     return None
 
 
-def _trains(verb: str, plan: Plan) -> bool:
-    """Whether the job has something to train; a finished checkpoint needs no devices. All ranks answer alike."""
-    if verb not in TOGETHER or (verb == "run" and MODEL not in plan.encoders()):
+def _trains(step: str, plan: Plan) -> bool:
+    """Whether the job has to train; a complete checkpoint needs no devices. All ranks return the same."""
+    if step not in DISTRIBUTED_STEPS or (step == "run" and MODEL not in plan.encoders()):
         return False
-    return started() is not None or not plan.artifact(TOGETHER[verb].__name__).whole
+    return env_world_size() is not None or not plan.artifact(DISTRIBUTED_STEPS[step].__name__).is_complete
 
 
-def _lead(verb: Callable[[Plan], Path], plan: Plan) -> Path:
+def _run_rank_zero(step: Callable[[Plan], Path], plan: Plan) -> Path:
     from llm2vec_gen.training import ranks
 
-    ranks.gather_followers()
+    ranks.create_wait_group()
     try:
-        return verb(plan)
+        return step(plan)
     finally:
-        ranks.call(train=False)  # no one waits any more where they were called to train
+        ranks.signal_training(train=False)  # no effect if the ranks have been signalled to train
 
 
-def _follow(train: Callable[[Plan], Path], plan: Plan) -> None:
-    """Wait for what comes before training, train along, and be done; silent, for the leader says it all."""
+def _run_other_ranks(train: Callable[[Plan], Path], plan: Plan) -> None:
+    """Wait until rank 0 signals training, train with it, and return. Only rank 0 logs."""
     from llm2vec_gen.training import ranks
 
     logging.getLogger("llm2vec_gen").setLevel(logging.ERROR)
-    ranks.gather_followers()
-    if ranks.is_called():
+    ranks.create_wait_group()
+    if ranks.wait_for_training():
         train(plan)
 
 
@@ -91,13 +91,14 @@ def _check_one_node(trainer: TrainerSettings) -> None:
         )
 
 
-def terminated(number: int, frame: Any) -> None:
-    """The handler by which a scheduler's SIGTERM ends a job like Ctrl-C does: locks are given back, words written."""
+def handle_sigterm(number: int, frame: Any) -> None:
+    """Handle a scheduler's SIGTERM as Ctrl-C: unwind the stack, so that locks are released and the status is
+    written."""
     raise SystemExit(128 + number)
 
 
-def end_with(parent: int) -> None:
-    """A process that is killed cannot stop those it has started: they stop by themselves, as after a SIGTERM."""
+def stop_with_parent(parent: int) -> None:
+    """Send this process a SIGTERM once its parent has died; a killed parent cannot stop its children."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -110,24 +111,24 @@ def end_with(parent: int) -> None:
 # ---- ranks of our own
 
 
-def _launch(verb: str, plan: Plan, trainer: TrainerSettings) -> Path:
-    """Start the ranks, wait for them, and take over what they have to say."""
+def _launch(step: str, plan: Plan, trainer: TrainerSettings) -> Path:
+    """Start the ranks, wait for them, and return their result or raise their error."""
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    for name in logging.root.manager.loggerDict:  # each has a level of its own; what went wrong is said below
+    for name in logging.root.manager.loggerDict:  # each has a level of its own; errors are raised below
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-    with tempfile.TemporaryDirectory(prefix="llm2vec_gen-ranks-") as folder, _surroundings(trainer):
+    with tempfile.TemporaryDirectory(prefix="llm2vec_gen-ranks-") as folder, _worker_environment(trainer):
         job = Path(folder) / "job.json"
-        job.write_text(json.dumps({"verb": verb, "parent": os.getpid(), **plan.as_job()}), encoding="utf-8")
+        job.write_text(json.dumps({"step": step, "parent": os.getpid(), **plan.as_job()}), encoding="utf-8")
         config = LaunchConfig(
             min_nodes=1, max_nodes=1, nproc_per_node=trainer.devices, run_id=job.parent.name, max_restarts=0,
             rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost",
             logs_specs=DefaultLogsSpecs(log_dir=folder),
         )  # fmt: skip
-        config.shutdown_timeout = GRACE
+        config.shutdown_timeout = SHUTDOWN_TIMEOUT_S
         try:
             elastic_launch(config, sys.executable)("-m", "llm2vec_gen.rank", str(job))
         except SignalException as stop:
@@ -139,7 +140,8 @@ def _launch(verb: str, plan: Plan, trainer: TrainerSettings) -> Path:
 
 
 def _stopped(folder: Path, number: int) -> SystemExit:
-    """What to raise after a signal; with the `step` of a training that was stopped, for the first rank has said so."""
+    """Return the exception to raise after a signal; with `step` if a training was stopped, which rank 0 has
+    reported."""
     stop = SystemExit(128 + number)
     with contextlib.suppress(OSError, KeyError):
         stop.step = json.loads((folder / "rank-0.json").read_text(encoding="utf-8"))["step"]  # type: ignore[attr-defined]
@@ -147,31 +149,33 @@ def _stopped(folder: Path, number: int) -> SystemExit:
 
 
 def _failure(folder: Path, codes: dict[int, int]) -> BaseException:
-    """What to raise for ranks that ended with these codes: wrong input before anything else, then the lowest rank's."""
-    said = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("rank-*.json"))]
-    for word in said:
-        if "wrong" in word:
-            return InputError(word["wrong"])
+    """Return the exception for ranks that ended with these exit codes: wrong input first, then that of the lowest
+    rank."""
+    results = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("rank-*.json"))]
+    for result in results:
+        if "wrong" in result:
+            return InputError(result["wrong"])
     killed = {number: -code for number, code in codes.items() if code < 0 and -code != signal.SIGTERM}
     for number, by in killed.items():  # the others only lost their connection
         hint = "; was there enough memory?" if by == signal.SIGKILL else ""
         return RankError(f"rank {number} was ended by {signal.Signals(by).name}{hint}")
-    for word in said:
-        if "error" in word:
-            return RankError(word["error"])
+    for result in results:
+        if "error" in result:
+            return RankError(result["error"])
     code = next(iter(codes.values()))
     return SystemExit(code if code > 128 else 1)  # stopped by a signal that it was sent itself
 
 
 @contextlib.contextmanager
-def _surroundings(trainer: TrainerSettings) -> Iterator[None]:
-    """What the ranks find: this package, and their share of the cores. The launcher's signal handlers end with it."""
+def _worker_environment(trainer: TrainerSettings) -> Iterator[None]:
+    """Set the environment of the ranks: this package, and their fraction of the cores; restore signal handlers
+    after."""
     cores = max(1, (os.cpu_count() or 1) // trainer.devices)
     path = os.pathsep.join(filter(None, [str(CONF.parent), os.environ.get("PYTHONPATH")]))
     before = dict(os.environ)
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-    here = threading.current_thread() is threading.main_thread()
-    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in numbers} if here else {}
+    main_thread = threading.current_thread() is threading.main_thread()
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in numbers} if main_thread else {}
     os.environ["PYTHONPATH"] = path
     os.environ.setdefault("OMP_NUM_THREADS", str(cores))
     try:

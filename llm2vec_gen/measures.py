@@ -1,4 +1,4 @@
-"""What a finished job is worth: its last losses and its main scores by name, for a search to compare jobs by."""
+"""The metric that a search optimises: the last loss or a main score of a finished job, by name."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ if TYPE_CHECKING:
 CURVE = "train/"
 
 
-def check(plan: Plan, name: str, verb: str) -> None:
-    """Raises InputError unless a job of this plan and verb will have the measure; lists those it will have."""
-    known = [f"{CURVE}{loss}" for loss in ("loss", *plan.settings["loss"])] if verb in ("run", "train") else []
+def check(plan: Plan, name: str, step: str) -> None:
+    """Raise InputError unless a job of this plan and step will have the metric; the message lists those it will
+    have."""
+    known = [f"{CURVE}{loss}" for loss in ("loss", *plan.settings["loss"])] if step in ("run", "train") else []
     if name in known:
         return
-    if verb in ("run", "evaluate"):
+    if step in ("run", "evaluate"):
         known += _of_scores(plan)
     if name not in known:
-        has = ", ".join(known) or "nothing to measure"
-        raise InputError(f"hydra.sweeper.metric={name} is unknown; experiments/{verb}.py with this config has {has}")
+        has = ", ".join(known) or "no metric"
+        raise InputError(f"hydra.sweeper.metric={name} is unknown; experiments/{step}.py with this config has {has}")
 
 
 def read(plan: Plan, name: str) -> float:
-    """The measure of the trained model from the artifacts of a job that is done."""
+    """Return the metric of the trained model from the artifacts of a finished job."""
     if name.startswith(CURVE):
         return read_curves(plan.artifact("train").folder)[name][-1][1]
     evaluation, _, task = name.partition("/")
@@ -40,20 +41,20 @@ def read(plan: Plan, name: str) -> float:
     return statistics.fmean(score.value for score in scores if score.task in tasks)
 
 
-def results(plan: Plan, verb: str) -> dict[str, float]:
+def results(plan: Plan, step: str) -> dict[str, float]:
     """Return the final losses and mean main scores of a job, "train/<loss>" and "<evaluation>/<category>".
 
     Only what complete artifacts have, in plain values: a job that failed after its training has its losses.
     """
-    if verb not in ("run", "train", "evaluate"):
+    if step not in ("run", "train", "evaluate"):
         return {}
-    encoder, found = MODEL if verb == "train" else plan.settings["encoder"], {}
+    encoder, found = MODEL if step == "train" else plan.settings["encoder"], {}
     trained = plan.artifact("train") if encoder == MODEL else None
-    if trained is not None and trained.whole:
+    if trained is not None and trained.is_complete:
         counts = read_manifest(trained.folder)["counts"]
         found = {f"{CURVE}{loss}": counts.get(loss) for loss in ("loss", *plan.settings["loss"])}
     scored = plan.artifact("evaluate", encoder)
-    if scored.whole:
+    if scored.is_complete:
         found |= _by_category(read_scores(scored.folder))
     return {name: float(value) for name, value in found.items() if value is not None and math.isfinite(value)}
 
@@ -67,8 +68,8 @@ def _by_category(scores: Iterable[Score]) -> dict[str, float | None]:
     return {name: mean([mean(values) for values in found.values()]) for name, found in tasks.items()}
 
 
-def better(name: str) -> str:
-    """The direction in which a measure gets better."""
+def direction_of(name: str) -> str:
+    """Return the direction in which a metric is optimised."""
     return "minimize" if name.startswith(CURVE) else "maximize"
 
 

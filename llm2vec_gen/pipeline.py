@@ -1,8 +1,8 @@
-"""The verbs: complete -> embed -> train -> evaluate | interpret -> tabulate. Read this page first.
+"""The pipeline steps: complete -> embed -> train -> evaluate | interpret -> tabulate. Read this page first.
 
-Each verb asks its plan for the artifact it must make, returns at once if that is whole, and otherwise reads the
-artifacts of the verbs before it, builds the nouns that enter here, and writes what is missing. The nouns are known only
-by their contracts (base.py of each folder); which ones they are, a config says.
+Each step gets its artifact from the plan and returns at once if it is complete. Otherwise it reads the artifacts of the
+steps before it, builds the components of the config, and writes the missing rows. Components are known only by their
+contracts (base.py of each folder).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from llm2vec_gen import artifacts
 from llm2vec_gen.checkpoints import native
 from llm2vec_gen.evaluations.base import by_task
 from llm2vec_gen.generators.base import check_blank
-from llm2vec_gen.loggers.base import listening, tell
+from llm2vec_gen.loggers.base import job_logging, log_artifact
 from llm2vec_gen.progress import track
-from llm2vec_gen.types import MODEL, InputError, check_whole
+from llm2vec_gen.types import MODEL, InputError, check_integer
 
 if TYPE_CHECKING:
     from llm2vec_gen.config import Plan
@@ -38,33 +38,33 @@ MAX_SCORED_QUERIES = 1000  # of each task that interpret.evaluations names
 Readable = tuple[dict[str, Any], list["Query"]]  # source, task and instruction of readings, and their queries
 
 
-def heard(verb: Callable[..., Path]) -> Callable[..., Path]:
-    """The config's loggers hear about a verb, as a job of its own or as a part of `run`, and of its artifact."""
+def logged(step: Callable[..., Path]) -> Callable[..., Path]:
+    """Log a step to the config's loggers, as a job or as a part of `run`, and log its artifact at the end."""
 
-    @functools.wraps(verb)
-    def told(plan: Plan, *arguments: str) -> Path:
-        with listening(plan.loggers, lambda: plan.job(verb.__name__)):
-            folder = verb(plan, *arguments)
-            if verb.__name__ != "run":
-                tell(plan.loggers, folder, plan.settings["training"]["max_steps"])
+    @functools.wraps(step)
+    def logged_step(plan: Plan, *arguments: str) -> Path:
+        with job_logging(plan.loggers, lambda: plan.job(step.__name__)):
+            folder = step(plan, *arguments)
+            if step.__name__ != "run":
+                log_artifact(plan.loggers, folder, plan.settings["training"]["max_steps"])
         return folder
 
-    return told
+    return logged_step
 
 
-@heard
+@logged
 def run(plan: Plan) -> Path:
-    """All verbs in order; what exists is skipped. A config of one baseline needs only its scores.
+    """Run all steps in order; complete artifacts are skipped. A config of one baseline needs only its scores.
 
-    Tasks that fail leave holes in the table, and are its error at the end.
+    The cells of tasks that fail stay empty in the table; their errors are raised at the end.
     """
     trains = MODEL in plan.encoders()
-    if trains and not plan.artifact("train").whole:
+    if trains and not plan.artifact("train").is_complete:
         plan.build("trainer").check_devices()
-        _check_tasks(_evaluations(plan))  # an unknown task is said now, not after the training
+        _check_tasks(_evaluations(plan))  # an unknown task is an error before the training, not after it
         _scored(plan)
-    for verb in (complete, embed, train) if trains else ():
-        verb(plan)
+    for step in (complete, embed, train) if trains else ():
+        step(plan)
     failed: list[Exception] = []
     for encoder in plan.encoders():
         try:
@@ -80,56 +80,56 @@ def run(plan: Plan) -> Path:
     return folder
 
 
-@heard
+@logged
 def complete(plan: Plan) -> Path:
     """Queries -> completions: what the generator answers, once for every run that shares data and generator."""
     artifact = plan.artifact("complete")
-    stage = plan.build("stage")
-    with artifact.making(stage.share) as unfinished:
+    executor = plan.build("executor")
+    with artifact.lock(executor.job_shard) as unfinished:
         if unfinished:
-            _say_where(artifact)
+            _log_folder(artifact)
             source = plan.build("data")
             total = sum(1 for _ in plan.build("data").queries())  # a source is read once, and does not know before
-            with stage.workers(plan.recipe("generator"), "complete") as generators:
-                missing = artifact.missing_rows(source.queries(), plan.settings["part_size"], stage.share)
+            with executor.workers(plan.recipe("generator"), "complete") as generators:
+                missing = artifact.missing_rows(source.queries(), plan.settings["shard_size"], executor.job_shard)
                 with track("complete", total, "rows", _rows(artifact)) as progress:
                     for start, completions in generators.each(missing):
                         artifact.write_completions(start, completions)
                         progress.advance_to(_rows(artifact))
                         check_blank(_rows(artifact), artifact.total("blank"), generators.report)
-                with artifact.finishing(source.report["kept"], stage.share) as last:
+                with artifact.finalize(source.report["kept"], executor.job_shard) as last:
                     if last:
-                        sampling = generators.facts.get("sampling")  # resolved, also where the config says `model`
+                        sampling = generators.metadata.get("sampling")  # resolved, also where the config says `model`
                         report = {**generators.report, "sampling": sampling}
                         artifact.finish(plan.settings, **source.report, generator=report)
-            _say(artifact)
+            _log_progress(artifact)
     return artifact.folder
 
 
-@heard
+@logged
 def embed(plan: Plan) -> Path:
-    """Completions -> targets: the teacher's vectors, not normalised. The teacher is never loaded again."""
+    """Completions -> targets: the teacher's vectors, not normalised. Later steps do not load the teacher."""
     completions = artifacts.Completions(plan.require("complete"))
     artifact = plan.artifact("embed")
-    stage = plan.build("stage")
-    with artifact.making(stage.share) as unfinished:
+    executor = plan.build("executor")
+    with artifact.lock(executor.job_shard) as unfinished:
         if unfinished:
-            _say_where(artifact)
-            with stage.workers(plan.recipe("teacher"), "encode") as teachers:
-                missing = artifact.missing_rows(completions, plan.settings["part_size"], stage.share)
+            _log_folder(artifact)
+            with executor.workers(plan.recipe("teacher"), "encode") as teachers:
+                missing = artifact.missing_rows(completions, plan.settings["shard_size"], executor.job_shard)
                 texts = ((start, [row.completion for row in rows]) for start, rows in missing)
                 with track("embed", len(completions), "rows", _rows(artifact)) as progress:
                     for start, targets in teachers.each(texts):
                         artifact.write_targets(start, targets)
                         progress.advance_to(_rows(artifact))
-                with artifact.finishing(len(completions), stage.share) as last:
+                with artifact.finalize(len(completions), executor.job_shard) as last:
                     if last:
-                        artifact.finish(plan.settings, embedding_dim=teachers.facts["embedding_dim"])
-            _say(artifact)
+                        artifact.finish(plan.settings, embedding_dim=teachers.metadata["embedding_dim"])
+            _log_progress(artifact)
     return artifact.folder
 
 
-@heard
+@logged
 def train(plan: Plan) -> Path:
     """Completions and targets -> checkpoint: suffix tokens and two projections over a frozen backbone."""
     from llm2vec_gen.training import ranks
@@ -138,12 +138,12 @@ def train(plan: Plan) -> Path:
     completions = artifacts.Completions(plan.require("complete"))
     targets = artifacts.Targets(plan.require("embed"), completions)
     artifact = plan.artifact("train")
-    with ranks.making(artifact) as unfinished:
+    with ranks.lock(artifact) as unfinished:
         if unfinished:
-            _say_where(artifact)
+            _log_folder(artifact)
             training, trainer = plan.build("training"), plan.build("trainer")
             trainer.check_devices()
-            instructions = _wording(plan)  # read before the training, not after it
+            instructions = _instruction_texts(plan)  # read before the training, not after it
             if instructions is None:
                 log.warning("the checkpoint will record no instructions")
             losses = plan.build_all("loss")
@@ -158,40 +158,47 @@ def train(plan: Plan) -> Path:
             model.instructions = instructions
             with ranks.folder_of(artifact) as folder:
                 model.save_pretrained(folder)
-            if ranks.own() == 0:
-                artifact.adopt("model.safetensors")
+            if ranks.rank() == 0:
+                artifact.add_file("model.safetensors")
                 artifact.finish(plan.settings, **counts)
                 shutil.rmtree(artifact.folder / RESUME, ignore_errors=True)
                 log.info("train: %s", _counts(artifact))
     return artifact.folder
 
 
-@heard
+@logged
 def teach(plan: Plan) -> Path:
     """Completions -> a teacher: the backbone as a text encoder, two adapters that `teacher=llm2vec` loads."""
     from llm2vec_gen.training import ranks
 
     completions = None
-    if plan.settings["teaching"]["corpus"] is None:
+    if plan.settings["teacher_training"]["corpus"] is None:
         completions = artifacts.Completions(plan.require("complete"))
     artifact = plan.artifact("teach")
-    with ranks.making(artifact) as unfinished:
+    with ranks.lock(artifact) as unfinished:
         if unfinished:
-            _say_where(artifact)
-            teaching, trainer = plan.build("teaching"), plan.build("trainer")
+            _log_folder(artifact)
+            teacher_training, trainer = plan.build("teacher_training"), plan.build("trainer")
             trainer.check_devices()
             callbacks = plan.build_all("callbacks").values()
-            counts = teaching.teach(plan.build("backbone", device=trainer.backbone_device), completions, trainer,
-                                    artifact.folder, plan.settings["seed"], plan.loggers, list(callbacks))  # fmt: skip
-            if ranks.own() == 0:
-                for name in teaching.files():
-                    artifact.adopt(name)
+            counts = teacher_training.teach(
+                plan.build("backbone", device=trainer.backbone_device),
+                completions,
+                trainer,
+                artifact.folder,
+                plan.settings["seed"],
+                plan.loggers,
+                list(callbacks),
+            )
+            if ranks.rank() == 0:
+                for name in teacher_training.files():
+                    artifact.add_file(name)
                 artifact.finish(plan.settings, **counts)
                 log.info("teach: %s", _counts(artifact))
     return artifact.folder
 
 
-@heard
+@logged
 def evaluate(plan: Plan, encoder_name: str | None = None) -> Path:
     """Encoder -> scores, task by task: the trained model (default), the teacher or a baseline of the config.
 
@@ -199,26 +206,26 @@ def evaluate(plan: Plan, encoder_name: str | None = None) -> Path:
     """
     name = encoder_name or plan.settings["encoder"]
     artifact = plan.artifact("evaluate", name)
-    if not artifact.whole:
+    if not artifact.is_complete:
         log.info("evaluate %s: writing %s", name, artifact.folder)
         tasks = _evaluations(plan)  # reads the data of local ones, before a model is loaded
         encoder = plan.cached_encoder(name)
         _check_tasks(tasks, encoder)
         own = getattr(encoder, "instructions", None)
-        if own is not None and _others(plan, own):
+        if own is not None and _other_instructions(plan, own):
             log.warning("evaluate %s: %s, not the instructions that the checkpoint records", name, _choice(plan))
         origin: dict[str, Any] = {"encoder": name, "run": artifact.folder.name, "commit": artifacts.commit()}
         if name == MODEL:  # a baseline has no seed
             origin["seed"] = plan.settings["seed"]
         progress = artifacts.Progress(artifact, {task: tasks[task].size(task) for task in tasks})
         for task in artifacts.missing_tasks(artifact, tasks):
-            with artifacts.error_kept(artifact, task, evaluation=tasks[task].name, **origin):
+            with artifacts.keep_error(artifact, task, evaluation=tasks[task].name, **origin):
                 with track(f"evaluate {name}, {task}", None, "texts"):
                     scores = tasks[task].evaluate(encoder, task)
                 artifact.write_records(task, [replace(score, **origin) for score in scores])
-                progress.say(task)
+                progress.log(task)
         artifacts.check_errors(artifact, tasks)
-        with artifact.making() as unfinished:
+        with artifact.lock() as unfinished:
             if unfinished:
                 artifact.finish(plan.settings, encoder=name)
                 if name == MODEL:
@@ -227,16 +234,16 @@ def evaluate(plan: Plan, encoder_name: str | None = None) -> Path:
     return artifact.folder
 
 
-@heard
+@logged
 def interpret(plan: Plan) -> Path:
-    """Checkpoint and a few queries -> readings: what their embeddings say in words."""
+    """Checkpoint and a few queries -> readings: their embeddings in words."""
     artifact = plan.artifact("interpret")
-    with artifact.making() as unfinished:
+    with artifact.lock() as unfinished:
         if unfinished:
-            _say_where(artifact)
+            _log_folder(artifact)
             limit = plan.settings["interpret"]["limit"]
-            check_whole("interpret.limit", limit, least=0)
-            readable = [({}, _spread(plan.build("interpret.queries"), limit)), *_scored_queries(plan)]
+            check_integer("interpret.limit", limit, least=0)
+            readable = [({}, _evenly_spaced(plan.build("interpret.queries"), limit)), *_scored_queries(plan)]
             model = plan.build_encoder()
             for name, interpreter in plan.build_all("interpreter").items():
                 readings = [
@@ -249,7 +256,7 @@ def interpret(plan: Plan) -> Path:
     return artifact.folder
 
 
-@heard
+@logged
 def tabulate(plan: Plan) -> Path:
     """Scores, readings and curves -> tables, a report and a summary; never loads a model, missing cells stay empty."""
     from llm2vec_gen.tables import markdown, report, score_files, summary
@@ -259,7 +266,7 @@ def tabulate(plan: Plan) -> Path:
     read, trained = plan.artifact("interpret"), plan.artifact("train")
     scored = [plan.artifact("evaluate", name) for name in plan.encoders()]
     scores = [score for artifact in scored for score in artifacts.scores_for_table(artifact)]
-    readings = artifacts.read_readings(read.folder) if read.whole else []
+    readings = artifacts.read_readings(read.folder) if read.is_complete else []
     table = plan.build("table")
     if plan.settings["scores"] not in (None, []):
         scores = score_files.read_for(table, plan.settings["scores"])
@@ -274,16 +281,16 @@ def tabulate(plan: Plan) -> Path:
     curves = artifacts.read_curves(trained.folder)
     shown = [[asdict(row) for row in rows] for rows in (scores, readings)], curves, trained.folder.name
     artifact = plan.artifact("tabulate", shown=artifacts.digest(*shown))
-    with artifact.making():
+    with artifact.lock():
         page = report.render(table, scores, readings, curves, {"run": trained.name})
         files = {f"table.{ending}": text for ending, text in table.files(scores).items()}
         files |= {"report.html": page, "summary.json": json.dumps(summary.summary(scores), indent=1) + "\n"}
         for name, text in files.items():
             artifact.write_text(name, text)
         for ending, picture in table.pictures(scores).items():
-            artifact.write_part(f"table.{ending}", functools.partial(_write_bytes, picture))
+            artifact.write_shard(f"table.{ending}", functools.partial(_write_bytes, picture))
         drawn = [score for score in scores if table.draws(score)]
-        artifact.write_part("scores.jsonl", lambda path: score_files.write(path, drawn))
+        artifact.write_shard("scores.jsonl", lambda path: score_files.write(path, drawn))
         artifact.finish(plan.settings)
     first = list(dict.fromkeys(reading.key for reading in readings))[:PRINTED]
     print(files["table.md"], markdown.readings([row for row in readings if row.key in first]), sep="\n")
@@ -300,7 +307,7 @@ def _tabulate_sweep(plan: Plan, folder: str) -> Path:
     files = {f"table.{ending}": text for ending, text in table.files(()).items()}
     files["report.html"] = report.page("LLM2Vec-Gen", folder, {"Sweep": "\n".join(map(html.render, table.grids()))})
     artifact = plan.artifact("tabulate", shown=artifacts.digest(files))
-    with artifact.making():
+    with artifact.lock():
         for name, text in files.items():
             artifact.write_text(name, text)
         artifact.finish(plan.settings)
@@ -334,7 +341,7 @@ def _scored(plan: Plan) -> list[str]:
     return plan.settings["interpret"]["evaluations"]
 
 
-def _wording(plan: Plan) -> dict[str, Any] | None:
+def _instruction_texts(plan: Plan) -> dict[str, Any] | None:
     """Return the texts that the config's instructions put before a text; None where they cannot be read."""
     instruction = plan.build("instruction")
     try:
@@ -344,14 +351,14 @@ def _wording(plan: Plan) -> dict[str, Any] | None:
         return None
 
 
-def _others(plan: Plan, recorded: Mapping[str, Any] | None) -> bool:
+def _other_instructions(plan: Plan, recorded: Mapping[str, Any] | None) -> bool:
     """Whether the config's instructions are others than those a checkpoint records."""
-    return recorded is None or artifacts.digest(_wording(plan)) != artifacts.digest(recorded)
+    return recorded is None or artifacts.digest(_instruction_texts(plan)) != artifacts.digest(recorded)
 
 
 def _choice(plan: Plan) -> str:
     """The config's instructions by name, with a digest of their texts."""
-    return f"instruction={plan.choice('instruction')} ({artifacts.digest(_wording(plan))[:6]})"
+    return f"instruction={plan.choice('instruction')} ({artifacts.digest(_instruction_texts(plan))[:6]})"
 
 
 def _record_scores(plan: Plan, scores: Sequence[Score]) -> None:
@@ -363,7 +370,7 @@ def _record_scores(plan: Plan, scores: Sequence[Score]) -> None:
     rows = []
     try:
         recorded = native.read(checkpoint).settings.get("instructions")
-        with_others = f", {_choice(plan)}" if _others(plan, recorded) else ""
+        with_others = f", {_choice(plan)}" if _other_instructions(plan, recorded) else ""
         for score in scores:
             if score.main:
                 place = [score.evaluation, score.task, *({score.subset} - {"", "default"}), score.metric]
@@ -392,8 +399,8 @@ def _scored_queries(plan: Plan) -> list[Readable]:
     return found
 
 
-def _spread(source: QuerySource, limit: int) -> list[Query]:
-    """`limit` queries spread evenly over the first 1,000, so that every kind of query has its chance."""
+def _evenly_spaced(source: QuerySource, limit: int) -> list[Query]:
+    """`limit` queries spread evenly over the first 1,000, so that every kind of query can occur."""
     queries = list(islice(source.queries(), 1000))
     limit = min(limit, len(queries))
     return [queries[len(queries) * index // limit] for index in range(limit)]
@@ -403,20 +410,22 @@ def _write_bytes(content: bytes, path: Path) -> None:
     path.write_bytes(content)
 
 
-def _say_where(artifact: artifacts.Artifact) -> None:
-    """The first line of a step: the folder that it writes."""
-    log.info("%s: writing %s", artifact.verb, artifact.folder)
+def _log_folder(artifact: artifacts.Artifact) -> None:
+    """Log the folder that the step writes."""
+    log.info("%s: writing %s", artifact.step, artifact.folder)
 
 
 def _rows(artifact: artifacts.Artifact) -> int:
-    return sum(part.rows for part in artifact.parts())
+    return sum(shard.rows for shard in artifact.shards())
 
 
-def _say(artifact: artifacts.Artifact) -> None:
-    """How far the rows of an artifact are, which several processes may make."""
+def _log_progress(artifact: artifacts.Artifact) -> None:
+    """Log how many rows of an artifact exist; several processes may write it."""
     done = _rows(artifact)
     log.info(
-        "%s: %s", artifact.verb, _counts(artifact) if artifact.whole else f"{done} rows so far, others make the rest"
+        "%s: %s",
+        artifact.step,
+        _counts(artifact) if artifact.is_complete else f"{done} rows so far, other processes write the rest",
     )
 
 

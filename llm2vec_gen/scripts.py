@@ -1,4 +1,4 @@
-"""What every script in experiments/ does around its verb: compose the config, run, print the folder, exit status."""
+"""The common part of the scripts in experiments/: compose the config, run, print the folder, exit status."""
 
 from __future__ import annotations
 
@@ -21,31 +21,40 @@ from omegaconf import DictConfig, OmegaConf
 
 from llm2vec_gen import launch, measures, progress, threads
 from llm2vec_gen.artifacts import read_curves, read_manifest
-from llm2vec_gen.config import CONF, CONFIG_ERRORS, Plan, config_digest, explained, literal, settle
-from llm2vec_gen.status import Status, worst
-from llm2vec_gen.training.settings import rank, started
+from llm2vec_gen.config import (
+    CONF,
+    CONFIG_ERRORS,
+    Plan,
+    config_digest,
+    current_overrides,
+    format_config_error,
+    literal,
+    remove_pocket_defaults,
+)
+from llm2vec_gen.status import Status, worst_exit_status
+from llm2vec_gen.training.settings import env_rank, env_world_size
 from llm2vec_gen.types import InputError, Unfinished, exit_status
 
-Verb = Callable[[Plan], Path]
+StepFunction = Callable[[Plan], Path]
 
-DRY = "hydra.launcher.dry=true"  # --dry, in Hydra's words
+DRY = "hydra.launcher.dry=true"  # --dry as a Hydra override
 WANDB_KEY = re.compile(r"[+~]*_wandb[.=]")
 """What wandb keeps in a run's config for itself, and may hand on where the config of a run is started again."""
 
 
-def entry(verb: Verb) -> Callable[[], None]:
-    """A script's `main`: compose the config, run the verb, print the artifact's folder, set the exit status.
+def entry(step: StepFunction) -> Callable[[], None]:
+    """Return a script's `main`: compose the config, run the step, print the artifact's folder, set the exit status.
 
-    0: the artifact is whole. 2: the input was wrong, one line says how. 1: anything else, with its traceback. 128 + n:
+    0: the artifact is complete. 2: wrong input, reported in one line. 1: anything else, with its traceback. 128 + n:
     stopped by signal n. In a multirun a failing job does not stop the others; the status is that of the worst job.
     """
-    _plugins_in_sight()
+    _fix_sys_path()
     statuses: list[int] = []  # of the jobs; a sweeper adds those that ran in other processes
 
-    @functools.wraps(verb)
+    @functools.wraps(step)
     def job(config: DictConfig) -> int:
         _prepare()
-        statuses.append(_run_job(verb, config))
+        statuses.append(_run_job(step, config))
         return statuses[-1]
 
     job.statuses = statuses  # type: ignore[attr-defined]
@@ -55,24 +64,25 @@ def entry(verb: Verb) -> Callable[[], None]:
         sys.argv = [DRY if argument == "--dry" else argument for argument in sys.argv]
         given = [argument for argument in sys.argv[1:] if not WANDB_KEY.match(argument)]
         if any(argument.startswith("hydra/launcher=") for argument in given):
-            given.append("-m")  # Hydra would run the one job here, and say nothing
+            given.append("-m")  # otherwise Hydra silently runs the job in this process
         sys.argv[1:] = sorted(given, key=lambda argument: argument not in ("-m", "--multirun"))  # Hydra wants it first
         _prepare()
         try:
+            sys.argv[1:] = current_overrides(sys.argv[1:])
             hydra.main(version_base=None, config_path=str(CONF), config_name="config")(job)()
         except (*CONFIG_ERRORS, ValueError) as error:  # Hydra raises bare ones too
-            print(f"error: {_misplaced_dry(error) or explained(error)}", file=sys.stderr)
+            print(f"error: {_misplaced_dry(error) or format_config_error(error)}", file=sys.stderr)
             statuses.append(2)
         except KeyboardInterrupt:
             print("interrupted: the same command continues where this one stopped", file=sys.stderr)
             sys.exit(130)
-        except BrokenPipeError:  # who reads the output has enough
+        except BrokenPipeError:  # the reader of the output has closed the pipe
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             statuses.append(1)
         except OSError as error:  # Hydra's own output folder
             print(f"error: {error}; choose another folder with paths.outputs=", file=sys.stderr)
             statuses.append(2)
-        sys.exit(worst(statuses))
+        sys.exit(worst_exit_status(statuses))
 
     return main
 
@@ -83,7 +93,7 @@ def _misplaced_dry(error: Exception) -> str | None:
     return None
 
 
-def _plugins_in_sight() -> None:
+def _fix_sys_path() -> None:
     # Python puts the script's folder first, where tabulate.py would stand for the library of that name; the folder
     # above holds hydra_plugins, which conf/ names.
     root = CONF.parent
@@ -93,26 +103,26 @@ def _plugins_in_sight() -> None:
 
 
 def _prepare() -> None:
-    """What a process needs before its first job, the main one or one that a launcher started."""
-    threads.own_process()
+    """Set up threads, logging and the SIGTERM handler before the first job of a process."""
+    threads.set_command_process()
     progress.log_to_stderr()
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, launch.terminated)
+        signal.signal(signal.SIGTERM, launch.handle_sigterm)
 
 
 # ---- one job
 
 
-def _run_job(verb: Verb, config: DictConfig) -> int:
+def _run_job(step: StepFunction, config: DictConfig) -> int:
     """Run one job and print its folder; its exit status. Only a signal stops the jobs after it."""
-    status = _status(verb, config)
+    status = _status(step, config)
     try:
-        if status is not None and not started() and taken_over(status, config):  # others wait for a first rank
+        if status is not None and not env_world_size() and reuse_result(status, config):  # others wait for a first rank
             return status.exit or 0
-        with status.kept() if status else contextlib.nullcontext():
-            config, node, note = settle(config, HydraConfig.get())
+        with status.write_on_exit() if status else contextlib.nullcontext():
+            config, node, note = remove_pocket_defaults(config, HydraConfig.get())
             with _outputs(config):
-                folder = _make(verb, config, node, note, status)
+                folder = _make(step, config, node, note, status)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return _failed(2)
@@ -124,7 +134,7 @@ def _run_job(verb: Verb, config: DictConfig) -> int:
         raise SystemExit(130) from None
     except SystemExit as stop:
         if exit_status(stop) > 128:
-            if not hasattr(stop, "step"):  # of a training, which has said so
+            if not hasattr(stop, "step"):  # a training has reported it already
                 print("stopped by a signal: the same command continues where this one stopped", file=sys.stderr)
             raise
         traceback.print_exc()
@@ -139,34 +149,34 @@ def _run_job(verb: Verb, config: DictConfig) -> int:
 
 def _failed(code: int) -> int:
     """The exit status; it ends the process at once in a group of ranks, whose others may still be in this job."""
-    if (started() or 1) > 1:
+    if (env_world_size() or 1) > 1:
         raise SystemExit(code)
     return code
 
 
-def _make(verb: Verb, config: DictConfig, node: DictConfig, note: str, status: Status | None) -> Path | None:
-    """The verb's artifact, None in all ranks but the first; the status hears how far it came."""
+def _make(step: StepFunction, config: DictConfig, node: DictConfig, note: str, status: Status | None) -> Path | None:
+    """Run the step and return its artifact's folder, None on ranks other than 0; update the status."""
     hydra_config = HydraConfig.get()
     if hydra_config.mode is RunMode.MULTIRUN and config.sweep.name is None:
         config.sweep.name = literal(Path(hydra_config.sweep.dir).name)
     plan = Plan.of(config, node, note)
     try:
-        folder = launch.perform(verb, plan)
+        folder = launch.run_step(step, plan)
         if status is not None:
             status.folder = str(folder)
         return folder
     finally:
         if status is not None:
-            status.steps = _steps(plan, verb.__name__)
-            status.results = measures.results(plan, verb.__name__)
+            status.steps = _training_steps(plan, step.__name__)
+            status.results = measures.results(plan, step.__name__)
 
 
-def _steps(plan: Plan, verb: str) -> int | None:
-    """Training steps made so far, None where the verb does not train."""
-    if verb not in launch.TOGETHER:
+def _training_steps(plan: Plan, step: str) -> int | None:
+    """Return the training steps so far, None for a step that does not train."""
+    if step not in launch.DISTRIBUTED_STEPS:
         return None
-    artifact = plan.artifact("teach" if verb == "teach" else "train")
-    if artifact.whole:
+    artifact = plan.artifact("teach" if step == "teach" else "train")
+    if artifact.is_complete:
         return read_manifest(artifact.folder)["counts"].get("steps")
     curves = read_curves(artifact.folder)
     return max((curve[-1][0] for curve in curves.values()), default=0)
@@ -187,19 +197,22 @@ def _outputs(config: DictConfig) -> Iterator[None]:
 # ---- one job of a sweep
 
 
-def _status(verb: Verb, config: DictConfig) -> Status | None:
+def _status(step: StepFunction, config: DictConfig) -> Status | None:
     """The job's status file; None outside a sweep, and in all ranks of a job but the first."""
     job = HydraConfig.get()
-    if OmegaConf.is_missing(job.job, "num") or rank():
+    if OmegaConf.is_missing(job.job, "num") or env_rank():
         return None
-    digest = config_digest(config, verb.__name__)
-    return Status(Path(job.runtime.output_dir), job.job.num, verb.__name__, digest, list(job.overrides.task))
+    digest = config_digest(config, step.__name__)
+    return Status(Path(job.runtime.output_dir), job.job.num, step.__name__, digest, list(job.overrides.task))
 
 
-def taken_over(status: Status, config: DictConfig) -> bool:
-    """Whether an earlier job spares this one; then its status says what became of that."""
-    outputs, sweep = Path(config.paths.outputs), config.sweep  # what is neither true nor false, the job itself will say
-    earlier = status.settled(outputs, sweep.retry_failed is True) if sweep.skip_done is True else None
+def reuse_result(status: Status, config: DictConfig) -> bool:
+    """Whether the result of an earlier job is reused; then the status is that of the earlier job."""
+    outputs, sweep = (
+        Path(config.paths.outputs),
+        config.sweep,
+    )  # the job itself reports values that are neither true nor false
+    earlier = status.previous_result(outputs, sweep.retry_failed is True) if sweep.skip_done is True else None
     if earlier is None:
         return False
     where = earlier.skipped or str(earlier.place)

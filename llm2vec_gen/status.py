@@ -1,4 +1,4 @@
-"""What became of each job of a sweep: one status.json per job folder, and one table over all of them."""
+"""The status of each job of a sweep: one status.json per job folder, and one table of all jobs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llm2vec_gen.artifacts.files import now, write_json, write_text
 from llm2vec_gen.artifacts.locks import alive
 from llm2vec_gen.paths import on_disk
 from llm2vec_gen.tables.sweep import Job, explanation, result_headings, result_names, result_text, split_overrides
-from llm2vec_gen.types import InputError, exit_status, one_line, said
+from llm2vec_gen.types import InputError, describe_error, exit_status, one_line
 
 FILE = "status.json"
 TABLE = "sweep.md"
@@ -23,16 +23,16 @@ STOPPED = frozenset({130, 143})  # exit statuses of Ctrl-C and SIGTERM: such a j
 
 @dataclass
 class Status:
-    """One job, as `place/status.json` tells it: `state` is running, done or failed.
+    """One job, as in `place/status.json`: `state` is running, done or failed.
 
     `folder` is that of the artifact, `results` the last losses ("train/<loss>") and the mean main scores
     ("<evaluation>/<category>") that its artifacts had at the end, `skipped` the earlier job whose result stands here.
-    A process that was killed leaves "running" behind; `seen` tells it from one that lives.
+    A process that was killed leaves "running" behind; `observed_state` is "dead" then.
     """
 
     place: Path
     number: int
-    verb: str
+    step: str
     digest: str
     overrides: list[str]
     state: str = "running"
@@ -54,44 +54,46 @@ class Status:
             values = json.loads((place / FILE).read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError):
             return None
+        if "step" not in values:  # written by an earlier version
+            return None
         known = {field.name for field in fields(cls)}
         return cls(place, **{key: value for key, value in values.items() if key in known})
 
     @contextlib.contextmanager
-    def kept(self) -> Iterator[Status]:
-        """Written at the start, at the end, and when anything at all is raised."""
+    def write_on_exit(self) -> Iterator[Status]:
+        """Write the status at the start, at the end, and after any exception."""
         self.pid, self.host, self.started = os.getpid(), socket.gethostname(), now()
         self.write()
         try:
             yield self
         except BaseException as error:
-            self.end("failed", exit_status(error) or 1, last_words(error))  # a job that calls exit(0) made nothing
+            self.end("failed", exit_status(error) or 1, error_summary(error))  # a job that calls exit(0) made nothing
             raise
         self.end("done", 0)
 
     def end(self, state: str, exit: int, error: str | None = None) -> None:
-        """The job is over: its last words."""
+        """Write the final state of the job."""
         self.state, self.exit, self.error, self.finished = state, exit, error, now()
         self.write()
 
     def write(self) -> None:
-        """One atomic step, so that nobody reads half a status."""
+        """Write the file atomically."""
         self.place.mkdir(parents=True, exist_ok=True)
         values = asdict(self)
         del values["place"]
         write_json(self.place / FILE, values)
 
     @property
-    def seen(self) -> str:
-        """`state`, or "dead" where it says running but its process on this host is gone."""
+    def observed_state(self) -> str:
+        """`state`, or "dead" where it is running but its process on this host is gone."""
         if self.state == "running" and self.host == socket.gethostname() and not alive(self.pid):
             return "dead"
         return self.state
 
-    def settled(self, outputs: Path, retry_failed: bool) -> Status | None:
-        """The earlier job that spares this one: it is done and its artifact is there, or it failed of itself and
-        `retry_failed` is off. One that was stopped, killed or still runs spares nothing: its artifacts are continued
-        or waited for. Nor does one whose input was wrong, for it may be right by now: another trainer, a file."""
+    def previous_result(self, outputs: Path, retry_failed: bool) -> Status | None:
+        """Return the earlier job whose result can be reused: it is done and its artifact exists, or it failed and
+        `retry_failed` is off. A job that was stopped, was killed or still runs is not reused: its artifacts are
+        continued. Neither is one with wrong input, which may be valid by now."""
         found = [status for place in self._places(outputs) if (status := Status.read(place)) and self._same(status)]
         done = [status for status in found if status.state == "done" and status.exists(outputs)]
         failed = [status for status in found if status.state == "failed" and status.exit not in {2, *STOPPED}]
@@ -108,29 +110,29 @@ class Status:
         )
 
     def _same(self, other: Status) -> bool:
-        return (other.verb, other.digest) == (self.verb, self.digest)
+        return (other.step, other.digest) == (self.step, self.digest)
 
     def _places(self, outputs: Path) -> set[Path]:
         files = [*(outputs / "sweeps").glob(f"*/*/{FILE}"), *self.place.parent.glob(f"*/{FILE}")]
         return {file.parent.resolve() for file in files}
 
 
-def worst(statuses: Sequence[int]) -> int:
-    """The exit status of several jobs: stopped before failed before wrong input before done."""
+def worst_exit_status(statuses: Sequence[int]) -> int:
+    """Return the exit status of several jobs: stopped before failed before wrong input before done."""
     stopped = [status for status in statuses if status in STOPPED]
     if stopped:
         return stopped[0]
     return max((status if status in (0, 2) else 1 for status in statuses), key=(0, 2, 1).index, default=0)
 
 
-def last_words(error: BaseException) -> str:
-    """What a status says of an error; the traceback is on standard error."""
+def error_summary(error: BaseException) -> str:
+    """Return an error in one line for the status; the traceback is on standard error."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     if isinstance(error, SystemExit):
         code = exit_status(error)
         return f"stopped by signal {code - 128}" if code in STOPPED else f"exit {one_line(error)}"
-    return said(error)
+    return describe_error(error)
 
 
 # ---- the table of a sweep
@@ -170,13 +172,13 @@ def jobs_of(folder: str) -> list[Job]:
             "the folder that a command with -m names at its end, by default <paths.outputs>/sweeps/<date>"
         )
     return [
-        Job(status.number, status.overrides, status.results, status.seen, status.error)
+        Job(status.number, status.overrides, status.results, status.observed_state, status.error)
         for status in sorted(found, key=lambda status: status.number)
     ]
 
 
 def _mark(status: Status) -> str:
-    state = status.seen if status.state == "done" else status.seen.upper()
+    state = status.observed_state if status.state == "done" else status.observed_state.upper()
     return f"{state} (earlier)" if status.skipped else state
 
 

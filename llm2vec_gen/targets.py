@@ -40,13 +40,14 @@ def locate(name: str) -> Callable[..., Any]:
 
 
 def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Return the arguments that a class or function takes by name; none where it does not tell (some written in C)."""
+    """Return the arguments that a class or function takes by name; none where its signature is unknown (some written in
+    C)."""
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {name: parameter for name, parameter in _signature(target).items() if parameter.kind in named}
 
 
 def takes_any(target: Callable[..., Any]) -> bool:
-    """Whether a class or function takes arguments of any name, or does not tell which."""
+    """Whether a class or function takes arguments of any name, or has an unknown signature."""
     return any(parameter.kind is parameter.VAR_KEYWORD for parameter in _signature(target).values())
 
 
@@ -60,7 +61,7 @@ def _signature(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
 # ---- checked and built: a node is a mapping with `_target_`, in plain values
 
 NODE_KEYS = frozenset({"_target_", "_partial_", "_args_", "_recursive_", "_convert_"})
-"""Hydra's words in a node. `_convert_` changes nothing: nodes hold plain values here."""
+"""Hydra's keys in a node. `_convert_` changes nothing: nodes hold plain values here."""
 
 
 def check(value: Any, where: str) -> None:
@@ -81,7 +82,7 @@ def check(value: Any, where: str) -> None:
 
 
 def unknown_key(full: str, key: str, known: Sequence[str], owner: str) -> InputError:
-    """The error for a setting that nobody reads, with the closest ones that are read."""
+    """Return the error for an unknown setting, with the closest known ones."""
     takes = f"takes {closest(key, known)}" if known else "takes no settings"
     return InputError(f"{full} is an unknown setting: {owner} {takes}")
 

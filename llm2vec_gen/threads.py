@@ -14,7 +14,7 @@ _ours = False
 
 
 def sleep_while_waiting() -> None:
-    """Let OpenMP threads sleep after a short spin, unless the environment says otherwise.
+    """Let OpenMP threads sleep after a short spin, unless set in the environment.
 
     Read by the OpenMP library when torch is loaded: import this package before torch, or set the variables yourself.
     """
@@ -23,8 +23,8 @@ def sleep_while_waiting() -> None:
         os.environ.setdefault("KMP_BLOCKTIME", "1")  # Intel's and LLVM's; milliseconds
 
 
-def own_process() -> None:
-    """Say that this process is a script or command of ours, whose number of threads `fit_to_model` may set."""
+def set_command_process() -> None:
+    """Mark this process as a script or command of this package, whose number of threads `fit_to_model` may set."""
     global _ours
     _ours = True
 

@@ -1,6 +1,6 @@
 """Texts -> token ids, where no text can spell a control token, and what a tokenizer puts around a text.
 
-A tokenizer turns the characters `<|im_end|>` into the end of a turn, whoever wrote them: a query could forge turns of
+A tokenizer turns the characters `<|im_end|>` into the end of a turn, in any text: a query could forge turns of
 the chat, an answer could train an end token in its middle. Here control tokens come from templates and from the
 tokenizer's own rules alone. Texts that spell none, nearly all, go through the tokenizer as it is.
 """
@@ -25,7 +25,7 @@ class Tokenization:
     count too (`<think>` of Qwen3): an answer may hold them, a user's turn may not.
 
     A text that spells a control token is read by a copy of the tokenizer in which control tokens have the same ids and
-    names that nobody can guess. `hide` puts placeholders where the text spells one, so that the names can be given to
+    names that cannot be guessed. `hide` puts placeholders where the text spells one, so that the names can be given to
     what a template adds: `read(f"<|im_start|>user {hide(text)}<|im_end|>")`.
     """
 
@@ -63,9 +63,9 @@ class Tokenization:
     def wrap(self, ids: Sequence[int], max_length: int | None = None) -> list[int]:
         """The ids of a text with what the tokenizer puts around it, cut so that the row has `max_length` at most."""
         if max_length is not None:
-            room = max(0, max_length - len(self.beginning) - len(self.ending))
+            available = max(0, max_length - len(self.beginning) - len(self.ending))
             left = getattr(self.tokenizer, "truncation_side", "right") == "left"
-            ids = ids[max(0, len(ids) - room) :] if left else ids[:room]
+            ids = ids[max(0, len(ids) - available) :] if left else ids[:available]
         return [*self.beginning, *ids, *self.ending]
 
     def chat(self, text: str, render: Callable[[str], str]) -> list[int]:

@@ -1,5 +1,4 @@
-"""The words of the project as types: what travels between the verbs, what several folders promise, and how
-errors are said.
+"""The shared types: data that passes between the steps, contracts of several folders, and errors.
 
 Shape legend, used in every docstring and every tensor name of the package:
 
@@ -8,7 +7,7 @@ Shape legend, used in every docstring and every tensor name of the package:
     S  suffix tokens             E  embedding size (the teacher's)
     T  completion tokens         V  vocabulary
 
-Ragged sequences are lists of 1-D tensors, never padded matrices: padding is a matter of the pass that needs it.
+Ragged sequences are lists of 1-D tensors, never padded matrices: only the pass that needs padding adds it.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 
 MODEL = "llm2vec_gen"
-"""What a config calls its trained encoder, beside its teacher and its baselines."""
+"""The name of the trained encoder in a config, beside its teacher and its baselines."""
 
 
 MTEB_CATEGORIES = (
@@ -72,8 +71,8 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def said(error: BaseException) -> str:
-    """An error in one line, with its kind in front unless it is wrong input."""
+def describe_error(error: BaseException) -> str:
+    """Return an error in one line, after its type unless it is an InputError."""
     text = one_line(error)
     return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}".rstrip(": ")
 
@@ -84,7 +83,7 @@ def closest(name: str, known: Sequence[str], n: int = 5) -> str:
     return ", ".join(near or known[:20]) + (" ..." if not near and len(known) > 20 else "")
 
 
-def check_whole(key: str, value: Any, least: int = 1, null: bool = False) -> None:
+def check_integer(key: str, value: Any, least: int = 1, null: bool = False) -> None:
     """InputError unless `value` is a whole number of `least` or more, or None where `null` allows it."""
     if value is None and null:
         return
@@ -218,7 +217,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one embedding says in words: decoded text, or the top words of each of the K positions.
+    """One embedding in words: decoded text, or the top words of each of the K positions.
 
     An id is unique within its `source` and `task` alone. The source is "queries" (interpret.queries, which has no
     tasks) or the name of an evaluation, as its scores have it.
@@ -236,7 +235,7 @@ class Reading:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What all readings of one query share."""
+        """The key common to all readings of one query."""
         return (self.source, self.task, self.id)
 
 

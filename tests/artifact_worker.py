@@ -19,7 +19,7 @@ def main() -> None:
     completions = Artifact(outputs, "complete", "shared", {"rows": rows}, {})
     targets = Artifact(outputs, "embed", "shared", {}, {"complete": completions.digest})
     for artifact in (completions, targets):
-        with artifact.making() as unfinished:
+        with artifact.lock() as unfinished:
             if unfinished:
                 for start, chunk in artifact.missing_rows(range(rows), 1):
                     time.sleep(seconds)
@@ -29,9 +29,9 @@ def main() -> None:
                         import torch  # the maker alone pays for it
 
                         artifact.write_targets(start, torch.full((len(chunk), 2), float(start)))
-                    note(outputs, f"{artifact.verb} {start}")
+                    note(outputs, f"{artifact.step} {start}")
                 artifact.finish()
-        note(outputs, f"{artifact.verb} whole")
+        note(outputs, f"{artifact.step} whole")
 
 
 def note(outputs: Path, text: str) -> None:

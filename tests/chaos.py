@@ -39,8 +39,8 @@ def overrides(folder: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def begin(verb: str, outputs: Path, job: list[str]) -> subprocess.Popen:
-    command = [sys.executable, str(ROOT / "experiments" / f"{verb}.py"), f"paths.outputs={outputs}", *job]
+def begin(step: str, outputs: Path, job: list[str]) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "experiments" / f"{step}.py"), f"paths.outputs={outputs}", *job]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=pipe, text=True)
@@ -100,9 +100,9 @@ def run(trials: int, seed: int) -> int:
         end(begin("run", whole, job), stopped=False)
         for number in range(trials):
             outputs = folder / f"trial-{number}"
-            for verb in ("complete", "embed"):
-                (outputs / verb).parent.mkdir(parents=True, exist_ok=True)
-                (outputs / verb).symlink_to(whole / verb)
+            for step in ("complete", "embed"):
+                (outputs / step).parent.mkdir(parents=True, exist_ok=True)
+                (outputs / step).symlink_to(whole / step)
             sent, step = trial(outputs, job, random.Random(seed * 1000 + number))
             same = result(outputs) == result(whole)
             differ += not same

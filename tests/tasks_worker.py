@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from llm2vec_gen.artifacts import Artifact, Progress, check_errors, error_kept, missing_tasks
+from llm2vec_gen.artifacts import Artifact, Progress, check_errors, keep_error, missing_tasks
 
 
 def main() -> None:
@@ -29,14 +29,14 @@ def work(artifact: Artifact, outputs: Path) -> None:
     moods = json.loads((outputs / "moods.json").read_text())
     progress = Progress(artifact, dict.fromkeys(moods, 100))
     for task in missing_tasks(artifact, moods):
-        with error_kept(artifact, task, encoder="somebody"):
+        with keep_error(artifact, task, encoder="somebody"):
             with (outputs / "notes").open("a") as stream:
                 stream.write(f"{os.getpid()} {task}\n")
             end(moods[task])
             artifact.write_records(task, [])
-            progress.say(task)
+            progress.log(task)
     check_errors(artifact, moods)
-    with artifact.making() as unfinished:
+    with artifact.lock() as unfinished:
         if unfinished:
             artifact.finish()
 

@@ -71,7 +71,7 @@ def test_a_folder_that_cannot_be_written_is_read(
         rows = Completions(artifact.folder)
     assert "Read-only file system" in caplog.text
     assert [rows[n].id for n in (0, 999, 1499)] == ["0", "999", "1499"]
-    with artifact.making() as unfinished:
+    with artifact.lock() as unfinished:
         assert not unfinished
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -23,8 +23,8 @@ def completion(row: int) -> Completion:
     return Completion(str(row), f"question {row}", f"answer {row} \u2013 ünïcode", "stop", 3, 4)
 
 
-def artifact(tmp_path: Path, verb: str = "complete", upstream: dict[str, str] | None = None) -> Artifact:
-    return Artifact(tmp_path, verb, "some-name", {"data": {"limit": 3}}, upstream or {})
+def artifact(tmp_path: Path, step: str = "complete", upstream: dict[str, str] | None = None) -> Artifact:
+    return Artifact(tmp_path, step, "some-name", {"data": {"limit": 3}}, upstream or {})
 
 
 def test_digest_ignores_the_order_of_keys_and_sees_every_value() -> None:
@@ -53,9 +53,9 @@ def test_missing_rows_are_the_complement_of_the_finished_parts(tmp_path: Path, s
         if rng.random() < 0.5:
             made.write_completions(position, [completion(row) for row in range(position, stop)])
         position = stop
-    held = {row for part in made.parts() for row in range(part.start, part.stop)}
+    held = {row for shard in made.shards() for row in range(shard.start, shard.stop)}
     found: list[int] = []
-    for start, rows in made.missing_rows(range(total), part_size=rng.randrange(1, 10)):
+    for start, rows in made.missing_rows(range(total), shard_size=rng.randrange(1, 10)):
         assert rows == list(range(start, start + len(rows)))
         found += rows
         made.write_completions(start, [completion(row) for row in rows])
@@ -108,7 +108,7 @@ def test_an_altered_part_is_named(tmp_path: Path, harm: str) -> None:
     made.write_completions(1, [completion(1)])
     made.finish()
     read_manifest(made.folder)  # remembers that all is well
-    victim = made.parts()[1].file
+    victim = made.shards()[1].file
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     time.sleep(0.01)
@@ -122,8 +122,8 @@ def test_an_altered_part_is_named(tmp_path: Path, harm: str) -> None:
 def test_without_a_manifest_it_is_not_whole(tmp_path: Path) -> None:
     made = artifact(tmp_path)
     made.write_completions(0, [completion(0)])
-    assert not made.whole
-    with pytest.raises(InputError, match="not a whole artifact"):
+    assert not made.is_complete
+    with pytest.raises(InputError, match="not a complete artifact"):
         Completions(made.folder)
 
 
@@ -145,8 +145,8 @@ def test_a_failing_writer_leaves_no_part(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(InputError, match=r"no space left .* x\.bin|no space left .*x\.bin .*same command again"):
-        made.write_part("x.bin", fail)
-    assert made.parts() == []
+        made.write_shard("x.bin", fail)
+    assert made.shards() == []
     assert not list(made.folder.glob(".tmp*"))
 
 
@@ -162,10 +162,10 @@ def test_a_full_disk_at_the_manifest_leaves_the_parts(tmp_path: Path, monkeypatc
         full.setattr("llm2vec_gen.artifacts.files.write_text", fail)
         with pytest.raises(InputError, match=r"no space left .*manifest\.json .*same command again"):
             made.finish()
-    assert not made.whole
+    assert not made.is_complete
     assert not list(made.folder.glob(".tmp*"))
     made.finish()
-    assert [part["file"] for part in read_manifest(made.folder)["parts"]] == ["x.txt"]
+    assert [shard["file"] for shard in read_manifest(made.folder)["shards"]] == ["x.txt"]
 
 
 MAKER = """
@@ -173,7 +173,7 @@ import sys, time
 from llm2vec_gen.artifacts import Artifact
 from llm2vec_gen.types import Completion
 artifact = Artifact(sys.argv[1], "complete", "shared", {}, {})
-with artifact.making() as unfinished:
+with artifact.lock() as unfinished:
     if unfinished:
         for start, rows in artifact.missing_rows(range(40), 2):
             time.sleep(0.02)
@@ -230,10 +230,10 @@ def test_a_full_disk_keeps_the_finished_parts_and_the_same_command_continues(
             starts.append(start)
         return starts
 
-    monkeypatch.setattr(pq, "write_table", lambda *given: (full if len(made.parts()) == 2 else real)(*given))
-    with pytest.raises(InputError, match=r"rows-0000000006.* MB are free; a part like it takes .*same command again"):
+    monkeypatch.setattr(pq, "write_table", lambda *given: (full if len(made.shards()) == 2 else real)(*given))
+    with pytest.raises(InputError, match=r"rows-0000000006.* MB are free; a shard like it takes .*same command again"):
         make()
-    assert [part.start for part in made.parts()] == [0, 3]
+    assert [shard.start for shard in made.shards()] == [0, 3]
     assert not list(made.folder.glob(".tmp*"))
     monkeypatch.undo()
     assert make() == [6]
@@ -248,7 +248,7 @@ def test_shares_make_the_parts_of_a_single_process(tmp_path: Path, of: int) -> N
         for start, rows in made.missing_rows(range(23), 4, (index, of)):
             assert (start // 4) % of == index
             made.write_completions(start, [completion(row) for row in rows])
-        with made.finishing(23, (index, of)) as finishes:
+        with made.finalize(23, (index, of)) as finishes:
             last.append(finishes)
     assert last == [False] * (of - 1) + [True]
-    assert [(part.start, part.stop) for part in made.parts()] == [(at, min(at + 4, 23)) for at in range(0, 23, 4)]
+    assert [(shard.start, shard.stop) for shard in made.shards()] == [(at, min(at + 4, 23)) for at in range(0, 23, 4)]

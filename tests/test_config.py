@@ -1,4 +1,4 @@
-"""Every yaml composes and fits its class; digests cover what a verb reads and nothing else; bad input exits with 2."""
+"""Every yaml composes and fits its class; digests cover what a step reads and nothing else; bad input exits with 2."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from omegaconf import OmegaConf
 
 from llm2vec_gen import pipeline
 from llm2vec_gen.artifacts import fingerprint
-from llm2vec_gen.artifacts.identity import what
+from llm2vec_gen.artifacts.identity import hashed_config
 from llm2vec_gen.config import CONF, compose
 from llm2vec_gen.types import InputError, Reading
 
 ROOT = Path(__file__).parents[1]
 MANY = {"loss", "evaluation", "interpreter", "baseline"}
 PLAIN = {"experiment", "scale", "debug", "hparams_search", "paths", "world"}
-INJECTED = {"embedding_dim", "instruction", "self"}  # what a verb gives when it builds
+INJECTED = {"embedding_dim", "instruction", "self"}  # what a step gives when it builds
 CHOICES = sorted(
     (file.relative_to(CONF).parts[0], str(file.relative_to(CONF / file.relative_to(CONF).parts[0]).with_suffix("")))
     for file in CONF.glob("*/**/*.yaml")
-    if file.parent.name != "lesson"  # composed as parts of conf/teaching
+    if file.parent.name != "objective"  # composed as parts of conf/teacher_training
     and file.relative_to(CONF).parts[0] != "hydra"  # launchers and sweepers: tests/hydra_plugins
 )
 GIVEN = {"teacher": ["backbone=qwen3_4b"], "baseline": ["backbone=qwen3_4b"]}  # the pocket names no published teacher
@@ -74,7 +74,7 @@ def test_every_yaml_composes_and_fits_its_class(
 
 def digests(*overrides: str) -> dict[str, str]:
     plan = compose(*overrides)
-    return {verb: plan.artifact(verb).digest for verb in ("complete", "embed", "train", "evaluate", "interpret")}
+    return {step: plan.artifact(step).digest for step in ("complete", "embed", "train", "evaluate", "interpret")}
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def digests(*overrides: str) -> dict[str, str]:
 )
 def test_a_knob_changes_the_digests_of_those_who_read_it_alone(override: str, kept: set[str]) -> None:
     before, after = digests(), digests(override)
-    assert {verb for verb in before if before[verb] == after[verb]} == kept
+    assert {step for step in before if before[step] == after[step]} == kept
 
 
 def test_a_data_file_counts_by_content(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_baseline_is_scored_once_for_all_students(tmp_path: Path) -> None:
     ("overrides", "message"),
     [
         (["~loss.alignment", "~loss.reconstruction"], "no loss is left"),
-        (["model.num_compression_tokens=600"], "leave no room"),
+        (["model.num_compression_tokens=600"], "leave no tokens"),
         (["data=query_log"], "data.path must be chosen"),
         (["data=query_log", "data.path=nowhere/file.jsonl"], "does not exist"),
         (["loss.alignment.weight=0", "loss.reconstruction.weight=0"], "no loss is left"),
@@ -161,11 +161,11 @@ def test_scripts_exit_with_2_and_one_line(tmp_path: Path, overrides: list[str]) 
 # ---- local files and folders count by content, whatever argument they are for
 
 
-def moved(plan_of: Any, change: Any, *verbs: str) -> bool:
+def moved(plan_of: Any, change: Any, *steps: str) -> bool:
     """Whether a change of a file changes the digest of these artifacts."""
-    before = [plan_of().artifact(*verb.split(":")).digest for verb in verbs]
+    before = [plan_of().artifact(*step.split(":")).digest for step in steps]
     change()
-    after = [plan_of().artifact(*verb.split(":")).digest for verb in verbs]
+    after = [plan_of().artifact(*step.split(":")).digest for step in steps]
     assert (before == after) == all(one == two for one, two in zip(before, after, strict=True))
     return all(one != two for one, two in zip(before, after, strict=True))
 
@@ -222,20 +222,20 @@ def test_what_hashes_lists_nested_nodes_and_links(tmp_path: Path, monkeypatch: p
     (tmp_path / "real" / "round").symlink_to(tmp_path / "real", target_is_directory=True)  # never ends
     log = {"_target_": "llm2vec_gen.data.query_log.QueryLog", "path": "folder"}
     value = {"files": ["./folder/link/inner/a.txt", "plain"], "corpus": [log], "note": "folder"}
-    before = what(value)
+    before = hashed_config(value)
     assert (before["files"][1], before["note"]) == ("plain", "folder")
     (tmp_path / "real" / "inner" / "a.txt").write_text("two")
-    after = what(value)
+    after = hashed_config(value)
     assert after["files"][0] != before["files"][0]
     assert after["corpus"][0]["path"] != before["corpus"][0]["path"]
     (tmp_path / "real" / ".ipynb_checkpoints").mkdir()
     (tmp_path / "real" / ".ipynb_checkpoints" / "a.txt").write_text("hidden")
-    assert what(value) == after
+    assert hashed_config(value) == after
 
 
 def test_what_takes_any_text() -> None:
     for text in ("/", "..", "~", "a/" + "b" * 5000, "x\0/y", "no such file.txt", "", "\ud800/x"):
-        assert what({"text": text}) == {"text": text}
+        assert hashed_config({"text": text}) == {"text": text}
 
 
 def test_the_middle_of_a_large_file_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

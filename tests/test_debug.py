@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 QUICK = ["generator=replay", "data.answers=true"]  # the pocket knows its answers
 
 
-def call(verb: str, outputs: Path, *overrides: str) -> str:
-    command = [sys.executable, str(ROOT / "experiments" / f"{verb}.py"), f"paths.outputs={outputs}", *overrides]
+def call(step: str, outputs: Path, *overrides: str) -> str:
+    command = [sys.executable, str(ROOT / "experiments" / f"{step}.py"), f"paths.outputs={outputs}", *overrides]
     env = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(outputs.parent)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=250, env=env)
     assert done.returncode == 0, done.stderr
@@ -27,8 +27,8 @@ def call(verb: str, outputs: Path, *overrides: str) -> str:
 
 
 def trained(outputs: Path, *overrides: str) -> Path:
-    for verb in ("complete", "embed", "train"):
-        out = call(verb, outputs, *QUICK, *overrides)
+    for step in ("complete", "embed", "train"):
+        out = call(step, outputs, *QUICK, *overrides)
     return Path(out.strip().splitlines()[-1])
 
 

@@ -19,7 +19,7 @@ SMALL = ["evaluation=[]", "baseline=[]", "callbacks=none"]
 @pytest.mark.parametrize("trainer", ["gpu", "ddp", "fsdp"])
 def test_tables_are_drawn_without_the_devices_of_the_training(tmp_path: Path, trainer: str) -> None:
     plan = compose(f"paths.outputs={tmp_path}", f"trainer={trainer}", *SMALL)
-    assert (launch.perform(pipeline.tabulate, plan) / "report.html").is_file()
+    assert (launch.run_step(pipeline.tabulate, plan) / "report.html").is_file()
 
 
 @pytest.mark.parametrize("trainer", ["gpu", "ddp", "fsdp"])
@@ -34,7 +34,7 @@ def test_a_training_is_refused_before_it_starts(tmp_path: Path, trainer: str, st
             made.write_targets(0, torch.ones(1, 2))
         made.finish()
     with pytest.raises(InputError, match="this machine shows 0"):
-        launch.perform(step, plan)  # type: ignore[arg-type]
+        launch.run_step(step, plan)  # type: ignore[arg-type]
 
 
 def test_a_finished_training_needs_no_devices(tmp_path: Path) -> None:
@@ -49,14 +49,14 @@ def test_a_finished_training_needs_no_devices(tmp_path: Path) -> None:
         else:
             upstream.write_targets(0, torch.ones(1, 2))
         upstream.finish()
-    assert launch.perform(pipeline.train, plan) == made.folder
+    assert launch.run_step(pipeline.train, plan) == made.folder
 
 
-@pytest.mark.parametrize(("noun", "override"), [("teacher", "teacher=pocket"), ("backbone", "backbone=pocket")])
-def test_a_missing_device_is_one_line_where_it_is_used(tmp_path: Path, noun: str, override: str) -> None:
+@pytest.mark.parametrize(("component", "override"), [("teacher", "teacher=pocket"), ("backbone", "backbone=pocket")])
+def test_a_missing_device_is_one_line_where_it_is_used(tmp_path: Path, component: str, override: str) -> None:
     plan = compose(f"paths.outputs={tmp_path}", "trainer=gpu", override)
     with pytest.raises(InputError, match="device=cuda: this machine has cpu; choose one of these; with trainer=cpu"):
-        plan.build(noun)
+        plan.build(component)
 
 
 def test_names_of_devices() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llm2vec_gen.artifacts import Completions, finished_parts
+from llm2vec_gen.artifacts import Completions, finished_shards
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,7 +34,7 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 def complete(outputs: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "experiments" / "complete.py"), f"paths.outputs={outputs}"]
-    more = ["data.limit=2000", "data.answers=true", "generator=replay", "part_size=200"]
+    more = ["data.limit=2000", "data.answers=true", "generator=replay", "shard_size=200"]
     return subprocess.run([*command, *more], capture_output=True, text=True, timeout=300)
 
 
@@ -44,13 +44,13 @@ def test_a_full_disk_keeps_what_is_finished(disk: Callable[[str], Path]) -> None
     done = complete(outputs)
     assert done.returncode == 2, done.stderr
     assert "error: no space left on the disk" in done.stderr.splitlines()[-1]
-    assert "the same command again, finished parts are kept" in done.stderr
+    assert "the same command again, finished shards are kept" in done.stderr
     (folder,) = (outputs / "complete").iterdir()
-    kept = {part.file.name: part.file.stat().st_mtime_ns for part in finished_parts(folder)}
+    kept = {shard.file.name: shard.file.stat().st_mtime_ns for shard in finished_shards(folder)}
     assert 0 < len(kept) < 10
     assert not list(folder.glob(".tmp*"))
     disk("4m")
     done = complete(outputs)
     assert done.returncode == 0, done.stderr
-    assert kept.items() <= {part.file.name: part.file.stat().st_mtime_ns for part in finished_parts(folder)}.items()
+    assert kept.items() <= {shard.file.name: shard.file.stat().st_mtime_ns for shard in finished_shards(folder)}.items()
     assert len(Completions(folder)) == 2000

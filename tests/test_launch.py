@@ -40,17 +40,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     return overrides
 
 
-def begin(verb: str, *overrides: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
+def begin(step: str, *overrides: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
     clean = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
     python = [sys.executable, *launcher] if launcher else [sys.executable]
-    command = [*python, str(ROOT / "experiments" / f"{verb}.py"), *overrides]
+    command = [*python, str(ROOT / "experiments" / f"{step}.py"), *overrides]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, env=clean | {"OMP_NUM_THREADS": "1"}, stdout=pipe, stderr=pipe, text=True)
 
 
-def made(verb: str, overrides: tuple[str, ...], *more: str, launcher: tuple[str, ...] = ()) -> list[Path]:
+def made(step: str, overrides: tuple[str, ...], *more: str, launcher: tuple[str, ...] = ()) -> list[Path]:
     """The folders printed, one line each: nobody but the first rank prints."""
-    output, errors = (process := begin(verb, *overrides, *more, launcher=launcher)).communicate(timeout=300)
+    output, errors = (process := begin(step, *overrides, *more, launcher=launcher)).communicate(timeout=300)
     assert process.returncode == 0, errors
     return [Path(line) for line in output.splitlines() if line and Path(line).is_dir()]
 
@@ -162,10 +162,10 @@ def rows(outputs: Path) -> int:
 
 LATE = """
 import os, signal
-from llm2vec_gen.launch import terminated
+from llm2vec_gen.launch import handle_sigterm
 from llm2vec_gen.training import ranks
-signal.signal(signal.SIGTERM, terminated)
-ranks.join(gpu=False)
+signal.signal(signal.SIGTERM, handle_sigterm)
+ranks.init_process_group(gpu=False)
 end = ranks.dist.destroy_process_group
 ranks.dist.destroy_process_group = lambda: (os.kill(os.getpid(), signal.SIGTERM), end(), print("left"))
 """

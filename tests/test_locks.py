@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from llm2vec_gen.artifacts import Artifact, error_kept, locks, missing_tasks
+from llm2vec_gen.artifacts import Artifact, keep_error, locks, missing_tasks
 from llm2vec_gen.artifacts.locks import Lock
 
 
@@ -24,7 +24,7 @@ def without_flock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
         raise OSError(request.param, os.strerror(request.param))
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    locks._tell.cache_clear()
+    locks._warn_no_flock.cache_clear()
     return request.param
 
 
@@ -153,7 +153,7 @@ def test_who_was_taken_over_does_not_remove_the_next_one(tmp_path: Path, without
 def test_artifacts_and_tasks_work_without_flock(tmp_path: Path, without_flock: int) -> None:
     artifact = Artifact(tmp_path, "evaluate", "name", {}, {})
     assert list(missing_tasks(artifact, ["a"])) == ["a"]
-    with artifact.making() as unfinished:
+    with artifact.lock() as unfinished:
         assert unfinished
         artifact.finish()
 
@@ -166,7 +166,7 @@ def test_a_failure_counts_by_its_attempt_and_not_by_the_clock(tmp_path: Path) ->
         tried = []
         for task in missing_tasks(artifact, ["a"]):
             tried.append(task)
-            with error_kept(artifact, task):
+            with keep_error(artifact, task):
                 raise RuntimeError("broken")
         return tried
 
@@ -181,7 +181,7 @@ def test_a_task_that_failed_elsewhere_meanwhile_is_not_tried_again(tmp_path: Pat
     artifact = Artifact(tmp_path, "evaluate", "name", {}, {})
     tasks = missing_tasks(artifact, ["a", "b"])
     assert next(tasks) == "a"
-    with error_kept(artifact, "b"):  # by another process
+    with keep_error(artifact, "b"):  # by another process
         raise RuntimeError("broken")
     behind = time.time() - 86400
     os.utime(artifact.folder / "errors" / "b.json", (behind, behind))

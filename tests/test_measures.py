@@ -16,7 +16,7 @@ def scored(outputs: Path) -> Plan:
     plan = compose(f"paths.outputs={outputs}")
     artifact = plan.artifact("evaluate")
     values = {"retrieval": ("pocket", 0.2), "sts": ("pocket", 0.6), "decode_exact": ("decoding", 0.9)}
-    with artifact.making():
+    with artifact.lock():
         for task, (evaluation, value) in values.items():
             common = {"encoder": "x", "evaluation": evaluation, "task": task, "category": "c", "subset": "all"}
             main = Score(**common, split="test", metric="main", value=value, main=True)
@@ -42,23 +42,23 @@ def test_a_loss_is_the_last_of_its_curve(tmp_path: Path) -> None:
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
     plan = compose(f"paths.outputs={tmp_path}")
-    for name, verb in [
+    for name, step in [
         ("train/loss", "train"),
         ("train/alignment", "run"),
         ("pocket", "run"),
         ("pocket/sts", "evaluate"),
     ]:
-        measures.check(plan, name, verb)
+        measures.check(plan, name, step)
     with pytest.raises(InputError, match="has train/loss, train/alignment, train/reconstruction$"):
         measures.check(plan, "pocket", "train")
     with pytest.raises(InputError, match="decoding, pocket/retrieval,.*decoding/decode_exact$"):
         measures.check(plan, "pocket/nothing", "run")
-    with pytest.raises(InputError, match="has nothing to measure"):
+    with pytest.raises(InputError, match="has no metric"):
         measures.check(plan, "train/loss", "complete")
 
 
 def test_losses_go_down_and_scores_up() -> None:
-    assert (measures.better("train/loss"), measures.better("pocket")) == ("minimize", "maximize")
+    assert (measures.direction_of("train/loss"), measures.direction_of("pocket")) == ("minimize", "maximize")
 
 
 def test_results_are_the_losses_of_a_complete_training_and_the_scores_by_category(tmp_path: Path) -> None:

@@ -35,22 +35,22 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     )
     return [
         "experiment=smoke", "data=query_log", f"data.path={folder / 'log.jsonl'}", "data.answer_column=answer",
-        "generator=replay", f"backbone.path={backbone}", "part_size=20", "training.max_steps=8",
+        "generator=replay", f"backbone.path={backbone}", "shard_size=20", "training.max_steps=8",
         "training.schedule_steps=8", "training.checkpoint_every_n_steps=2", "training.log_every_n_steps=1",
         "evaluation=[]", "instruction=none",
     ]  # fmt: skip
 
 
-def command(verb: str, outputs: Path, world: list[str], *more: str) -> list[str]:
-    return [sys.executable, str(ROOT / "experiments" / f"{verb}.py"), f"paths.outputs={outputs}", *world, *more]
+def command(step: str, outputs: Path, world: list[str], *more: str) -> list[str]:
+    return [sys.executable, str(ROOT / "experiments" / f"{step}.py"), f"paths.outputs={outputs}", *world, *more]
 
 
-def call(verb: str, outputs: Path, world: list[str], *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(verb, outputs, world, *more), capture_output=True, text=True, timeout=300)
+def call(step: str, outputs: Path, world: list[str], *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(step, outputs, world, *more), capture_output=True, text=True, timeout=300)
 
 
-def made(verb: str, outputs: Path, world: list[str], *more: str) -> Path:
-    done = call(verb, outputs, world, *more)
+def made(step: str, outputs: Path, world: list[str], *more: str) -> Path:
+    done = call(step, outputs, world, *more)
     assert done.returncode == 0, done.stderr
     return Path(done.stdout.strip().splitlines()[-1])
 
@@ -63,8 +63,8 @@ def whole(world: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return outputs
 
 
-def only(outputs: Path, verb: str) -> Path:
-    (folder,) = (outputs / verb).glob("*/manifest.json")
+def only(outputs: Path, step: str) -> Path:
+    (folder,) = (outputs / step).glob("*/manifest.json")
     return folder.parent
 
 
@@ -178,8 +178,8 @@ class Silent:
 
 
 def test_completions_of_which_most_are_blank_are_no_artifact(tmp_path: Path) -> None:
-    plan = compose("experiment=smoke", f"paths.outputs={tmp_path}", "data.limit=6", "part_size=2")
+    plan = compose("experiment=smoke", f"paths.outputs={tmp_path}", "data.limit=6", "shard_size=2")
     plan.settings["generator"] = {"_target_": "tests.test_pipeline.Silent"}
     with pytest.raises(InputError, match="completions are blank; check the chat template"):
         pipeline.complete(plan)
-    assert not plan.artifact("complete").whole
+    assert not plan.artifact("complete").is_complete

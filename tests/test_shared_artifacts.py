@@ -35,7 +35,7 @@ def written(outputs: Path) -> list[str]:
     return [what for _, what in notes(outputs) if "whole" not in what]
 
 
-EVERY_ROW_ONCE = [f"{verb} {row}" for verb in ("complete", "embed") for row in range(ROWS)]
+EVERY_ROW_ONCE = [f"{step} {row}" for step in ("complete", "embed") for row in range(ROWS)]
 
 
 def check_artifacts(outputs: Path) -> None:
@@ -52,7 +52,7 @@ def test_twenty_processes_make_each_part_once_and_wait_for_a_named_one(tmp_path:
     assert sorted(written(tmp_path)) == sorted(EVERY_ROW_ONCE)
     check_artifacts(tmp_path)
     pids = {job.pid for job in jobs}
-    makers = {int(pid) for text in said for pid in re.findall(r"being made by process (\d+) on", text)}
+    makers = {int(pid) for text in said for pid in re.findall(r"being written by process (\d+) on", text)}
     assert makers <= pids
     assert makers & {pid for pid, what in notes(tmp_path) if what == "complete 0"}
 
@@ -94,7 +94,7 @@ def test_a_lock_and_an_owner_left_by_the_dead_hold_nobody_up(tmp_path: Path) -> 
 
 def test_three_scripts_started_together_share_completions_and_targets(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "experiments" / "complete.py"), f"paths.outputs={tmp_path}", "data.limit=6",
-               "part_size=2"]  # fmt: skip
+               "shard_size=2"]  # fmt: skip
     assert subprocess.run(command, capture_output=True, timeout=120).returncode == 0
     command[1] = str(ROOT / "experiments" / "embed.py")
     env = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llm2vec_gen.status import Status, jobs_of, table, worst
+from llm2vec_gen.status import Status, jobs_of, table, worst_exit_status
 from llm2vec_gen.types import InputError
 
 
@@ -29,17 +29,17 @@ def status(place: Path, number: int = 0, **values: object) -> Status:
     ids=lambda value: type(value).__name__,
 )
 def test_whatever_is_raised_stands_in_the_status(tmp_path: Path, error: BaseException, exit: int, said: str) -> None:
-    with pytest.raises(type(error)), status(tmp_path).kept():
+    with pytest.raises(type(error)), status(tmp_path).write_on_exit():
         assert json.loads((tmp_path / "status.json").read_text())["state"] == "running"
         raise error
     found = Status.read(tmp_path)
     assert found is not None
-    assert (found.state, found.exit, found.error, found.seen) == ("failed", exit, said, "failed")
+    assert (found.state, found.exit, found.error, found.observed_state) == ("failed", exit, said, "failed")
 
 
 def test_a_job_that_ends_well_says_so(tmp_path: Path) -> None:
-    with status(tmp_path).kept() as job:
-        assert job.seen == "running"
+    with status(tmp_path).write_on_exit() as job:
+        assert job.observed_state == "running"
         job.folder, job.steps = "outputs/train/x", 7
     found = json.loads((tmp_path / "status.json").read_text())
     assert (found["state"], found["folder"], found["steps"], found["error"]) == ("done", "outputs/train/x", 7, None)
@@ -61,12 +61,12 @@ def test_the_artifact_is_found_after_the_outputs_were_moved(tmp_path: Path) -> N
 
 
 def test_the_worst_status_wins() -> None:
-    assert worst([]) == 0
-    assert worst([0, 0]) == 0
-    assert worst([0, 2]) == 2
-    assert worst([0, 2, 1]) == 1
-    assert worst([7, 2]) == 1
-    assert worst([1, 143, 0]) == 143
+    assert worst_exit_status([]) == 0
+    assert worst_exit_status([0, 0]) == 0
+    assert worst_exit_status([0, 2]) == 2
+    assert worst_exit_status([0, 2, 1]) == 1
+    assert worst_exit_status([7, 2]) == 1
+    assert worst_exit_status([1, 143, 0]) == 143
 
 
 def test_a_table_keeps_what_differs_and_marks_what_failed(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from llm2vec_gen.artifacts import (
     TasksFailed,
     TasksRefused,
     check_errors,
-    error_kept,
+    keep_error,
     missing_tasks,
     scores_for_table,
 )
@@ -42,7 +42,7 @@ def attempt(artifact: Artifact, names: list[str], errors: dict[str, Exception]) 
     tried = []
     for task in missing_tasks(artifact, names):
         tried.append(task)
-        with error_kept(artifact, task, encoder="somebody"):
+        with keep_error(artifact, task, encoder="somebody"):
             if task in errors:
                 raise errors[task]
             artifact.write_records(task, [score(task)])
@@ -85,7 +85,7 @@ def test_a_table_gets_no_scores_of_half_an_artifact_and_the_log_says_why(
     attempt(artifact, ["a", "b"], {"b": RuntimeError("x")})
     with caplog.at_level(logging.WARNING):
         assert scores_for_table(artifact) == []
-    assert "row of holes, tasks failed: b: RuntimeError: x" in caplog.text
+    assert "stays empty, tasks failed: b: RuntimeError: x" in caplog.text
     attempt(artifact, ["a", "b"], {})
     artifact.finish()
     assert [row.task for row in scores_for_table(artifact)] == ["a", "b"]
@@ -105,17 +105,17 @@ def test_the_time_left_goes_by_what_there_is_to_encode(artifact: Artifact, caplo
     artifact.write_records("before", [])
     progress = Progress(artifact, {"before": 5000, "small": 100, "large": 900, "unknown": 0})
     progress.began -= 100  # seconds ago
-    progress.said -= 100
+    progress.last_logged -= 100
     artifact.write_records("small", [])
     with caplog.at_level(logging.INFO):
-        progress.say("small")
-        progress.say("small")  # no second line within seconds
+        progress.log("small")
+        progress.log("small")  # no second line within seconds
         artifact.write_records("large", [])
-        progress.said -= 100
-        progress.say("large")
+        progress.last_logged -= 100
+        progress.log("large")
         artifact.write_records("unknown", [])
-        progress.said -= 100
-        progress.say("unknown")  # all are done, which the verb says
+        progress.last_logged -= 100
+        progress.log("unknown")  # all are done, which the step says
     small, large = caplog.messages
     assert re.fullmatch(r"evaluate: 2 of 4 tasks done, last small; about 48\.\d min left", small)  # 2900 s
     assert re.search(r"last large; about 3\.\d min left$", large)  # 200 s
@@ -161,11 +161,11 @@ def test_processes_share_the_tasks_and_try_one_that_fails_once(tmp_path: Path, a
     assert all("1 of 10 tasks failed" in said and "RuntimeError: broken" in said for _, said in ends)
     assert sorted(task for _, task in team.notes()) == sorted(moods)
     assert len({pid for pid, _ in team.notes()}) == 3
-    assert not artifact.whole
+    assert not artifact.is_complete
     again = Team(tmp_path, moods | {"bad": 0.0}, 3)
     assert [code for code, _ in again.ends()] == [0, 0, 0]
     assert [task for _, task in again.notes()[10:]] == ["bad"]
-    assert artifact.whole
+    assert artifact.is_complete
 
 
 @pytest.mark.slow
@@ -178,7 +178,7 @@ def test_a_killed_process_frees_its_task(tmp_path: Path, artifact: Artifact) -> 
     (heir,) = ends.keys() - {killed}
     assert (ends[killed][0], ends[heir][0]) == (-9, 0)
     assert team.notes()[2:] == [(heir, left)]
-    assert artifact.whole
+    assert artifact.is_complete
 
 
 @pytest.mark.slow

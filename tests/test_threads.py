@@ -44,7 +44,7 @@ from llm2vec_gen import threads
 from llm2vec_gen.backbones.base import Backbone
 torch.set_num_threads(2)
 if sys.argv[-1] == "ours":
-    threads.own_process()
+    threads.set_command_process()
 Backbone("{folder}", device="cpu")
 print(torch.get_num_threads())
 """

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llm2vec_gen.types import InputError, check_whole, exit_status, one_line, said, wrong_input
+from llm2vec_gen.types import InputError, check_integer, describe_error, exit_status, one_line, wrong_input
 
 
 @pytest.mark.parametrize(
@@ -28,9 +28,9 @@ def test_each_error_has_one_exit_status(error: BaseException, status: int) -> No
 
 def test_an_error_is_said_in_one_line() -> None:
     assert one_line(RuntimeError("two\n  lines")) == "two lines"
-    assert said(RuntimeError("two\n  lines")) == "RuntimeError: two lines"
-    assert said(MemoryError()) == "MemoryError"
-    assert said(InputError("two\nlines")) == "two lines"
+    assert describe_error(RuntimeError("two\n  lines")) == "RuntimeError: two lines"
+    assert describe_error(MemoryError()) == "MemoryError"
+    assert describe_error(InputError("two\nlines")) == "two lines"
 
 
 def test_wrong_input_is_found_in_what_wraps_it() -> None:
@@ -43,12 +43,12 @@ def test_wrong_input_is_found_in_what_wraps_it() -> None:
 @pytest.mark.parametrize("value", [0, -1, 1.0, True, "1", None])
 def test_what_is_no_whole_number_of_1_or_more_is_refused(value: Any) -> None:
     with pytest.raises(InputError, match=rf"^a\.b={value}: expected a whole number of 1 or more$"):
-        check_whole("a.b", value)
+        check_integer("a.b", value)
 
 
 def test_the_least_whole_number_and_null_may_be_chosen() -> None:
-    check_whole("a.b", 1)
-    check_whole("a.b", 0, least=0)
-    check_whole("a.b", None, null=True)
+    check_integer("a.b", 1)
+    check_integer("a.b", 0, least=0)
+    check_integer("a.b", None, null=True)
     with pytest.raises(InputError, match=r"^a\.b=1: expected a whole number of 2 or more, or null$"):
-        check_whole("a.b", 1, least=2, null=True)
+        check_integer("a.b", 1, least=2, null=True)

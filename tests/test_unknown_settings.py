@@ -34,8 +34,11 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["+sweep.skip=true"], "sweep.skip is an unknown setting: sweep takes skip_done"),
         (["+interpret.limits=2"], "interpret.limits is an unknown setting: interpret takes limit"),
         (["+paths.output=x"], "paths.output is an unknown setting: paths takes outputs"),
-        (["+teaching.lessons.mntp.rate=1"], "teaching.lessons.mntp.rate is an unknown setting: MaskedPrediction"),
-        (["+model.embedding_dim=8"], "model.embedding_dim is no setting: the step itself gives it"),
+        (
+            ["+teacher_training.objectives.mntp.rate=1"],
+            "teacher_training.objectives.mntp.rate is an unknown setting: MaskedNextTokenPrediction",
+        ),
+        (["+model.embedding_dim=8"], "model.embedding_dim is no setting: the step itself sets it"),
         (["+evaluation.pocket.instruction=x"], "evaluation.pocket.instruction is no setting"),
         (["loss=[alignment,contrast]"], "loss=contrast is unknown; expected one of alignment"),
         (["backbone=pockets"], "backbone=pockets is unknown; expected one of pocket"),

@@ -14,13 +14,13 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from llm2vec_gen.config import config_digest
-from llm2vec_gen.scripts import taken_over
+from llm2vec_gen.scripts import reuse_result
 from llm2vec_gen.status import Status
 from llm2vec_gen.types import exit_status
 
 
 class Job:
-    """All that another process needs to run one job of a sweep. Calling it gives the job's exit status."""
+    """A job of a sweep that can be sent to another process. Calling it returns the job's exit status."""
 
     def __init__(
         self, context: HydraContext, task: Callable[..., Any], config: DictConfig, overrides: Sequence[str], number: int
@@ -50,11 +50,11 @@ class Job:
         except (KeyboardInterrupt, SystemExit) as stop:  # the pool's process ends in its own way
             return exit_status(stop)
 
-    def spared(self) -> JobReturn | None:
-        """The result of an earlier job that spares this one, before anything is started (sweep.skip_done)."""
-        verb = self.task.__name__
-        status = Status(self.folder, self.number, verb, config_digest(self.config, verb), self.shown())
-        return self.returned(status.exit or 0) if taken_over(status, self.config) else None
+    def skip_result(self) -> JobReturn | None:
+        """Return the result of an earlier job if it can be reused (sweep.skip_done), before anything is started."""
+        step = self.task.__name__
+        status = Status(self.folder, self.number, step, config_digest(self.config, step), self.shown())
+        return self.returned(status.exit or 0) if reuse_result(status, self.config) else None
 
     def returned(self, status: int) -> JobReturn:
         """What Hydra's sweepers expect of a launcher."""
@@ -63,14 +63,14 @@ class Job:
         return result
 
     def died(self, error: str) -> JobReturn:
-        """The process is gone without a last word: say it in its place."""
+        """Write the failed status of a process that died without one."""
         status = Status.read(self.folder) or Status(self.folder, self.number, "", "", self.shown())
         if status.state != "failed":
             status.end("failed", 1, error)
         return self.returned(1)
 
-    def tell_folder(self) -> None:
-        """Print the artifact's folder, as the job itself did where nobody reads it."""
+    def print_folder(self) -> None:
+        """Print the artifact's folder, since the job's own output goes to its log."""
         status = Status.read(self.folder)
         if status is not None and status.state == "done":
             sys.stdout.write(f"{status.folder}\n")

@@ -1,4 +1,4 @@
-"""The slots of this machine: GPUs or shares of its cores, each with at most one job at a time."""
+"""The slots of this machine: GPUs or cores, each with at most one job at a time."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Slot:
     environment: dict[str, str]
 
     def hold(self, who: str, given_up: Callable[[], bool] = lambda: False) -> ExitStack | None:
-        """The locks of the slot's units, once nobody else has one of them; None if the wait was given up.
+        """The locks of the slot's units, once they are free; None if the wait was given up.
 
         who: "sweep" or "job", which hold a unit beside each other; a job may outlive its sweep by a moment.
         """
         folder = Path(tempfile.gettempdir()) / f"llm2vec_gen-slots-{getpass.getuser()}"
         folder.mkdir(exist_ok=True)
         with ExitStack() as held:
-            for unit in sorted(self.units):  # in one order, so that nobody waits in a ring
+            for unit in sorted(self.units):  # in one order, which prevents a deadlock
                 lock = Lock(folder / f"{unit}.{who}.lock")
                 while not given_up():
                     if lock.acquire(timeout=0.5):
@@ -42,7 +42,7 @@ class Slot:
 
 
 def slots_of_gpus(devices: list[str], per_job: int, wanted: int | None) -> list[Slot]:
-    """One slot for every `per_job` of the GPUs in sight."""
+    """One slot for every `per_job` of the visible GPUs."""
     there = len(devices) // per_job
     if there == 0 or (wanted or 1) > there:
         raise InputError(
@@ -57,7 +57,7 @@ def slots_of_gpus(devices: list[str], per_job: int, wanted: int | None) -> list[
 
 
 def slots_of_cores(wanted: int | None, threads: int | None) -> list[Slot]:
-    """`wanted` shares of this process's cores, no GPU in sight."""
+    """Return `wanted` slots of this process's cores, without GPUs."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = wanted or max(1, cores // (threads or 1))
     if count > cores:

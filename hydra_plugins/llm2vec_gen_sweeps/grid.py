@@ -20,8 +20,8 @@ from hydra_plugins.llm2vec_gen_sweeps._folder import SweepFolder
 from llm2vec_gen.artifacts import digest
 from llm2vec_gen.config import config_digest, quoted
 from llm2vec_gen.status import Status, write_table
-from llm2vec_gen.training.settings import rank, started
-from llm2vec_gen.types import InputError, said
+from llm2vec_gen.training.settings import env_rank, env_world_size
+from llm2vec_gen.types import InputError, describe_error
 
 
 class GridSweeper(Sweeper):
@@ -46,11 +46,11 @@ class GridSweeper(Sweeper):
         """Run all jobs; the last thing is the table, whatever happened."""
         if OmegaConf.select(self.config, "hydra.launcher.dry"):
             return [self.launcher.launch(jobs, first) for first, jobs in self.batches(arguments)]
-        if rank() > 0:  # of a group that was started from outside: its first rank keeps the books
+        if env_rank() > 0:  # of a group that was started from outside: its first rank writes the status files
             for first, jobs in self.batches(arguments):
                 self.launcher.launch(jobs, initial_job_idx=first)
             return None
-        command = " ".join([self.verb, *arguments])
+        command = " ".join([self.step, *arguments])
         with SweepFolder(self.folder).claimed(self.identity(arguments), command):
             OmegaConf.save(self.config, self.folder / "multirun.yaml")
             started: dict[int, Sequence[str]] = {}
@@ -59,12 +59,12 @@ class GridSweeper(Sweeper):
                     started |= enumerate(jobs, first)
                     self.take(jobs, self._launch(first, jobs))
             finally:
-                self._tell(started)
+                self._print_table(started)
         return None
 
     @property
-    def verb(self) -> str:
-        """The script's verb."""
+    def step(self) -> str:
+        """The script's step."""
         return getattr(self.task_function, "__name__", "run")
 
     def batches(self, arguments: Sequence[str]) -> Iterator[tuple[int, list[Sequence[str]]]]:
@@ -72,7 +72,7 @@ class GridSweeper(Sweeper):
         yield 0, list(self.combinations(arguments))
 
     def take(self, jobs: Sequence[Sequence[str]], statuses: list[Status]) -> None:
-        """What a batch of jobs came to; nothing to learn from it here."""
+        """Receive the statuses of a batch of jobs; unused by a grid."""
 
     def combinations(self, arguments: Sequence[str]) -> list[list[str]]:
         """The overrides of each job."""
@@ -83,7 +83,7 @@ class GridSweeper(Sweeper):
     def identity(self, arguments: Sequence[str]) -> str:
         """A digest of what all jobs make; composing each also finds overrides that do not compose."""
         configs = [self.compose(job) for job in self.combinations(arguments)]
-        return digest(self.verb, [config_digest(config, self.verb) for config in configs])
+        return digest(self.step, [config_digest(config, self.step) for config in configs])
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The config of one job."""
@@ -91,25 +91,25 @@ class GridSweeper(Sweeper):
 
     def _launch(self, first: int, jobs: Sequence[Sequence[str]]) -> list[Status]:
         results = self.launcher.launch(jobs, initial_job_idx=first)
-        return [self._settled(first + at, result) for at, result in enumerate(results)]
+        return [self._final_status(first + at, result) for at, result in enumerate(results)]
 
-    def _settled(self, number: int, result: JobReturn) -> Status:
+    def _final_status(self, number: int, result: JobReturn) -> Status:
         """The job's own status, or one in its place where Hydra failed before the job could write any."""
         place = self.folder / str(number)
         status = Status.read(place)
         if status is None or result.status == JobStatus.FAILED:
             error = getattr(result, "_return_value", None)
-            status = status or Status(place, number, self.verb, "", list(filter_overrides(result.overrides or [])))
-            status.end("failed", 1, said(error) if isinstance(error, BaseException) else str(error))
+            status = status or Status(place, number, self.step, "", list(filter_overrides(result.overrides or [])))
+            status.end("failed", 1, describe_error(error) if isinstance(error, BaseException) else str(error))
         return status
 
-    def _tell(self, jobs: dict[int, Sequence[str]]) -> None:
+    def _print_table(self, jobs: dict[int, Sequence[str]]) -> None:
         if not jobs:
             return
         statuses = []
         for number, overrides in jobs.items():
             place = self.folder / str(number)
-            waiting = Status(place, number, self.verb, "", list(filter_overrides(overrides)), state="not started")
+            waiting = Status(place, number, self.step, "", list(filter_overrides(overrides)), state="not started")
             statuses.append(Status.read(place) or waiting)
         print(write_table(self.folder, statuses), f"in {self.folder}", sep="", file=sys.stderr, flush=True)
         codes = [1 if status.exit is None else status.exit for status in statuses]
@@ -117,7 +117,7 @@ class GridSweeper(Sweeper):
 
 
 def _check_group(launcher: str) -> None:
-    if (started() or 1) > 1 and launcher != "basic":
+    if (env_world_size() or 1) > 1 and launcher != "basic":
         raise InputError(
             f"hydra/launcher={launcher} starts the processes of its jobs itself; start it without torchrun or srun"
         )

@@ -19,8 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.llm2vec_gen_sweeps._job import Job
 from hydra_plugins.llm2vec_gen_sweeps._slots import Slot, slots_of_cores, slots_of_gpus, visible_gpus
-from llm2vec_gen.launch import end_with
-from llm2vec_gen.types import check_whole, said
+from llm2vec_gen.launch import stop_with_parent
+from llm2vec_gen.types import check_integer, describe_error
 
 LOG = "job.log"
 
@@ -28,12 +28,12 @@ LOG = "job.log"
 class LocalPoolLauncher(Launcher):
     """One thread per slot takes jobs from a queue and runs each in a fresh process of joblib's pool (loky).
 
-    A process of a pool that dies takes the whole pool with it, so each job has a pool of one.
+    A process of a pool that dies breaks the pool, so each job has a pool of one.
     """
 
     def __init__(self, slots: int | None = None, threads: int | None = None):
         for name, value in {"slots": slots, "threads": threads}.items():
-            check_whole(f"hydra.launcher.{name}", value, null=True)
+            check_integer(f"hydra.launcher.{name}", value, null=True)
         self.wanted, self.threads = slots, threads
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -98,7 +98,7 @@ class _Pool:
         from joblib.externals.loky import ProcessPoolExecutor
         from joblib.externals.loky.process_executor import BrokenProcessPool
 
-        _say(f"job {job.number} starts on {slot.name}: {' '.join(job.shown())}; see {job.folder / LOG}")
+        _print(f"job {job.number} starts on {slot.name}: {' '.join(job.shown())}; see {job.folder / LOG}")
         executor = ProcessPoolExecutor(max_workers=1, env=slot.environment)
         self._running[slot.name] = executor
         try:
@@ -106,12 +106,12 @@ class _Pool:
         except BrokenProcessPool as error:
             done = job.died(f"the job's process died ({_first_line(error.__cause__ or error)}); see {job.folder / LOG}")
         except Exception as error:  # it could not be sent there
-            done = job.died(said(error))
+            done = job.died(describe_error(error))
         finally:
             del self._running[slot.name]
             executor.shutdown(wait=True)
-        _say(f"job {job.number} is {'done' if done.return_value == 0 else 'FAILED'}")
-        job.tell_folder()
+        _print(f"job {job.number} is {'done' if done.return_value == 0 else 'FAILED'}")
+        job.print_folder()
         return done
 
     def _stop(self) -> None:
@@ -124,20 +124,20 @@ class _Pool:
 
 
 def _in_slot(slot: Slot, job: Job, launcher: int) -> int:
-    """In the job's process, which ends with the launcher, saved, and lets nobody else onto its slot until it does."""
-    end_with(launcher)
+    """Run a job in its own process, which stops when the launcher dies and holds its slot until then."""
+    stop_with_parent(launcher)
     held = slot.hold("job")
     assert held is not None
     with held:
         status = job(job.folder / LOG)
         if os.getppid() != launcher:
             sys.stdout.flush()
-            os._exit(status)  # nobody asks for it any more, and the pool's process would wait for ever
+            os._exit(status)  # the launcher is gone, and the pool's process would wait forever
     return status
 
 
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")  # one piece: several threads speak
+def _print(text: str) -> None:
+    sys.stderr.write(text + "\n")  # one write: several threads print
     sys.stderr.flush()
 
 

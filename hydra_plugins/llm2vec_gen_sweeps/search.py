@@ -1,4 +1,4 @@
-"""hparams_search=optuna: a sweeper that lets Optuna choose the next jobs from what the finished ones came to."""
+"""hparams_search=optuna: a sweeper that lets Optuna choose the next jobs by the results of the finished ones."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from llm2vec_gen.artifacts.files import write_json
 from llm2vec_gen.artifacts.locks import Lock
 from llm2vec_gen.config import Plan, config_digest
 from llm2vec_gen.status import Status
-from llm2vec_gen.training.settings import started
-from llm2vec_gen.types import InputError, check_whole
+from llm2vec_gen.training.settings import env_world_size
+from llm2vec_gen.types import InputError, check_integer
 
 if TYPE_CHECKING:
     import optuna
@@ -36,18 +36,18 @@ class OptunaSweeper(GridSweeper):
         super().__init__(params)
         self.metric, self.n_trials, self.n_jobs, self.seed = metric, n_trials, n_jobs, seed
         self.name, self.storage = study, Path(storage).resolve()
-        self.direction: Any = direction or measures.better(metric)
+        self.direction: Any = direction or measures.direction_of(metric)
         self._check(direction)
 
     def _check(self, direction: str | None) -> None:
         if importlib.util.find_spec("optuna") is None:
             raise InputError("hparams_search=optuna needs optuna: pip install 'llm2vec-gen-lightning[search]'")
-        if (started() or 1) > 1:
+        if (env_world_size() or 1) > 1:
             raise InputError(
                 "a search starts the ranks of its trials itself (trainer.devices); start it without torchrun or srun"
             )
         for name in ("n_trials", "n_jobs"):
-            check_whole(f"hydra.sweeper.{name}", getattr(self, name))
+            check_integer(f"hydra.sweeper.{name}", getattr(self, name))
         if direction not in (None, "minimize", "maximize"):
             raise InputError(f"hydra.sweeper.direction={direction}: expected minimize, maximize or null")
 
@@ -61,7 +61,7 @@ class OptunaSweeper(GridSweeper):
         self.space, self.fixed = self._split(arguments)
         self.drawn_from = {key: _distribution(key, override) for key, override in self.space.items()}
         self.compose([*self.fixed, *(f"{key}={_first(drawn)}" for key, drawn in self.drawn_from.items())])
-        measures.check(Plan.composed(self.compose(self.fixed), quiet=True), self.metric, self.verb)
+        measures.check(Plan.composed(self.compose(self.fixed), quiet=True), self.metric, self.step)
         self.storage.parent.mkdir(parents=True, exist_ok=True)
         lock = Lock(f"{self.storage}.lock")
         if not lock.acquire(timeout=0):
@@ -69,15 +69,15 @@ class OptunaSweeper(GridSweeper):
         try:
             self.study = self._open(self.identity(arguments), arguments)
             super().sweep(arguments)
-            self._tell_best()
+            self._print_best()
         finally:
             lock.release()
 
     def identity(self, arguments: Sequence[str]) -> str:
         """The same for two calls that search the same space for the same thing from the same config."""
         space = {key: str(override.input_line) for key, override in self.space.items()}
-        config = config_digest(self.compose(self.fixed), self.verb)
-        return digest(self.verb, self.metric, self.direction, space, config)
+        config = config_digest(self.compose(self.fixed), self.step)
+        return digest(self.step, self.metric, self.direction, space, config)
 
     def batches(self, arguments: Sequence[str]) -> Iterator[tuple[int, list[Sequence[str]]]]:
         """`n_jobs` trials at a time; their numbers are those of the study."""
@@ -89,7 +89,7 @@ class OptunaSweeper(GridSweeper):
             yield self._asked[0].number, jobs
 
     def take(self, jobs: Sequence[Sequence[str]], statuses: list[Status]) -> None:
-        """Tell the study what the trials came to; one that failed has no value."""
+        """Report the values of the trials to the study; a failed one has no value."""
         import optuna
 
         for trial, overrides, status in zip(self._asked, jobs, statuses, strict=True):
@@ -114,7 +114,7 @@ class OptunaSweeper(GridSweeper):
         study = optuna.create_study(**options, load_if_exists=True)
         made = study.user_attrs.get("identity", identity)
         if made != identity and not study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
-            optuna.delete_study(study_name=self.name, storage=storage)  # it came to nothing: start anew
+            optuna.delete_study(study_name=self.name, storage=storage)  # no trial completed: start again
             study, made = optuna.create_study(**options), identity
         # A continued search must not draw the first trials again.
         seed = None if self.seed is None else self.seed + len(study.trials)
@@ -122,10 +122,10 @@ class OptunaSweeper(GridSweeper):
         if made != identity:
             raise InputError(
                 f"the study {self.name} in {self.storage} belongs to `{study.user_attrs['command']}`, which searches "
-                f"something else than `{self.verb} {' '.join(arguments)}`; choose another hydra.sweeper.study="
+                f"something else than `{self.step} {' '.join(arguments)}`; choose another hydra.sweeper.study="
             )
         study.set_user_attr("identity", identity)
-        study.set_user_attr("command", " ".join([self.verb, *arguments]))
+        study.set_user_attr("command", " ".join([self.step, *arguments]))
         for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
             study.enqueue_trial(trial.params)
@@ -137,7 +137,7 @@ class OptunaSweeper(GridSweeper):
         return len(self.study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))) + self._failed
 
     def _split(self, arguments: Sequence[str]) -> tuple[dict[str, Override], list[str]]:
-        """The space by key, and the overrides that all trials share."""
+        """Return the search space by key, and the overrides common to all trials."""
         given = [f"{key}={value}" for key, value in self.params.items()]
         overrides = OverridesParser.create(self.hydra_context.config_loader).parse_overrides([*given, *arguments])
         last = {override.get_key_element(): override for override in overrides}
@@ -146,7 +146,7 @@ class OptunaSweeper(GridSweeper):
             raise InputError("nothing to search: give hydra.sweeper.params or overrides like seed=1,2")
         return space, [str(override.input_line) for key, override in last.items() if key not in space]
 
-    def _tell_best(self) -> None:
+    def _print_best(self) -> None:
         if not self._finished() - self._failed:
             print("no trial was finished", file=sys.stderr)
             return

@@ -16,7 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from hydra_plugins.llm2vec_gen_sweeps._job import Job
-from llm2vec_gen.types import InputError, said
+from llm2vec_gen.types import InputError, describe_error
 
 FOLDER = "slurm"  # in the sweep's folder: what submitit writes
 
@@ -53,7 +53,7 @@ class SlurmLauncher(Launcher):
         if self.dry:
             print(self.sbatch(jobs, folder))
             return []
-        results = {job.number: result for job in jobs if (result := job.spared())}
+        results = {job.number: result for job in jobs if (result := job.skip_result())}
         left = [job for job in jobs if job.number not in results]
         results |= {job.number: result for job, result in zip(left, self._submit(left, folder), strict=True)}
         return [results[job.number] for job in jobs]
@@ -112,8 +112,8 @@ class SlurmLauncher(Launcher):
         except submitit.core.utils.UncompletedJobError as error:
             done = job.died(f"{str(error).splitlines()[0]}; see {handle.paths.stderr}")
         except Exception as error:
-            done = job.died(said(error))
-        job.tell_folder()
+            done = job.died(describe_error(error))
+        job.print_folder()
         return done
 
 

@@ -1,17 +1,17 @@
-"""What the verbs leave on disk: one folder per artifact, made of parts that are either whole or absent.
+"""Artifacts on disk: one folder per artifact, made of shards that are either complete or absent.
 
-    <outputs>/<verb>/<readable names>-<digest>/
-        rows-0000000000-0000001000.parquet      a part: one range of rows, or one named file
-        rows-0000000000-0000001000.parquet.json its facts: rows, bytes, sha256, counts. No facts, no part.
-        manifest.json                           written last: an artifact without it is not whole
+    <outputs>/<step>/<readable names>-<digest>/
+        rows-0000000000-0000001000.parquet      a shard: one range of rows, or one named file
+        rows-0000000000-0000001000.parquet.json its metadata: rows, bytes, sha256, counts
+        manifest.json                           written last: an artifact without it is not complete
 
-A part is written to a temporary name, flushed and renamed, and its facts follow, so a killed stage is continued with
-the missing parts only and a half-written part is never read. Checksums are compared when an artifact is opened.
+A shard is written to a temporary name, flushed and renamed; its metadata file follows. A killed step continues with the
+missing shards, and a half-written shard is never read. Checksums are compared when an artifact is opened.
 """
 
 from llm2vec_gen.artifacts.artifact import VERSIONS, Artifact
 from llm2vec_gen.artifacts.digests import checksum, commit, digest, fingerprint
-from llm2vec_gen.artifacts.files import Part, finished_parts
+from llm2vec_gen.artifacts.files import Shard, finished_shards
 from llm2vec_gen.artifacts.readers import (
     Completions,
     Targets,
@@ -25,7 +25,7 @@ from llm2vec_gen.artifacts.tasks import (
     TasksFailed,
     TasksRefused,
     check_errors,
-    error_kept,
+    keep_error,
     missing_tasks,
     scores_for_table,
 )
@@ -34,8 +34,8 @@ __all__ = [
     "VERSIONS",
     "Artifact",
     "Completions",
-    "Part",
     "Progress",
+    "Shard",
     "Targets",
     "TasksFailed",
     "TasksRefused",
@@ -43,9 +43,9 @@ __all__ = [
     "checksum",
     "commit",
     "digest",
-    "error_kept",
     "fingerprint",
-    "finished_parts",
+    "finished_shards",
+    "keep_error",
     "missing_tasks",
     "read_curves",
     "read_manifest",

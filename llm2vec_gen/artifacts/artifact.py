@@ -1,4 +1,4 @@
-"""One folder of one verb: its name, its lock, its parts, its manifest."""
+"""One folder of one step: its name, its lock, its shards, its manifest."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from llm2vec_gen.artifacts.digests import checksum, commit, digest
 from llm2vec_gen.artifacts.files import (
+    FORMAT,
     MANIFEST,
-    Part,
-    facts_of,
-    finished_parts,
+    Shard,
+    finished_shards,
+    metadata_path,
     now,
     replacing,
     write_json,
@@ -32,21 +33,21 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
-VERSIONS = {"complete": 1, "embed": 1, "train": 1, "evaluate": 1, "interpret": 2, "tabulate": 1, "teach": 1}
-"""Raised when the code of a verb changes what it writes: old folders then get another digest and are left alone."""
+VERSIONS = {"complete": 2, "embed": 2, "train": 2, "evaluate": 2, "interpret": 3, "tabulate": 2, "teach": 2}
+"""Increase the number when the code of a step changes what it writes: old folders then have another digest."""
 
 
 class Artifact:
-    """One folder of one verb: `config` is what its digest covers, `upstream` the digests of the artifacts it read."""
+    """One folder of one step: `config` is what its digest covers, `upstream` the digests of the artifacts it read."""
 
-    def __init__(self, root: Path | str, verb: str, name: str, config: dict[str, Any], upstream: dict[str, str]):
-        self.verb, self.name, self.config, self.upstream = verb, name, config, upstream
-        self.digest = digest(verb, VERSIONS[verb], config, upstream)
-        self.folder = Path(root) / verb / f"{name}-{self.digest}"
+    def __init__(self, root: Path | str, step: str, name: str, config: dict[str, Any], upstream: dict[str, str]):
+        self.step, self.name, self.config, self.upstream = step, name, config, upstream
+        self.digest = digest(step, VERSIONS[step], config, upstream)
+        self.folder = Path(root) / step / f"{name}-{self.digest}"
 
     @property
-    def whole(self) -> bool:
-        """Whether every part is there; only then is there a manifest."""
+    def is_complete(self) -> bool:
+        """Whether the artifact has its manifest, which is written after all shards."""
         return (self.folder / MANIFEST).is_file()
 
     def create(self) -> None:
@@ -60,107 +61,108 @@ class Artifact:
             raise InputError(_unwritable(self.folder, "no permission"))
 
     @contextlib.contextmanager
-    def making(self, share: tuple[int, int] = (0, 1)) -> Iterator[bool]:
-        """Hold the artifact's lock, or that of a share of its rows; gives whether there is something left to make.
+    def lock(self, job_shard: tuple[int, int] = (0, 1)) -> Iterator[bool]:
+        """Hold the artifact's lock, or that of one job shard; yield whether rows are missing.
 
-        Whoever comes second waits, says for whom, and finds the artifact whole. The lock is the operating system's: it
-        ends with its process, so a killed maker is taken over by the next in line.
+        A second process waits, logs the owner, and finds the artifact complete. The operating system releases the lock
+        when its process ends, so the next process continues after a kill.
         """
-        if self.whole:
+        if self.is_complete:
             yield False
             return
         self.create()
-        own = "" if share == (0, 1) else f"-{share[0]}-of-{share[1]}"
+        own = "" if job_shard == (0, 1) else f"-{job_shard[0]}-of-{job_shard[1]}"
         lock, owner = Lock(self.folder / f".lock{own}"), self.folder / f".owner{own}"
         if not lock.acquire(timeout=0):
             who = owner.read_text() if owner.is_file() else "another process"
-            print(f"waiting for {self.folder.name}, being made by {who}", file=sys.stderr, flush=True)
+            print(f"waiting for {self.folder.name}, being written by {who}", file=sys.stderr, flush=True)
             lock.acquire()
         try:
             owner.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now()}")
-            yield not self.whole
+            yield not self.is_complete
         finally:
             owner.unlink(missing_ok=True)
             lock.release()
 
     @contextlib.contextmanager
-    def finishing(self, rows: int, share: tuple[int, int]) -> Iterator[bool]:
-        """Gives whether all `rows` rows are there and nobody has finished the artifact yet: then the caller does it."""
-        if share == (0, 1):
+    def finalize(self, rows: int, job_shard: tuple[int, int]) -> Iterator[bool]:
+        """Yield whether all `rows` rows exist and the manifest is missing: then the caller writes it."""
+        if job_shard == (0, 1):
             yield True
             return
-        if sum(part.rows for part in self.parts()) < rows:
+        if sum(shard.rows for shard in self.shards()) < rows:
             yield False
             return
-        with self.making() as unfinished:
+        with self.lock() as unfinished:
             yield unfinished
 
-    def parts(self) -> list[Part]:
-        """The finished parts, ranges of rows in their order."""
-        return finished_parts(self.folder)
+    def shards(self) -> list[Shard]:
+        """The finished shards, ranges of rows in their order."""
+        return finished_shards(self.folder)
 
-    def total(self, fact: str) -> int:
-        """The sum of a fact over the finished parts; parts without it count 0."""
-        facts = (json.loads(facts_of(part.file).read_text(encoding="utf-8")) for part in self.parts())
-        return sum(int(found.get(fact, 0)) for found in facts)
+    def total(self, key: str) -> int:
+        """Return the sum of a metadata value over the finished shards; shards without it count 0."""
+        metadata = (json.loads(metadata_path(shard.file).read_text(encoding="utf-8")) for shard in self.shards())
+        return sum(int(found.get(key, 0)) for found in metadata)
 
     def has(self, name: str) -> bool:
-        """Whether the part of this name is finished."""
-        return facts_of(self.folder / name).is_file() and (self.folder / name).is_file()
+        """Whether the shard of this name is finished."""
+        return metadata_path(self.folder / name).is_file() and (self.folder / name).is_file()
 
-    def write_part(self, name: str, write: Callable[[Path], None], **facts: Any) -> None:
-        """Write one part: `write` gets a temporary path beside the final one; facts are kept with the checksum."""
+    def write_shard(self, name: str, write: Callable[[Path], None], **metadata: Any) -> None:
+        """Write one shard: `write` gets a temporary path beside the final one; the metadata is kept with the
+        checksum."""
         file = self.folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as temporary:
             write(temporary)
-            facts = {"file": name, "sha256": checksum(temporary), "size": temporary.stat().st_size, **facts}
-        write_json(facts_of(file), facts)
+            metadata = {"file": name, "sha256": checksum(temporary), "size": temporary.stat().st_size, **metadata}
+        write_json(metadata_path(file), metadata)
 
     def write_text(self, name: str, text: str) -> None:
-        """One part that is a text file."""
-        self.write_part(name, lambda path: write_text(path, text))
+        """Write one shard that is a text file."""
+        self.write_shard(name, lambda path: write_text(path, text))
 
-    def adopt(self, name: str) -> None:
-        """Take a finished file that something else wrote into the folder as a part."""
+    def add_file(self, name: str) -> None:
+        """Register a finished file of the folder, written by other code, as a shard."""
         file = self.folder / name
-        write_json(facts_of(file), {"file": name, "sha256": checksum(file), "size": file.stat().st_size})
+        write_json(metadata_path(file), {"file": name, "sha256": checksum(file), "size": file.stat().st_size})
 
     def missing_rows(
-        self, rows: Iterable[T], part_size: int, share: tuple[int, int] = (0, 1)
+        self, rows: Iterable[T], shard_size: int, job_shard: tuple[int, int] = (0, 1)
     ) -> Iterator[tuple[int, list[T]]]:
-        """(start, rows) of every stretch of at most `part_size` rows that no finished part holds, in order.
+        """(start, rows) of every range of at most `shard_size` rows that no finished shard holds, in order.
 
-        Stretches end at multiples of `part_size`. share (index, of): of several processes, each takes every `of`-th
-        stretch, so the parts are those that one process writes.
+        Ranges end at multiples of `shard_size`. job_shard (index, of): each of `of` processes takes every `of`-th
+        range, so the shards equal those that one process writes.
         """
-        index, of = share
-        done = [(part.start, part.stop) for part in self.parts() if part.start >= 0]
+        index, of = job_shard
+        done = [(shard.start, shard.stop) for shard in self.shards() if shard.start >= 0]
         stream, position = iter(rows), 0
         for begin, end in [*done, (sys.maxsize, sys.maxsize)]:
             while position < begin:
-                room = part_size - position % part_size
-                chunk = list(itertools.islice(stream, min(room, begin - position)))
+                available = shard_size - position % shard_size
+                chunk = list(itertools.islice(stream, min(available, begin - position)))
                 if not chunk:
                     return
-                if position // part_size % of == index:
+                if position // shard_size % of == index:
                     yield position, chunk
                 position += len(chunk)
             position += sum(1 for _ in itertools.islice(stream, end - position))
 
     def write_completions(self, start: int, completions: Sequence[Completion]) -> None:
-        """One part of the complete verb: a parquet file of `Completion` rows."""
+        """Write one shard of the complete step: a parquet file of `Completion` rows."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         table = pa.Table.from_pylist([asdict(completion) for completion in completions])
         cut = sum(completion.finish_reason == "length" for completion in completions)
         blank = sum(not completion.completion for completion in completions)
-        facts = {"cut_at_limit": cut, "blank": blank}
-        self._write_rows(start, len(completions), "parquet", lambda path: pq.write_table(table, path), **facts)
+        metadata = {"cut_at_limit": cut, "blank": blank}
+        self._write_rows(start, len(completions), "parquet", lambda path: pq.write_table(table, path), **metadata)
 
     def write_targets(self, start: int, targets: torch.Tensor) -> None:
-        """One part of the embed verb: float32 rows (n, E), row for row those of the completions."""
+        """Write one shard of the embed step: float32 rows (n, E), row for row those of the completions."""
         from safetensors.torch import save_file
 
         if not bool(targets.isfinite().all()):
@@ -170,41 +172,44 @@ class Artifact:
         self._write_rows(start, len(targets), "safetensors", lambda path: save_file(tensors, path))
 
     def write_records(self, name: str, records: Sequence[Score] | Sequence[Reading]) -> None:
-        """One part of the evaluate or interpret verb: JSON lines of `Score` or `Reading`."""
+        """Write one shard of the evaluate or interpret step: JSON lines of `Score` or `Reading`."""
         lines = "".join(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records)
-        self.write_part(f"{name}.jsonl", lambda path: write_text(path, lines), rows=len(records))
+        self.write_shard(f"{name}.jsonl", lambda path: write_text(path, lines), rows=len(records))
 
     def finish(self, settings: dict[str, Any] | None = None, **counts: Any) -> Path:
-        """Write the manifest: from now on the artifact is whole. `settings` is the whole resolved config of the run."""
+        """Write the manifest, which completes the artifact. `settings` is the resolved config of the run."""
         from importlib.metadata import PackageNotFoundError, version
 
         versions = {"llm2vec-gen-lightning": __version__, "python": sys.version.split()[0]}
         for package in ("torch", "transformers", "lightning", "datasets", "mteb", "safetensors"):
             with contextlib.suppress(PackageNotFoundError):
                 versions[package] = version(package)
-        parts = [{"file": str(part.file.relative_to(self.folder)), "rows": part.rows, "sha256": part.sha256}
-                 for part in self.parts()]  # fmt: skip
+        shards = [{"file": str(shard.file.relative_to(self.folder)), "rows": shard.rows, "sha256": shard.sha256}
+                 for shard in self.shards()]  # fmt: skip
         write_json(
             self.folder / MANIFEST,
             {
-                "verb": self.verb,
+                "format": FORMAT,
+                "step": self.step,
                 "digest": self.digest,
-                "artifact_version": VERSIONS[self.verb],
+                "artifact_version": VERSIONS[self.step],
                 "config": self.config,
                 "settings": settings or {},
                 "upstream": self.upstream,
-                "counts": {"rows": sum(part["rows"] for part in parts), **counts},
+                "counts": {"rows": sum(shard["rows"] for shard in shards), **counts},
                 "versions": versions,
                 "commit": commit(),
                 "finished": now(),
-                "parts": parts,
+                "shards": shards,
             },
         )
         return self.folder
 
-    def _write_rows(self, start: int, count: int, suffix: str, write: Callable[[Path], None], **facts: Any) -> None:
+    def _write_rows(self, start: int, count: int, suffix: str, write: Callable[[Path], None], **metadata: Any) -> None:
         stop = start + count
-        self.write_part(f"rows-{start:010d}-{stop:010d}.{suffix}", write, rows=count, start=start, stop=stop, **facts)
+        self.write_shard(
+            f"rows-{start:010d}-{stop:010d}.{suffix}", write, rows=count, start=start, stop=stop, **metadata
+        )
 
 
 def _unwritable(folder: Path, reason: str | None) -> str:

@@ -1,4 +1,4 @@
-"""What names an artifact and its parts: digests of settings, hashes of content, the commit of the code."""
+"""What identifies an artifact and its shards: digests of settings, hashes of content, the commit of the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and the facts that stand beside each part."""
+"""Files that are either complete or absent, and the metadata file beside each shard."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from typing import Any
 from llm2vec_gen.types import InputError
 
 MANIFEST = "manifest.json"
-FULL = (errno.ENOSPC, errno.EDQUOT)  # no room left: on the disk, or of the user
+FORMAT = 2  # of the manifest; 1 had other field names
+FULL = (errno.ENOSPC, errno.EDQUOT)  # no space left: on the disk, or in the user's quota
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One finished file of an artifact and its facts; `start` and `stop` are its rows where it is a range of rows."""
+class Shard:
+    """One finished file of an artifact and its metadata; `start` and `stop` are its rows where it is a range of
+    rows."""
 
     file: Path
     sha256: str
@@ -32,12 +34,12 @@ class Part:
 
 
 def now() -> str:
-    """What files call the time: to the second, with the offset of this machine's clock."""
+    """Return the current time to the second, with this machine's UTC offset."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
 def write_json(file: Path, value: Any) -> None:
-    """JSON in one atomic step, so that no reader meets half a file."""
+    """Write JSON atomically, so that no reader sees half a file."""
     with replacing(file) as temporary:
         write_text(temporary, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
 
@@ -50,7 +52,7 @@ def replacing(file: Path) -> Iterator[Path]:
     """
     temporary = file.with_name(f".tmp-{os.getpid()}-{file.name}")
     try:
-        with room_for(file):
+        with check_disk_space(file):
             yield temporary
             flush(temporary)
             temporary.replace(file)
@@ -59,8 +61,8 @@ def replacing(file: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def room_for(file: Path) -> Iterator[None]:
-    """Raises InputError where the disk has no room for what is written within; libraries say so in several ways."""
+def check_disk_space(file: Path) -> Iterator[None]:
+    """Raise InputError if the disk is full while the block writes; libraries report this in several ways."""
     try:
         yield
     except Exception as error:
@@ -69,10 +71,10 @@ def room_for(file: Path) -> Iterator[None]:
             raise
         free = shutil.disk_usage(file.parent).free
         others = [other.stat().st_size for other in file.parent.glob(f"[!.]*{file.suffix}")]
-        needed = f"a part like it takes {max(others) / 1e6:.1f} MB" if others else "nothing like it is there yet"
+        needed = f"a shard like it takes {max(others) / 1e6:.1f} MB" if others else "nothing like it is there yet"
         raise InputError(
             f"no space left on the disk for {file} ({free / 1e6:.1f} MB are free; {needed}); free some space and run "
-            "the same command again, finished parts are kept; or copy the outputs to a larger disk for paths.outputs="
+            "the same command again, finished shards are kept; or copy the outputs to a larger disk for paths.outputs="
         ) from error
 
 
@@ -85,18 +87,18 @@ def flush(path: Path) -> None:
         os.fsync(stream.fileno())
 
 
-def facts_of(file: Path) -> Path:
+def metadata_path(file: Path) -> Path:
     return file.with_name(file.name + ".json")
 
 
-def finished_parts(folder: Path) -> list[Part]:
-    parts = []
-    for facts_file in folder.rglob("*.json"):
-        file = facts_file.with_name(facts_file.name.removesuffix(".json"))
-        if facts_file.name == MANIFEST or not file.suffix or not file.is_file():
+def finished_shards(folder: Path) -> list[Shard]:
+    shards = []
+    for metadata_file in folder.rglob("*.json"):
+        file = metadata_file.with_name(metadata_file.name.removesuffix(".json"))
+        if metadata_file.name == MANIFEST or not file.suffix or not file.is_file():
             continue
-        facts = json.loads(facts_file.read_text())
-        if {"file", "sha256", "size"} <= facts.keys():
-            parts.append(Part(file, facts["sha256"], facts["size"], facts.get("rows", 0),
-                              facts.get("start", -1), facts.get("stop", -1)))  # fmt: skip
-    return sorted(parts, key=lambda part: (part.start, part.file.name))
+        metadata = json.loads(metadata_file.read_text())
+        if {"file", "sha256", "size"} <= metadata.keys():
+            shards.append(Shard(file, metadata["sha256"], metadata["size"], metadata.get("rows", 0),
+                              metadata.get("start", -1), metadata.get("stop", -1)))  # fmt: skip
+    return sorted(shards, key=lambda shard: (shard.start, shard.file.name))

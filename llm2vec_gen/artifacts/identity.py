@@ -1,4 +1,4 @@
-"""Which settings make an artifact what it is, and which only say where and how fast it is made."""
+"""Which settings the digest of an artifact covers, and which only affect where and how fast it is computed."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from llm2vec_gen.artifacts.digests import fingerprint
 from llm2vec_gen.paths import PathOrId, local_path
 from llm2vec_gen.targets import NODE_KEYS, locate, parameters
 
-READS = {  # what enters the chain at each verb; its digest covers this and the digest of the verb before it
+INPUTS = {  # the components that each step reads; its digest covers them and the digests of the steps before it
     "complete": ["data", "generator"],
     "embed": ["teacher"],
     "train": ["backbone", "model", "loss", "training", "seed"],
     "evaluate": ["evaluation", "instruction"],
     "interpret": ["interpreter", "interpret"],
     "tabulate": ["table"],
-    "teach": ["backbone", "teaching", "seed"],
+    "teach": ["backbone", "teacher_training", "seed"],
 }
-BEFORE = {"embed": ["complete"], "train": ["complete", "embed"], "evaluate": ["train"], "interpret": ["train"],
+UPSTREAM = {"embed": ["complete"], "train": ["complete", "embed"], "evaluate": ["train"], "interpret": ["train"],
           "teach": ["complete"]}  # fmt: skip
 
-# Where and how fast, never what: these keys are in no digest, wherever they stand.
-WHERE = frozenset({
+# Runtime settings: these keys are in no digest, at any depth.
+RUNTIME_KEYS = frozenset({
     "device", "prefetch_batches", "max_tokens_per_micro_batch", "gradient_checkpointing",
     "log_every_n_steps", "checkpoint_every_n_steps", "recommended", "compile", "max_tokens_per_batch", "concurrency",
-    "timeout", "retries", "api_key_variable", "max_texts_per_batch", "part_size", "cache",
+    "timeout", "retries", "api_key_variable", "max_texts_per_batch", "shard_size", "cache",
 })  # fmt: skip
-WHERE_GROUPS = WHERE | {
-    "hydra", "paths", "stage", "trainer", "logger", "callbacks", "sweep", "name", "keep", "embedding_cache"
+RUNTIME_GROUPS = RUNTIME_KEYS | {
+    "hydra", "paths", "executor", "trainer", "logger", "callbacks", "sweep", "name", "keep", "embedding_cache"
 }  # fmt: skip
 
 OBSERVERS = frozenset({
@@ -43,17 +43,17 @@ def deciding_callbacks(settings: Mapping[str, Any], step: str) -> dict[str, Any]
     """Return what the digest of a training must hold of its callbacks: all but those that are known to only observe.
 
     A callback may end training, average weights or freeze them, so an unknown one counts. A class of your own that only
-    observes says so by the class attribute `only_observes = True`. With them counts how often metrics are logged, since
-    that is when stop rules look at them. Empty where all callbacks observe. `step`: train or teach.
+    observes sets the class attribute `only_observes = True`. The logging interval counts with them, since stop rules
+    read metrics at these steps. Empty where all callbacks observe. `step`: train or teach.
     """
     nodes = {key: node for key, node in (settings.get("callbacks") or {}).items() if node and not _observes(node)}
     if not nodes:
         return {}
     trainings = {"train": settings["training"]}
     if step == "teach":
-        trainings = {name: node["training"] for name, node in settings["teaching"]["lessons"].items()}
+        trainings = {name: node["training"] for name, node in settings["teacher_training"]["objectives"].items()}
     intervals = {name: training.get("log_every_n_steps") for name, training in trainings.items()}
-    return {"callbacks": what(nodes), "log_every_n_steps": intervals}
+    return {"callbacks": hashed_config(nodes), "log_every_n_steps": intervals}
 
 
 def _observes(node: Mapping[str, Any]) -> bool:
@@ -65,13 +65,14 @@ def _observes(node: Mapping[str, Any]) -> bool:
     return bool(getattr(locate(target), "only_observes", False))
 
 
-def what(value: Any, annotation: Any = inspect.Parameter.empty) -> Any:
-    """Return a plain config value as a digest sees it: without WHERE keys, local files and folders by their content.
+def hashed_config(value: Any, annotation: Any = inspect.Parameter.empty) -> Any:
+    """Return a plain config value as it is hashed: without RUNTIME_KEYS, local files and folders by their content.
 
-    `annotation` is that of the argument which the value is for: every `_target_` says which of its arguments are paths.
-    Lists and mappings hand it on to what they hold. `local_path` has the rule by which a text counts as a path. A
-    target with a function `content_id` is known by what that returns for its arguments, unless it is None: a
-    checkpoint's folder also holds files that change nothing (its card, its scores), and its backbone lies elsewhere.
+    `annotation` is that of the argument which the value is for: the signature of each `_target_` determines which of
+    its arguments are paths. Lists and mappings pass it on to their members. `local_path` has the rule by which a text
+    counts as a path. A target with a function `content_id` is known by what that returns for its arguments, unless it
+    is None: a checkpoint's folder also holds files that change nothing (its card, its scores), and its backbone lies
+    elsewhere.
     """
     if isinstance(value, dict):
         target = locate(value["_target_"]) if "_target_" in value else None
@@ -79,12 +80,12 @@ def what(value: Any, annotation: Any = inspect.Parameter.empty) -> Any:
             return {"_target_": value["_target_"], "content": found}
         known = None if target is None else parameters(target)
         return {
-            name: what(item, annotation if known is None else _annotation(known, name))
+            name: hashed_config(item, annotation if known is None else _annotation(known, name))
             for name, item in value.items()
-            if name not in WHERE
+            if name not in RUNTIME_KEYS
         }
     if isinstance(value, list):
-        return [what(item, annotation) for item in value]
+        return [hashed_config(item, annotation) for item in value]
     if isinstance(value, str) and (place := local_path(value, annotation)):
         return {"content": fingerprint(place)} if place.is_file() or place.is_dir() else value
     return value

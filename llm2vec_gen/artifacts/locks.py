@@ -58,7 +58,7 @@ class Lock:
         return True
 
     def release(self) -> None:
-        """Let the next one have it."""
+        """Release the lock."""
         if self._released is not None:
             self._released.set()
             self._released = None
@@ -88,7 +88,7 @@ class Lock:
                 return False
             if error.errno not in LACKING:
                 raise
-            _tell(self.path.parent, error.strerror)
+            _warn_no_flock(self.path.parent, error.strerror)
             return self._try_named()
         if self.named.exists() and not _dead(self.named):  # of a process for which the system had no lock left
             os.close(file)
@@ -132,7 +132,7 @@ def _sign(file: int, owner: dict[str, Any], beat: int) -> None:
 
 
 def _renew(file: int, owner: dict[str, Any], released: threading.Event) -> None:
-    """Signs of life, into the file that was made: after a takeover they reach nobody."""
+    """Renew the owner's file; after a takeover the writes go to a removed file."""
     beat = 0
     try:
         while not released.wait(RENEW_S):
@@ -177,7 +177,7 @@ def alive(pid: int) -> bool:
 
 
 @functools.cache
-def _tell(folder: Path, reason: str | None) -> None:
+def _warn_no_flock(folder: Path, reason: str | None) -> None:
     log.warning(
         "the file system of %s has no locks (flock: %s); files with the owner's name take their place, and one of a "
         "dead process is taken over after %.0f s", folder, reason, LOST_AFTER_S,

@@ -1,4 +1,4 @@
-"""Artifacts back from disk, each part compared with its checksum, rows read one by one."""
+"""Read artifacts from disk: each shard is compared with its checksum, rows are read one by one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from llm2vec_gen.artifacts.digests import checksum
-from llm2vec_gen.artifacts.files import MANIFEST, finished_parts, write_json
+from llm2vec_gen.artifacts.files import FORMAT, MANIFEST, finished_shards, write_json
 from llm2vec_gen.artifacts.rows import ParquetRows
 from llm2vec_gen.types import Completion, InputError, Reading, Score
 
@@ -18,33 +18,40 @@ if TYPE_CHECKING:
 
 
 def read_manifest(folder: Path | str) -> dict[str, Any]:
-    """The manifest of a whole artifact, after its parts were compared with their checksums."""
+    """Return the manifest of a complete artifact, after comparing its shards with their checksums."""
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
-        raise InputError(f"{folder} is not a whole artifact (no {MANIFEST}); run its verb again, it will continue")
+        raise InputError(f"{folder} is not a complete artifact (no {MANIFEST}); run its step again, it will continue")
     manifest = json.loads((folder / MANIFEST).read_text())
+    if (found := manifest.get("format", 1)) != FORMAT:
+        raise InputError(
+            f"{folder} has artifact format {found}, written by another version of this package; expected format "
+            f"{FORMAT}; run experiments/{folder.parent.name}.py again with this version"
+        )
     verify(folder, manifest)
     return manifest
 
 
 def verify(folder: Path, manifest: dict[str, Any]) -> None:
-    """Compare every part with its checksum; parts unchanged since the last comparison (size, time) are not read again.
+    """Compare every shard with its checksum; shards unchanged since the last comparison (size, time) are not read
+    again.
 
-    Raises InputError that names the first part which is missing, cut short or altered.
+    Raises InputError that names the first shard that is missing, truncated or altered.
     """
     stamps_file = folder / ".verified"
     stamps = json.loads(stamps_file.read_text()) if stamps_file.is_file() else {}
     seen = {}
-    for part in manifest["parts"]:
-        file = folder / part["file"]
+    for shard in manifest["shards"]:
+        file = folder / shard["file"]
         if not file.is_file():
-            raise InputError(f"{file} is missing; delete {folder / MANIFEST} and run {manifest['verb']} again")
+            raise InputError(f"{file} is missing; delete {folder / MANIFEST} and run {manifest['step']} again")
         stat = file.stat()
-        seen[part["file"]] = [stat.st_size, stat.st_mtime_ns, part["sha256"]]
-        if stamps.get(part["file"]) != seen[part["file"]] and checksum(file) != part["sha256"]:
+        seen[shard["file"]] = [stat.st_size, stat.st_mtime_ns, shard["sha256"]]
+        if stamps.get(shard["file"]) != seen[shard["file"]] and checksum(file) != shard["sha256"]:
             raise InputError(
                 f"{file} is truncated or altered (its checksum differs from the manifest's); delete it and "
-                f"{folder / MANIFEST}, then run experiments/{manifest['verb']}.py again: only this part is made anew"
+                f"{folder / MANIFEST}, then run experiments/{manifest['step']}.py again: only this shard is computed "
+                f"again"
             )
     if seen != stamps:
         with contextlib.suppress(OSError):  # a read-only artifact is verified at every opening
@@ -58,10 +65,10 @@ class Completions(Sequence[Completion]):
         self.folder = Path(folder)
         self.manifest = read_manifest(folder)
         self.digest = self.manifest["digest"]
-        parts = [part for part in finished_parts(self.folder) if part.rows]
-        if not parts:
+        shards = [shard for shard in finished_shards(self.folder) if shard.rows]
+        if not shards:
             raise InputError(f"{folder} holds no completions: the query source gave no queries")
-        self._rows = ParquetRows(self.folder, parts)
+        self._rows = ParquetRows(self.folder, shards)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -93,19 +100,19 @@ class Targets:
                 f"{folder} holds targets of the completions {made_from}, but these are {completions.digest}; "
                 "run experiments/embed.py with the same overrides as this command"
             )
-        self._parts = finished_parts(self.folder)
-        self._starts = [part.start for part in self._parts]
-        self._files = [safe_open(part.file, framework="pt").get_slice("targets") for part in self._parts]
+        self._shards = finished_shards(self.folder)
+        self._starts = [shard.start for shard in self._shards]
+        self._files = [safe_open(shard.file, framework="pt").get_slice("targets") for shard in self._shards]
         self.dim = int(self._files[0].get_shape()[1]) if self._files else 0
 
     def __len__(self) -> int:
-        return self._parts[-1].stop if self._parts else 0
+        return self._shards[-1].stop if self._shards else 0
 
     def __getitem__(self, index: int) -> np.ndarray:
         import bisect
 
-        part = bisect.bisect_right(self._starts, index) - 1
-        return self._files[part][index - self._starts[part]].numpy()
+        shard = bisect.bisect_right(self._starts, index) - 1
+        return self._files[shard][index - self._starts[shard]].numpy()
 
 
 def read_scores(folder: Path | str) -> list[Score]:
@@ -135,6 +142,6 @@ def read_curves(folder: Path | str) -> dict[str, list[tuple[int, float]]]:
 
 def _records(folder: Path | str) -> Iterator[dict[str, Any]]:
     read_manifest(folder)
-    for part in finished_parts(Path(folder)):
-        with part.file.open(encoding="utf-8") as stream:
+    for shard in finished_shards(Path(folder)):
+        with shard.file.open(encoding="utf-8") as stream:
             yield from map(json.loads, stream)

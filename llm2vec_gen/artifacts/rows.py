@@ -1,6 +1,7 @@
-"""Parquet parts as one memory-mapped sequence of rows, however many there are.
+"""Parquet shards as one memory-mapped sequence of rows, however many there are.
 
-Parquet has no random access, so its rows are copied once to an Arrow file beside the parts. Files are opened by exactly
+Parquet has no random access, so its rows are copied once to an Arrow file beside the shards. Files are opened by
+exactly
 their names: no pattern, address or variable in the name of a folder is expanded.
 """
 
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm2vec_gen.artifacts.digests import digest
-from llm2vec_gen.artifacts.files import Part, replacing
+from llm2vec_gen.artifacts.files import Shard, replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,22 +26,22 @@ log = logging.getLogger(__name__)
 
 
 class ParquetRows:
-    """Row i of the parts as a mapping of its columns; read from disk as it is asked for."""
+    """Row i of the shards as a mapping of its columns; read from disk as it is asked for."""
 
-    def __init__(self, folder: Path, parts: Sequence[Part]):
+    def __init__(self, folder: Path, shards: Sequence[Shard]):
         import pyarrow as pa
 
-        copy = folder / ".arrow" / f"rows-{digest([part.sha256 for part in parts])}.arrow"
+        copy = folder / ".arrow" / f"rows-{digest([shard.sha256 for shard in shards])}.arrow"
         try:
             if not copy.is_file():
                 copy.parent.mkdir(exist_ok=True)
                 with replacing(copy) as temporary:
-                    _write(temporary, parts)
+                    _write(temporary, shards)
             reader = pa.ipc.open_file(pa.memory_map(str(copy)))
             self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
         except OSError as error:
             log.warning("%s cannot be written (%s): its rows are held in memory", copy.parent, error.strerror or error)
-            self._batches = list(_batches(parts))
+            self._batches = list(_batches(shards))
         self._starts = [0, *itertools.accumulate(batch.num_rows for batch in self._batches)]
 
     def __len__(self) -> int:
@@ -52,19 +53,19 @@ class ParquetRows:
         return self._batches[number].slice(row - self._starts[number], 1).to_pylist()[0]
 
 
-def _batches(parts: Sequence[Part]) -> Iterator[pa.RecordBatch]:
+def _batches(shards: Sequence[Shard]) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    for part in parts:
-        with pa.OSFile(str(part.file)) as file:
+    for shard in shards:
+        with pa.OSFile(str(shard.file)) as file:
             yield from pq.ParquetFile(file).iter_batches(batch_size=BATCH, use_threads=False)
 
 
-def _write(path: Path, parts: Sequence[Part]) -> None:
+def _write(path: Path, shards: Sequence[Shard]) -> None:
     import pyarrow as pa
 
-    batches = _batches(parts)
+    batches = _batches(shards)
     first = next(batches)
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, first.schema) as writer:
         for batch in itertools.chain([first], batches):

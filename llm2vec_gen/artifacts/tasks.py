@@ -1,7 +1,7 @@
 """The tasks of one artifact, shared by all processes that were started on the same command, one per GPU or machine.
 
-Each takes the next task whose lock is free, writes its part, and leaves the error of a task that failed beside the
-parts, in errors/<task>.json. Locks are the operating system's: a task whose process was killed is free again.
+Each process takes the next task whose lock is free and writes its shard; the error of a task that failed is kept in
+errors/<task>.json. The operating system releases the lock of a killed process.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from llm2vec_gen.artifacts.files import now, write_json
 from llm2vec_gen.artifacts.locks import Lock
 from llm2vec_gen.artifacts.readers import read_scores
 from llm2vec_gen.progress import LOG_INTERVAL_S, duration
-from llm2vec_gen.types import InputError, Score, said
+from llm2vec_gen.types import InputError, Score, describe_error
 
-PATIENCE = 1.0  # seconds until another look at the tasks that others have
+POLL_INTERVAL_S = 1.0  # seconds between two checks of the tasks that other processes run
 
 log = logging.getLogger(__name__)
 
@@ -36,21 +36,21 @@ class TasksRefused(InputError):
 
 
 def missing_tasks(artifact: Artifact, names: Iterable[str]) -> Iterator[str]:
-    """Each task without a finished part, under its lock; ends when all are done, or failed since this call began.
+    """Each task without a finished shard, under its lock; ends when all are done, or failed since this call began.
 
     So a task that failed is tried once by each command, whichever of its processes takes it.
     """
     left, announced = list(dict.fromkeys(names)), False
     before = {name: _attempt(artifact, name) for name in left}  # clocks differ between machines: attempts have ids
     tried: set[str] = set()
-    while left := [name for name in left if name not in tried and not _settled(artifact, name, before[name])]:
+    while left := [name for name in left if name not in tried and not _is_finished(artifact, name, before[name])]:
         taken = False
         for name in left:
             lock = Lock(_locks(artifact) / name)
             if not lock.acquire(timeout=0):
                 continue
             try:
-                if not _settled(artifact, name, before[name]):
+                if not _is_finished(artifact, name, before[name]):
                     taken = True
                     tried.add(name)
                     yield name
@@ -58,23 +58,23 @@ def missing_tasks(artifact: Artifact, names: Iterable[str]) -> Iterator[str]:
                 lock.release()
         if not taken:
             if not announced:
-                log.info("%s: waiting for %s, which other processes do", artifact.verb, ", ".join(left))
+                log.info("%s: waiting for %s, which other processes run", artifact.step, ", ".join(left))
             announced = True
-            time.sleep(PATIENCE)
+            time.sleep(POLL_INTERVAL_S)
 
 
 @contextlib.contextmanager
-def error_kept(artifact: Artifact, task: str, **row: Any) -> Iterator[None]:
-    """An error within is logged and kept with the facts of its `row`, and forgotten as soon as the task succeeds."""
+def keep_error(artifact: Artifact, task: str, **row: Any) -> Iterator[None]:
+    """Log an error of the block and keep it with the values of `row`; delete it as soon as the task succeeds."""
     file = _error_file(artifact, task)
     try:
         yield
     except Exception as error:
         wrong = isinstance(error, InputError)
-        log.error("%s: %s failed: %s", artifact.verb, task, said(error), exc_info=None if wrong else error)
+        log.error("%s: %s failed: %s", artifact.step, task, describe_error(error), exc_info=None if wrong else error)
         file.parent.mkdir(parents=True, exist_ok=True)
-        facts = {"error": said(error), "wrong_input": wrong, "when": now(), "attempt": uuid.uuid4().hex}
-        write_json(file, {"task": task, **row, **facts})
+        metadata = {"error": describe_error(error), "wrong_input": wrong, "when": now(), "attempt": uuid.uuid4().hex}
+        write_json(file, {"task": task, **row, **metadata})
     else:
         file.unlink(missing_ok=True)
 
@@ -99,11 +99,11 @@ def read_errors(artifact: Artifact) -> list[dict[str, Any]]:
 
 
 def scores_for_table(artifact: Artifact) -> list[Score]:
-    """The scores of a whole artifact; of any other none, a row of holes, and the log says which tasks failed."""
-    if artifact.whole:
+    """Return the scores of a complete artifact; of any other none, and the log lists the tasks that failed."""
+    if artifact.is_complete:
         return read_scores(artifact.folder)
     if failed := read_errors(artifact):
-        log.warning("%s stays a row of holes, tasks failed: %s", artifact.folder.name, _listed(failed))
+        log.warning("the row of %s stays empty, tasks failed: %s", artifact.folder.name, _listed(failed))
     return []
 
 
@@ -116,28 +116,28 @@ def _listed(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 class Progress:
-    """Says how many tasks are done and how long the rest will take, at the pace of all processes so far.
+    """Logs how many tasks are done and how long the rest will take, at the rate of all processes so far.
 
-    sizes: task -> how much there is to encode, in any unit; 0 where nobody knows (then the mean of the others).
+    sizes: task -> how much there is to encode, in any unit; 0 if unknown (then the mean of the others).
     """
 
     def __init__(self, artifact: Artifact, sizes: Mapping[str, int]):
         known = [size for size in sizes.values() if size]
         self.sizes = {task: size or (sum(known) / len(known) if known else 1) for task, size in sizes.items()}
         self.artifact, self.began = artifact, time.monotonic()
-        self.said = self.began
+        self.last_logged = self.began
         self.before = self._done()
 
-    def say(self, task: str) -> None:
+    def log(self, task: str) -> None:
         """One line in the log, unless all are done or the last line is LOG_INTERVAL_S seconds old at most."""
         done, now = self._done(), time.monotonic()
-        if now - self.said < LOG_INTERVAL_S or len(done) == len(self.sizes):
+        if now - self.last_logged < LOG_INTERVAL_S or len(done) == len(self.sizes):
             return
-        elapsed, self.said = now - self.began, now
+        elapsed, self.last_logged = now - self.began, now
         made = sum(self.sizes[name] for name in done - self.before)
         left = sum(self.sizes[name] for name in self.sizes.keys() - done)
         rest = f"; about {duration(elapsed * left / made)} left" if made and left else ""
-        log.info("%s: %d of %d tasks done, last %s%s", self.artifact.verb, len(done), len(self.sizes), task, rest)
+        log.info("%s: %d of %d tasks done, last %s%s", self.artifact.step, len(done), len(self.sizes), task, rest)
 
     def _done(self) -> set[str]:
         return {task for task in self.sizes if self.artifact.has(f"{task}.jsonl")}
@@ -150,7 +150,7 @@ def _locks(artifact: Artifact) -> Path:
     return folder
 
 
-def _settled(artifact: Artifact, name: str, before: str | None) -> bool:
+def _is_finished(artifact: Artifact, name: str, before: str | None) -> bool:
     """Whether the task is done, or has failed again since its last attempt was `before`."""
     return artifact.has(f"{name}.jsonl") or _attempt(artifact, name) not in (None, before)
 

@@ -21,7 +21,7 @@ from llm2vec_gen.backbones.end_of_turn import end_of_turn
 from llm2vec_gen.backbones.frozen_linear import freeze_linears
 from llm2vec_gen.backbones.head import adjustment
 from llm2vec_gen.backbones.inputs import input_scale
-from llm2vec_gen.backbones.passes import choose_passes
+from llm2vec_gen.backbones.passes import choose_runner
 from llm2vec_gen.backbones.prefix import Prefix
 from llm2vec_gen.backbones.rope import renewed
 from llm2vec_gen.backbones.sharding import Shards
@@ -89,7 +89,7 @@ class Backbone:
         freeze_linears(self.lm)
         rows_apart(self.lm)  # before the first pass: dynamic NTK remembers the longest text
         self.input_scale = input_scale(self.lm)
-        self.passes = choose_passes(self.lm, self.input_scale)
+        self.runner = choose_runner(self.lm, self.input_scale)
         self.adjust_logits = adjustment(self.lm)
         if compile:
             compile_parts(self.lm)
@@ -223,32 +223,34 @@ class Backbone:
     def prefix_pass(self, rows: Sequence[Tensor], shared: Prefix | None = None) -> Prefix:
         """Keys and values of rows of ids or input vectors, in order. `shared`: one row that stands before each."""
         lengths = [len(row) for row in rows]
-        bundles = self.bundles(lengths)
+        batches = self.micro_batches(lengths)
         parts = []
-        for bundle in bundles:
-            own_lengths = [lengths[row] for row in bundle]
-            before = None if shared is None else renewed(self.passes, shared.rows([0] * len(bundle)), own_lengths)
-            packed = torch.cat([self.vectors(rows[row]) for row in bundle])
+        for micro_batch in batches:
+            query_lengths = [lengths[row] for row in micro_batch]
+            before = (
+                None if shared is None else renewed(self.runner, shared.rows([0] * len(micro_batch)), query_lengths)
+            )
+            packed = torch.cat([self.vectors(rows[row]) for row in micro_batch])
             with record_function("prefix"):
-                own = self.passes.record(packed, own_lengths, before)
+                own = self.runner.prefill(packed, query_lengths, before)
             parts.append(own if before is None else Prefix.extend(before, own))
-        if len(parts) == 1 and bundles[0] == list(range(len(rows))):
+        if len(parts) == 1 and batches[0] == list(range(len(rows))):
             return parts[0]
-        return Prefix.concatenate(parts).rows(inverse([row for bundle in bundles for row in bundle]))
+        return Prefix.concatenate(parts).rows(inverse([row for micro_batch in batches for row in micro_batch]))
 
     def suffix_pass(self, prefix: Prefix, suffix_vectors: Tensor) -> Tensor:
         """Suffix vectors (B, S, D), each row after its own prefix -> last states (B, S, D); the only gradient path."""
         rows, length, _ = suffix_vectors.shape
         packed = suffix_vectors.to(self.device, self.dtype).flatten(0, 1)
         with record_function("suffix"):
-            return self.passes.run(packed, [length] * rows, prefix).view(rows, length, -1)
+            return self.runner.run(packed, [length] * rows, prefix).view(rows, length, -1)
 
     def full_pass(self, queries: Sequence[Tensor], suffix_vectors: Tensor) -> Tensor:
         """The same states with gradient through the queries too, for adapters inside the model and chained hops."""
         suffix = suffix_vectors.to(self.device, self.dtype)
         pieces = [piece for query, tail in zip(queries, suffix, strict=True) for piece in (self.vectors(query), tail)]
         lengths = [len(query) + suffix.shape[1] for query in queries]
-        states = self.passes.run(torch.cat(pieces), lengths)
+        states = self.runner.run(torch.cat(pieces), lengths)
         return torch.stack([row[len(row) - suffix.shape[1] :] for row in states.split(lengths)])
 
     def reconstruction_loss(self, soft_prompts: Tensor, completions: Sequence[Tensor]) -> tuple[Tensor, int]:
@@ -260,14 +262,14 @@ class Backbone:
         """Last states after the final norm, (L_i, D) per row, in order; no gradient."""
         lengths = [len(row) for row in ids]
         found: list[Tensor] = [torch.empty(0)] * len(ids)
-        for bundle in micro_batches(lengths, self.max_tokens_per_micro_batch):
-            packed = torch.cat([self.vectors(ids[row]) for row in bundle])
-            states = self.passes.run(packed, [lengths[row] for row in bundle])
-            for row, part in zip(bundle, states.split([lengths[row] for row in bundle]), strict=True):
+        for micro_batch in micro_batches(lengths, self.max_tokens_per_micro_batch):
+            packed = torch.cat([self.vectors(ids[row]) for row in micro_batch])
+            states = self.runner.run(packed, [lengths[row] for row in micro_batch])
+            for row, part in zip(micro_batch, states.split([lengths[row] for row in micro_batch]), strict=True):
                 found[row] = part.clone()
         return found
 
-    def bundles(self, lengths: Sequence[int], strict: bool = False) -> list[list[int]]:
+    def micro_batches(self, lengths: Sequence[int], strict: bool = False) -> list[list[int]]:
         """Row numbers of each micro-batch; over a backbone spread on ranks, as many on each of them."""
         found = micro_batches(lengths, self.max_tokens_per_micro_batch, strict)
         return found if self.shards is None else self.shards.even(found)
@@ -275,7 +277,7 @@ class Backbone:
     # States -> words
 
     def head(self) -> Any:
-        """The output head, states (..., D) -> logits (..., V) before `adjust_logits`, its weight whole."""
+        """The output head, states (..., D) -> logits (..., V) before `adjust_logits`, its weight complete."""
         head = self.lm.get_output_embeddings()
         return head if self.shards is None else self.shards.head(head)
 
@@ -292,7 +294,7 @@ class Backbone:
                  seed: int | Sequence[int] | None = None, stop: bool = True) -> list[tuple[Tensor, str]]:  # fmt: skip
         """(new ids without the stop id, "stop" or "length") per prompt, ids or input vectors (P_i, D), in order.
 
-        Greedy unless `sampling` says otherwise (do_sample, temperature, top_p, top_k, repetition_penalty); with
-        `stop` False rows run to `max_new_tokens` whatever they say.
+        Greedy unless `sampling` is given (do_sample, temperature, top_p, top_k, repetition_penalty); with
+        `stop` False rows run to `max_new_tokens` whatever they contain.
         """
         return generation.generate(self, prompts, max_new_tokens, sampling, seed, stop)

@@ -1,4 +1,4 @@
-"""Ragged sequences in bundles: which rows share one pass of the language model, and how rows are laid end to end."""
+"""Micro-batches of ragged sequences, and the offsets of packed rows."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from llm2vec_gen.types import InputError
 
 
 def micro_batches(lengths: Sequence[int], budget: int, strict: bool = False) -> list[list[int]]:
-    """Row numbers in bundles of at most `budget` tokens, rows sorted by length, longest bundles first.
+    """Return row numbers in micro-batches of at most `budget` tokens, rows sorted by length, longest first.
 
-    Sorting brings rows of equal length together (one attention call for all of them) and the largest bundle to the
+    Sorting brings rows of equal length together (one attention call for all of them) and the largest micro-batch to the
     front, so that memory peaks at once and not in the middle of a run. A single row above the budget is an InputError
-    where `strict`, else it gets a bundle of its own.
+    where `strict`, else it gets a micro-batch of its own.
     """
     if budget < 1:
         raise InputError(f"max_tokens_per_micro_batch is {budget}; expected at least 1. Give a positive token budget.")
@@ -24,15 +24,15 @@ def micro_batches(lengths: Sequence[int], budget: int, strict: bool = False) -> 
             f"max_tokens_per_micro_batch is {budget}, but one sample alone has {lengths[order[0]]} tokens; "
             f"set it to at least {lengths[order[0]]} or shorten the sample (max_length)."
         )
-    bundles: list[list[int]] = []
+    batches: list[list[int]] = []
     used = budget
     for row in order:
-        if used + lengths[row] > budget or not bundles:
-            bundles.append([])
+        if used + lengths[row] > budget or not batches:
+            batches.append([])
             used = 0
-        bundles[-1].append(row)
+        batches[-1].append(row)
         used += lengths[row]
-    return bundles
+    return batches
 
 
 def offsets(lengths: Iterable[int]) -> list[int]:

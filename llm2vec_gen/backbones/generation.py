@@ -1,4 +1,4 @@
-"""Batched decoding: prompts of like length together, one key/value cache per bundle, stops per row."""
+"""Batched decoding: prompts of like length together, one key/value cache per batch, stops per row."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Generated = tuple[Tensor, str]
 
 def generate(backbone: Any, prompts: Sequence[Tensor], max_new_tokens: int, sampling: Mapping[str, Any] | None,
              seed: int | Sequence[int] | None, stop: bool) -> list[Generated]:  # fmt: skip
-    """Continuations of prompts (ids or input vectors), in order; bundles hold rows of like length."""
+    """Continuations of prompts (ids or input vectors), in order; batches hold rows of similar length."""
     sampler = Sampler(sampling, seed, len(prompts))
     finished: list[Generated] = [(torch.empty(0, dtype=torch.long), "length")] * len(prompts)
     if max_new_tokens < 1:
@@ -25,16 +25,16 @@ def generate(backbone: Any, prompts: Sequence[Tensor], max_new_tokens: int, samp
     for row, prompt in enumerate(prompts):
         if len(prompt) == 0:
             raise InputError(f"prompt {row} has no token to start from; give at least one token or vector")
-    room = [len(prompt) + max_new_tokens for prompt in prompts]
-    for rows in micro_batches(room, backbone.max_tokens_in_cache):
-        results = _Bundle(backbone, [prompts[row] for row in rows], rows, max_new_tokens, sampler, stop).run()
+    lengths = [len(prompt) + max_new_tokens for prompt in prompts]
+    for rows in micro_batches(lengths, backbone.max_tokens_in_cache):
+        results = _DecodingBatch(backbone, [prompts[row] for row in rows], rows, max_new_tokens, sampler, stop).run()
         for row, result in zip(rows, results, strict=True):
             finished[row] = result
     return finished
 
 
-class _Bundle:
-    """Rows decoded side by side. `places` maps the rows still computed to their place in the bundle."""
+class _DecodingBatch:
+    """Rows decoded side by side. `places` maps the rows still computed to their place in the batch."""
 
     def __init__(self, backbone: Any, prompts: list[Tensor], rows: list[int], limit: int, sampler: Sampler, stop: bool):
         self.backbone, self.prompts, self.rows, self.limit, self.sampler = backbone, prompts, rows, limit, sampler
@@ -47,17 +47,17 @@ class _Bundle:
     def run(self) -> list[Generated]:
         """Prefill all but the last prompt position, then one token per row and step until every row has stopped."""
         vectors = [self.backbone.vectors(prompt) for prompt in self.prompts]
-        step = self.backbone.passes.steps(self.backbone.prefix_pass([row[:-1] for row in vectors]), self.limit)
+        decoder = self.backbone.runner.decoder(self.backbone.prefix_pass([row[:-1] for row in vectors]), self.limit)
         inputs = torch.stack([row[-1] for row in vectors])
         for position in range(self.limit):
-            tokens = self._choose(self.backbone.logits(step(inputs)), position)
+            tokens = self._choose(self.backbone.logits(decoder(inputs)), position)
             self.out[self.places, position] = tokens
             alive = self._mark_stops(tokens, position)
             if not alive:
                 break
             if len(alive) <= 0.75 * len(self.places):
                 kept = torch.tensor(alive, device=tokens.device)
-                step.keep(kept)
+                decoder.keep(kept)
                 tokens, self.places = tokens[kept], [self.places[index] for index in alive]
             inputs = self.backbone.embed(tokens)
         out = self.out.cpu()

@@ -1,8 +1,7 @@
-"""Decoding steps without the cost of walking through modules: one row's step is mostly that cost.
+"""Fast decoding: the layers are called as plain functions, since module calls dominate the time of one row.
 
 The layers of Llama, Qwen2 and Qwen3 (and whatever is built like them) are a handful of products, norms and a rotation.
-`lean_layers` reads these parts off the modules by what they are; `agrees` lets them be used only where a step gives the
-model's own states.
+`decoder_layers` reads these tensors from the modules; `agrees` checks that a step gives the model's own states.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from llm2vec_gen.backbones.frozen_linear import linear
 from llm2vec_gen.backbones.prefix import Prefix
-from llm2vec_gen.backbones.stepping import PackedSteps
+from llm2vec_gen.backbones.stepping import PackedDecoder
 
 
 class Layer(NamedTuple):
@@ -36,11 +35,11 @@ class Layer(NamedTuple):
     head_size: int
 
 
-class LeanSteps(PackedSteps):
-    """PackedSteps with the layers written out. `layers` are those of `lean_layers(lm)`."""
+class FastDecoder(PackedDecoder):
+    """PackedDecoder with the layers written out. `layers` are those of `decoder_layers(lm)`."""
 
-    def __init__(self, lm: Any, prefix: Prefix, room: int, layers: list[Layer]):
-        super().__init__(lm, prefix, room)
+    def __init__(self, lm: Any, prefix: Prefix, capacity: int, layers: list[Layer]):
+        super().__init__(lm, prefix, capacity)
         self.layers = layers
         self.norm, self.epsilon = lm.base_model.norm.weight, lm.base_model.norm.variance_epsilon
 
@@ -79,7 +78,7 @@ def _rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.addcmul(heads * cos, torch.cat((-second, first), dim=-1), sin)
 
 
-def lean_layers(lm: Any) -> list[Layer]:
+def decoder_layers(lm: Any) -> list[Layer]:
     """The layers' tensors; TypeError or AttributeError with the reason where a layer is built otherwise."""
     body = lm.base_model
     layers = [_layer(module) for module in body.layers]
@@ -110,11 +109,11 @@ def _pair(part: Any) -> tuple[Tensor, Tensor | None]:
 
 @torch.no_grad()
 def agrees(lm: Any, layers: list[Layer], prefix: Prefix) -> bool:
-    """Whether two lean steps after a small prefix give the states of the model's own modules."""
+    """Whether two fast steps after a small prefix give the states of the model's own modules."""
     rows = lm.get_input_embeddings().weight[: len(prefix)]
-    lean, whole = LeanSteps(lm, prefix, 2, layers), PackedSteps(lm, prefix, 2)
+    fast, full = FastDecoder(lm, prefix, 2, layers), PackedDecoder(lm, prefix, 2)
     for _ in range(2):
-        found, expected = lean(rows).float(), whole(rows).float()
+        found, expected = fast(rows).float(), full(rows).float()
         scale = expected.abs().max().clamp_min(1e-6)
         if not bool((found - expected).abs().max() <= (1e-4 if rows.dtype == torch.float32 else 0.02) * scale):
             return False

@@ -13,19 +13,19 @@ from llm2vec_gen.backbones.attention import ATTENTION, Layout, PrefixDone, regis
 from llm2vec_gen.backbones.checkpointing import checkpointed
 from llm2vec_gen.backbones.fallbacks import warn_once
 from llm2vec_gen.backbones.prefix import Prefix
-from llm2vec_gen.backbones.rope import RenewedSteps, renewed
+from llm2vec_gen.backbones.rope import RenewedDecoder, renewed
 from llm2vec_gen.rotary import row_lengths, rows_apart
 from llm2vec_gen.types import one_line
 
 
-class PackedPasses:
+class PackedRunner:
     """Linear layers see exactly the tokens there are; attention is per row. Exact, and free of leaks between rows."""
 
     def __init__(self, lm: Any):
         register()
         lm.set_attn_implementation(ATTENTION)
         self.lm, self.ropes = lm, rows_apart(lm)
-        self._lean: dict[tuple[torch.device, torch.dtype], bool] = {}
+        self._fast_is_exact: dict[tuple[torch.device, torch.dtype], bool] = {}
         self.layers = lm.config.get_text_config().num_hidden_layers
         self.stops_early = True
 
@@ -39,7 +39,7 @@ class PackedPasses:
             return self._forward(vectors, layout)
 
     @torch.no_grad()
-    def record(self, vectors: Tensor, lengths: Sequence[int], prefix: Prefix | None = None,
+    def prefill(self, vectors: Tensor, lengths: Sequence[int], prefix: Prefix | None = None,
                ahead: Sequence[int] | None = None) -> Prefix:  # fmt: skip
         """The rows' own keys and values without those of `prefix`; the last layer's states are never computed.
 
@@ -48,40 +48,46 @@ class PackedPasses:
         stop = self.layers if self.stops_early else None
         ahead = [0] * len(lengths) if ahead is None else ahead
         prefix = renewed(self, prefix, [a + b for a, b in zip(lengths, ahead, strict=True)])
-        layout = Layout(lengths, prefix, vectors, record=True, stop_after=stop)
+        layout = Layout(lengths, prefix, vectors, prefill=True, stop_after=stop)
         if len(vectors) == 0:
             return self._empty(lengths)
         with suppress(PrefixDone):
             self._forward(vectors, layout, ahead)
-        found = layout.recorded
+        found = layout.prefilled
         assert found is not None and len(found.keys) == self.layers
         if self.ropes is not None:
             found.inputs, found.spans = vectors.detach(), layout.spans(ahead)
         return found
 
-    def steps(self, prefix: Prefix, room: int) -> Any:
-        """A stepper over the prefix for at most `room` further tokens per row: the lean one where it proves exact."""
-        return self._steps(prefix, room) if self.ropes is None else RenewedSteps(self, prefix, room, self._steps)
+    def decoder(self, prefix: Prefix, capacity: int) -> Any:
+        """Return a decoder over the prefix for at most `capacity` more tokens per row: the fast one where it is
+        exact."""
+        return (
+            self._decoder(prefix, capacity)
+            if self.ropes is None
+            else RenewedDecoder(self, prefix, capacity, self._decoder)
+        )
 
-    def _steps(self, prefix: Prefix, room: int) -> Any:
-        from llm2vec_gen.backbones.lean_steps import LeanSteps, agrees, lean_layers
-        from llm2vec_gen.backbones.stepping import PackedSteps
+    def _decoder(self, prefix: Prefix, capacity: int) -> Any:
+        from llm2vec_gen.backbones.lean_steps import FastDecoder, agrees, decoder_layers
+        from llm2vec_gen.backbones.stepping import PackedDecoder
 
         try:
-            layers = lean_layers(self.lm)
+            layers = decoder_layers(self.lm)
             key = prefix.like.device, prefix.like.dtype
-            if key not in self._lean:
-                self._lean[key] = agrees(self.lm, layers, prefix.rows(range(min(2, len(prefix)))))
-            if self._lean[key]:
-                return LeanSteps(self.lm, prefix, room, layers)
+            if key not in self._fast_is_exact:
+                self._fast_is_exact[key] = agrees(self.lm, layers, prefix.rows(range(min(2, len(prefix)))))
+            if self._fast_is_exact[key]:
+                return FastDecoder(self.lm, prefix, capacity, layers)
             reason = "fast decoding gives other states than its own modules"
         except (AttributeError, TypeError) as error:
             reason = one_line(error)
         warn_once(f"{type(self.lm).__name__} decodes through its own modules, which is slower for few rows: {reason}")
-        return PackedSteps(self.lm, prefix, room)
+        return PackedDecoder(self.lm, prefix, capacity)
 
     def _forward(self, vectors: Tensor, layout: Layout, ahead: Sequence[int] | None = None) -> Tensor:
-        # A 4-D mask is handed through as it is: nobody builds one over the whole pack, and the layout replaces it.
+        # A 4-D mask is handed through as it is: transformers then builds none over the packed rows, and the layout
+        # replaces it.
         untouched = vectors.new_zeros((1, 1, 1, 1))
         with row_lengths(None if self.ropes is None else layout.lengths(ahead)):
             output = self.lm.base_model(
@@ -92,6 +98,6 @@ class PackedPasses:
 
     def _empty(self, lengths: Sequence[int]) -> Prefix:
         """No tokens at all: the shapes of keys and values are read off one token's."""
-        none = self.record(self.lm.get_input_embeddings().weight[:1], [1]).rows([])
+        none = self.prefill(self.lm.get_input_embeddings().weight[:1], [1]).rows([])
         none.lengths, none.spans = list(lengths), None if none.spans is None else list(lengths)
         return none

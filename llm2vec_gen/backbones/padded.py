@@ -16,14 +16,14 @@ from torch.nn.utils.rnn import pad_sequence
 from llm2vec_gen.backbones.batching import offsets
 from llm2vec_gen.backbones.checkpointing import checkpointed
 from llm2vec_gen.backbones.prefix import Prefix
-from llm2vec_gen.backbones.rope import RenewedSteps, renewed
+from llm2vec_gen.backbones.rope import RenewedDecoder, renewed
 from llm2vec_gen.rotary import row_lengths, rows_apart
 
 
-class PaddedPasses:
-    """The same results as PackedPasses, for any causal LM that takes a mask, positions and a cache."""
+class PaddedRunner:
+    """The same results as PackedRunner, for any causal LM that takes a mask, positions and a cache."""
 
-    stops_early = False  # as PackedPasses may
+    stops_early = False  # as PackedRunner may
 
     def __init__(self, lm: Any):
         self.lm, self.ropes = lm, rows_apart(lm)
@@ -38,11 +38,11 @@ class PaddedPasses:
         return output.last_hidden_state[valid]
 
     @torch.no_grad()
-    def record(self, vectors: Tensor, lengths: Sequence[int], prefix: Prefix | None = None,
+    def prefill(self, vectors: Tensor, lengths: Sequence[int], prefix: Prefix | None = None,
                ahead: Sequence[int] | None = None) -> Prefix:  # fmt: skip
-        """The rows' own keys and values, those of `prefix` not included; `ahead` as in PackedPasses."""
+        """The rows' own keys and values, those of `prefix` not included; `ahead` as in PackedRunner."""
         if len(vectors) == 0:
-            none = self.record(self.lm.get_input_embeddings().weight[:1], [1]).rows([])
+            none = self.prefill(self.lm.get_input_embeddings().weight[:1], [1]).rows([])
             none.lengths, none.spans = list(lengths), None if none.spans is None else list(lengths)
             return none
         ahead = [0] * len(lengths) if ahead is None else ahead
@@ -58,14 +58,18 @@ class PaddedPasses:
             found.spans = [sum(parts) for parts in zip(past, lengths, ahead, strict=True)]
         return found
 
-    def steps(self, prefix: Prefix, room: int) -> Any:
-        """A stepper over the prefix for at most `room` further tokens per row (see stepping.py)."""
-        return self._steps(prefix, room) if self.ropes is None else RenewedSteps(self, prefix, room, self._steps)
+    def decoder(self, prefix: Prefix, capacity: int) -> Any:
+        """Return a decoder over the prefix for at most `capacity` more tokens per row."""
+        return (
+            self._decoder(prefix, capacity)
+            if self.ropes is None
+            else RenewedDecoder(self, prefix, capacity, self._decoder)
+        )
 
-    def _steps(self, prefix: Prefix, room: int) -> Any:
-        from llm2vec_gen.backbones.stepping import PaddedSteps
+    def _decoder(self, prefix: Prefix, capacity: int) -> Any:
+        from llm2vec_gen.backbones.stepping import PaddedDecoder
 
-        return PaddedSteps(self.lm, prefix, room)
+        return PaddedDecoder(self.lm, prefix, capacity)
 
     def _forward(self, vectors: Tensor, lengths: Sequence[int], prefix: Prefix | None, use_cache: bool,
                  ahead: Sequence[int] | None = None) -> Any:  # fmt: skip

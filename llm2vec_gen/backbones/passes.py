@@ -1,4 +1,4 @@
-"""Which way of running the model serves: the first of packed, padded and uncached that proves exact on small rows."""
+"""Select the runner of a model: the first of packed, padded and uncached that is exact on small rows."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm2vec_gen.backbones.packed import PackedPasses
-from llm2vec_gen.backbones.padded import PaddedPasses
+from llm2vec_gen.backbones.packed import PackedRunner
+from llm2vec_gen.backbones.padded import PaddedRunner
 from llm2vec_gen.backbones.prefix import Prefix
-from llm2vec_gen.backbones.uncached import StatefulSteps, UncachedPasses
+from llm2vec_gen.backbones.uncached import StatefulDecoder, UncachedRunner
 from llm2vec_gen.types import InputError, one_line
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 COARSE = 0.03  # 16 bits and quantised weights
 
-Passes = PackedPasses | PaddedPasses | UncachedPasses
+Runner = PackedRunner | PaddedRunner | UncachedRunner
 
 
-def choose_passes(lm: Any, scale: float = 1.0) -> Passes:
-    """Packed passes, else padded ones, else those without a cache, each step down with one warning and its reason.
+def choose_runner(lm: Any, scale: float = 1.0) -> Runner:
+    """Return the packed runner, else the padded one, else the one without a cache; each fallback warns once with its
+    reason.
 
     `scale` is that of inputs.py. InputError where not even the last give the states that the model gives for ids.
     """
@@ -29,28 +30,28 @@ def choose_passes(lm: Any, scale: float = 1.0) -> Passes:
     expected = _states_of_ids(lm)
     vectors = _vectors(lm, scale)
     before = lm.config._attn_implementation
-    reason = _cannot_pack(lm) or _refused("packed", lambda: PackedPasses(lm), vectors, expected)
+    reason = _cannot_pack(lm) or _refused("packed", lambda: PackedRunner(lm), vectors, expected)
     if reason is None:
-        return PackedPasses(lm)
+        return PackedRunner(lm)
     lm.set_attn_implementation(before)
     name = type(lm).__name__
-    unlike = _refused("padded", lambda: PaddedPasses(lm), vectors, expected)
+    unlike = _refused("padded", lambda: PaddedRunner(lm), vectors, expected)
     if unlike is None:
         warnings.warn(f"{name} cannot run packed ({reason}); it runs in padded batches", stacklevel=4)
-        return PaddedPasses(lm)
-    passes = UncachedPasses(lm)
-    wrong = _refused("uncached", lambda: passes, vectors, expected)
+        return PaddedRunner(lm)
+    runner = UncachedRunner(lm)
+    wrong = _refused("uncached", lambda: runner, vectors, expected)
     if wrong is not None:
         raise InputError(
             f"{name} cannot serve as a backbone: run from input vectors, which the suffix consists of, it does not "
             f"give the states of its token ids ({wrong}); take a model that needs nothing but its input embeddings"
         )
-    passes.stateful = passes.ropes is None and _steps_agree(passes, vectors)
+    runner.stateful = runner.ropes is None and _decoder_agrees(runner, vectors)
     warnings.warn(
         f"{name} has no plain key/value cache ({unlike}); it runs in padded batches that compute the query again in "
-        f"every pass{'' if passes.stateful else ', and decodes without a cache'}", stacklevel=4,
+        f"every pass{'' if runner.stateful else ', and decodes without a cache'}", stacklevel=4,
     )  # fmt: skip
-    return passes
+    return runner
 
 
 def _exact_attention(lm: Any) -> None:
@@ -61,7 +62,8 @@ def _exact_attention(lm: Any) -> None:
 
 
 def _cannot_pack(lm: Any) -> str | None:
-    """What the model says about itself: attention that cannot be replaced, or layers that do not see everything."""
+    """Return why the config rules out packing: attention that cannot be replaced, or layers that do not see
+    everything."""
     config = lm.config.get_text_config()
     kinds = sorted(set(getattr(config, "layer_types", None) or ["full_attention"]))
     if not getattr(lm, "_supports_attention_backend", False):
@@ -114,10 +116,10 @@ def _states_of_ids(lm: Any) -> Tensor:
 def _refused(way: str, build: Any, vectors: Tensor, expected: Tensor) -> str | None:
     """Why these passes do not serve, or None: their states of the two rows after recorded prefixes are `expected`."""
     try:
-        passes = build()
-        prefix = passes.record(vectors[:8], _PAST)
-        states = passes.run(vectors[8:], _OWN, prefix)
-        passes.run((vectors[8:] + vectors[:6]) / 2, _OWN, prefix)  # the suffix is no row of the embedding
+        runner = build()
+        prefix = runner.prefill(vectors[:8], _PAST)
+        states = runner.run(vectors[8:], _OWN, prefix)
+        runner.run((vectors[8:] + vectors[:6]) / 2, _OWN, prefix)  # the suffix is no row of the embedding
     except Exception as error:  # whatever a model's own code raises
         return f"{type(error).__name__}: {one_line(error):.200}"
     difference = relative(states, expected)
@@ -127,19 +129,19 @@ def _refused(way: str, build: Any, vectors: Tensor, expected: Tensor) -> str | N
 
 
 @torch.no_grad()
-def _steps_agree(passes: UncachedPasses, vectors: Tensor) -> bool:
+def _decoder_agrees(runner: UncachedRunner, vectors: Tensor) -> bool:
     """Whether decoding with the model's own cache gives the states of complete passes, also after rows were dropped."""
     prefix = Prefix([5, 3], [], [], vectors[:8])
     try:
-        steps = StatefulSteps(passes, prefix)
-        first = steps(vectors[8:10])
-        steps.keep(torch.tensor([1], device=vectors.device))
-        second = steps(vectors[10:11])
+        decoder = StatefulDecoder(runner, prefix)
+        first = decoder(vectors[8:10])
+        decoder.keep(torch.tensor([1], device=vectors.device))
+        second = decoder(vectors[10:11])
     except Exception:  # whatever a model's own code raises
         return False
     rows = [torch.cat([vectors[:5], vectors[8:9]]), torch.cat([vectors[5:8], vectors[9:11]])]
-    whole = [passes.run(row, [len(row)]) for row in rows]
-    expected = torch.stack([whole[0][-1], whole[1][-2], whole[1][-1]])
+    full = [runner.run(row, [len(row)]) for row in rows]
+    expected = torch.stack([full[0][-1], full[1][-2], full[1][-1]])
     return relative(torch.cat([first, second]), expected) <= TOLERANCE.get(expected.dtype, COARSE)
 
 

@@ -1,4 +1,4 @@
-"""Frozen weights in fewer bits, through the libraries transformers already speaks to.
+"""Frozen weights in fewer bits, through the libraries that transformers supports.
 
 What it costs beside bf16 (`benchmarks/quantization.py`, trained pocket model), |e - e_bf16| / |e_bf16| of embeddings:
 

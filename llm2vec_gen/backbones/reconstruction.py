@@ -1,8 +1,9 @@
-"""The reconstruction pass: how well the frozen model retells completions from soft prompts, and the gradient of that.
+"""The reconstruction pass: how well the frozen model reproduces completions from soft prompts, and the gradient of
+that.
 
 The pass is an autograd function that does its backward while it goes forward: each micro-batch runs, hands back the
 gradient of its soft prompts (B x K x D numbers) and frees its activations. Memory is that of one micro-batch, and the
-result is that of one big batch, whatever the bundles.
+result is that of one big batch, for any micro-batches.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class _Reconstruction(torch.autograd.Function):
         gradient = torch.zeros_like(soft_prompts) if wanted else None
         total = soft_prompts.new_zeros((), dtype=torch.promote_types(soft_prompts.dtype, torch.float32))
         spoken = [row for row, completion in enumerate(completions) if len(completion)]
-        for bundle in backbone.bundles([lengths[row] for row in spoken], strict=True):
-            rows = [spoken[number] for number in bundle]
+        for micro_batch in backbone.micro_batches([lengths[row] for row in spoken], strict=True):
+            rows = [spoken[number] for number in micro_batch]
             index = torch.tensor(rows, device=soft_prompts.device)
             with record_function("reconstruction"), torch.set_grad_enabled(wanted):
                 leaf = soft_prompts.detach()[index].requires_grad_(wanted)
@@ -52,11 +53,11 @@ class _Reconstruction(torch.autograd.Function):
 
 
 def _micro_batch(backbone: Any, soft_prompts: Tensor, completions: list[Tensor]) -> Tensor:
-    """One bundle, forward: rows are [p_1..p_K, r_1..r_T-1]; states from p_K on predict r_1..r_T."""
+    """One micro-batch, forward: rows are [p_1..p_K, r_1..r_T-1]; states from p_K on predict r_1..r_T."""
     prompts = soft_prompts.shape[1]
     lengths = [prompts + len(completion) - 1 for completion in completions]
     inputs = [backbone.embed(completion[:-1]) for completion in completions]
     pieces = [piece for row, tail in enumerate(inputs) for piece in (soft_prompts[row].to(tail.dtype), tail)]
-    states = backbone.passes.run(torch.cat(pieces), lengths, checkpointing=backbone.gradient_checkpointing)
+    states = backbone.runner.run(torch.cat(pieces), lengths, checkpointing=backbone.gradient_checkpointing)
     predicting = torch.cat([torch.arange(n) >= prompts - 1 for n in lengths]).to(states.device)
     return backbone.token_loss(states[predicting], torch.cat(completions))

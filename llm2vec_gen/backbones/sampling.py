@@ -56,9 +56,9 @@ class Sampler:
             logits = self._penalised(logits, seen)
         if not self.draws:
             return logits.argmax(-1)
-        shares = self._shares(logits.float().cpu())
-        draws = zip(rows, shares, strict=True)
-        picks = [torch.multinomial(share, 1, generator=self.generators[row]) for row, share in draws]
+        probabilities = self._probabilities(logits.float().cpu())
+        draws = zip(rows, probabilities, strict=True)
+        picks = [torch.multinomial(probability, 1, generator=self.generators[row]) for row, probability in draws]
         return torch.cat(picks).to(logits.device)
 
     def _penalised(self, logits: Tensor, seen: list[Tensor]) -> Tensor:
@@ -69,7 +69,7 @@ class Sampler:
             logits[row, past] = torch.where(scores < 0, scores * self.penalty, scores / self.penalty)
         return logits
 
-    def _shares(self, logits: Tensor) -> Tensor:
+    def _probabilities(self, logits: Tensor) -> Tensor:
         logits = logits / self.temperature
         top_k = int(self.settings.get("top_k") or 0)
         if 0 < top_k < logits.shape[-1]:
@@ -78,7 +78,7 @@ class Sampler:
         top_p = float(self.settings.get("top_p") or 1.0)
         if top_p < 1.0:
             ordered, places = logits.sort(dim=-1, descending=True)
-            shares = ordered.softmax(-1)
-            ordered = ordered.masked_fill(shares.cumsum(-1) - shares >= top_p, float("-inf"))
+            probabilities = ordered.softmax(-1)
+            ordered = ordered.masked_fill(probabilities.cumsum(-1) - probabilities >= top_p, float("-inf"))
             logits = torch.full_like(logits, float("-inf")).scatter(-1, places, ordered)
         return logits.softmax(-1)

@@ -1,7 +1,7 @@
 """A frozen backbone spread over ranks (FSDP2): each layer is gathered for its passes and dropped after each.
 
 The decoder layers and an output head of its own weights are spread; the input embedding, a table that is only looked
-up, stays whole on every rank, and so does a head that shares it. Gathering needs all ranks: they must run the same
+up, is replicated on every rank, and so does a head that shares it. Gathering needs all ranks: they must run the same
 number of passes, which `even` sees to.
 """
 
@@ -19,26 +19,26 @@ from llm2vec_gen.types import InputError
 class Shards:
     """What a spread backbone needs at its passes."""
 
-    def even(self, bundles: list[list[int]]) -> list[list[int]]:
-        """The same rows in as many bundles as the rank with the most has: the largest ones are halved."""
-        count = torch.tensor(len(bundles))  # on the CPU, where nobody waits for the device
+    def even(self, batches: list[list[int]]) -> list[list[int]]:
+        """Return the rows in as many micro-batches as the rank with the most has: the largest ones are halved."""
+        count = torch.tensor(len(batches))  # on the CPU, without a device synchronisation
         dist.all_reduce(count, dist.ReduceOp.MAX)
-        bundles = list(bundles)
-        while len(bundles) < int(count):
-            largest = max(range(len(bundles)), key=lambda number: len(bundles[number]), default=None)
-            if largest is None or len(bundles[largest]) < 2:
-                raise RuntimeError(f"{len(bundles)} rows cannot make {int(count)} passes; ranks need as many rows each")
-            rows = bundles[largest]
-            bundles[largest : largest + 1] = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
-        return bundles
+        batches = list(batches)
+        while len(batches) < int(count):
+            largest = max(range(len(batches)), key=lambda number: len(batches[number]), default=None)
+            if largest is None or len(batches[largest]) < 2:
+                raise RuntimeError(f"{len(batches)} rows cannot make {int(count)} passes; ranks need as many rows each")
+            rows = batches[largest]
+            batches[largest : largest + 1] = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+        return batches
 
     def head(self, head: nn.Linear) -> nn.Linear:
-        """The output head with its whole weight, gathered for as long as the result lives."""
-        whole = nn.Linear(head.in_features, head.out_features, bias=head.bias is not None, device="meta")
-        whole.weight = nn.Parameter(_whole(head.weight), requires_grad=False)
+        """Return the output head with its full weight, gathered for as long as the result lives."""
+        full = nn.Linear(head.in_features, head.out_features, bias=head.bias is not None, device="meta")
+        full.weight = nn.Parameter(_full_tensor(head.weight), requires_grad=False)
         if head.bias is not None:
-            whole.bias = nn.Parameter(_whole(head.bias), requires_grad=False)
-        return whole
+            full.bias = nn.Parameter(_full_tensor(head.bias), requires_grad=False)
+        return full
 
 
 def shard(backbone: Any, device: torch.device) -> None:
@@ -54,7 +54,7 @@ def shard(backbone: Any, device: torch.device) -> None:
             f"trainer=fsdp cannot spread a backbone with backbone.quantization={backbone.quantization}; set it to "
             "none, or take trainer=ddp, which keeps a quantised backbone on each GPU"
         )
-    if backbone.passes.ropes is not None:  # keys computed again (rope.py) are passes that other ranks may not need
+    if backbone.runner.ropes is not None:  # keys computed again (rope.py) are passes that other ranks may not need
         raise InputError(
             "trainer=fsdp cannot spread a backbone whose rotary positions depend on the length of the text (dynamic, "
             "longrope): ranks would run unlike numbers of passes; take trainer=ddp"
@@ -63,14 +63,14 @@ def shard(backbone: Any, device: torch.device) -> None:
     layers = [module for module in lm.base_model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
         raise InputError(f"trainer=fsdp finds no decoder layers in {type(lm).__name__}; take trainer=ddp")
-    _ = backbone.fingerprint  # read off whole weights, and remembered
+    _ = backbone.fingerprint  # computed from the full weights before sharding, and cached
     trained = {parameter for parameter in lm.parameters() if parameter.requires_grad}
     for layer in layers:
         fully_shard(layer.to(device), mesh=mesh, ignored_params=trained)
     inside = {parameter for layer in layers for parameter in layer.parameters()}
     fully_shard(lm.base_model, mesh=mesh, ignored_params={*lm.base_model.parameters()} - inside)
     _shard_head(lm, mesh, device)
-    backbone.passes.stops_early = False  # leaving a layer half-way would leave it gathered
+    backbone.runner.stops_early = False  # leaving a layer half-way would leave it gathered
     backbone.shards = Shards()
 
 
@@ -85,5 +85,5 @@ def _shard_head(lm: Any, mesh: Any, device: torch.device) -> None:
         setattr(head, name, nn.Parameter(pieces, requires_grad=False))
 
 
-def _whole(parameter: Any) -> torch.Tensor:
+def _full_tensor(parameter: Any) -> torch.Tensor:
     return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter.detach()

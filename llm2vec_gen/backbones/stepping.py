@@ -12,25 +12,25 @@ from llm2vec_gen.backbones.padded import left_padded
 from llm2vec_gen.backbones.prefix import Prefix
 
 
-class PackedSteps:
-    """Steps over buffers that are allocated once: (B, key/value heads, room, head size) per layer, nothing copied.
+class PackedDecoder:
+    """Steps over buffers that are allocated once: (B, key/value heads, capacity, head size) per layer, nothing copied.
 
     Prompts lie at the right end of their region, so that the new tokens of all rows share one column; a mask hides
     the empty columns of shorter rows. The object is its own attention layout (see attention.py).
     """
 
-    def __init__(self, lm: Any, prefix: Prefix, room: int):
+    def __init__(self, lm: Any, prefix: Prefix, capacity: int):
         self.lm = lm
         lengths, self.column = prefix.lengths, max(prefix.lengths)
         device = prefix.keys[0].device
         self.positions = torch.tensor(lengths, device=device)[:, None]
         valid = torch.arange(self.column, device=device) >= self.column - self.positions
-        self.keys = [_buffer(packed, valid, room) for packed in prefix.keys]
-        self.values = [_buffer(packed, valid, room) for packed in prefix.values]
-        self.hidden = None
+        self.keys = [_buffer(packed, valid, capacity) for packed in prefix.keys]
+        self.values = [_buffer(packed, valid, capacity) for packed in prefix.values]
+        self.attention_mask = None
         if min(lengths) < self.column:
-            self.hidden = self.keys[0].new_zeros((len(lengths), 1, 1, self.column + room))
-            self.hidden[:, 0, 0, : self.column].masked_fill_(~valid, float("-inf"))
+            self.attention_mask = self.keys[0].new_zeros((len(lengths), 1, 1, self.column + capacity))
+            self.attention_mask[:, 0, 0, : self.column].masked_fill_(~valid, float("-inf"))
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """Input vectors (B, D) of the next position -> its states after the final norm (B, D)."""
@@ -47,7 +47,7 @@ class PackedSteps:
         """Write the new token's key and value into this column and look at everything up to it."""
         keys, values, end = self.keys[layer], self.values[layer], self.column + 1
         keys[:, :, self.column], values[:, :, self.column] = key[:, :, 0], value[:, :, 0]
-        mask = None if self.hidden is None else self.hidden[..., :end]
+        mask = None if self.attention_mask is None else self.attention_mask[..., :end]
         rows, heads, _, size = query.shape
         grouped = query.reshape(rows, keys.shape[1], heads // keys.shape[1], size)  # heads of a group share their keys
         past = keys[:, :, :end], values[:, :, :end]
@@ -58,13 +58,13 @@ class PackedSteps:
         """Go on with these rows only."""
         self.keys, self.values = [key[rows] for key in self.keys], [value[rows] for value in self.values]
         self.positions = self.positions[rows]
-        self.hidden = None if self.hidden is None else self.hidden[rows]
+        self.attention_mask = None if self.attention_mask is None else self.attention_mask[rows]
 
 
-class PaddedSteps:
+class PaddedDecoder:
     """The same for models whose attention cannot be replaced: a growing cache and a 2-D mask."""
 
-    def __init__(self, lm: Any, prefix: Prefix, room: int):
+    def __init__(self, lm: Any, prefix: Prefix, capacity: int):
         from transformers import DynamicCache
 
         self.lm, self.cache = lm, DynamicCache()
@@ -90,8 +90,8 @@ class PaddedSteps:
         self.positions, self.mask = self.positions[rows], self.mask[rows]
 
 
-def _buffer(packed: Tensor, valid: Tensor, room: int) -> Tensor:
+def _buffer(packed: Tensor, valid: Tensor, capacity: int) -> Tensor:
     rows, width = valid.shape
-    buffer = packed.new_zeros((rows, packed.shape[1], width + room, packed.shape[2]))
+    buffer = packed.new_zeros((rows, packed.shape[1], width + capacity, packed.shape[2]))
     buffer.transpose(1, 2)[:, :width][valid] = packed
     return buffer

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm2vec_gen.backbones.padded import PaddedPasses
+from llm2vec_gen.backbones.padded import PaddedRunner
 from llm2vec_gen.backbones.prefix import Prefix
 
 
-class UncachedPasses(PaddedPasses):
-    """The same results as PaddedPasses, for any causal LM that takes input vectors."""
+class UncachedRunner(PaddedRunner):
+    """The same results as PaddedRunner, for any causal LM that takes input vectors."""
 
     def __init__(self, lm: Any):
         super().__init__(lm)
@@ -30,31 +30,32 @@ class UncachedPasses(PaddedPasses):
             return super().run(vectors, lengths, None, checkpointing)
         rows = zip(prefix.inputs.split(prefix.lengths), vectors.split(list(lengths)), strict=True)
         joined = torch.cat([part for row in rows for part in row])
-        both = [past + own for past, own in zip(prefix.lengths, lengths, strict=True)]
-        states = super().run(joined, both, None, checkpointing).split(both)
+        key_lengths = [past + own for past, own in zip(prefix.lengths, lengths, strict=True)]
+        states = super().run(joined, key_lengths, None, checkpointing).split(key_lengths)
         return torch.cat([row[past:] for row, past in zip(states, prefix.lengths, strict=True)])
 
-    def record(self, vectors: Tensor, lengths: Sequence[int], prefix: Prefix | None = None,
+    def prefill(self, vectors: Tensor, lengths: Sequence[int], prefix: Prefix | None = None,
                ahead: Sequence[int] | None = None) -> Prefix:  # fmt: skip
         """The rows' own input vectors; nothing is computed."""
         return Prefix(list(lengths), [], [], vectors.detach())
 
-    def steps(self, prefix: Prefix, room: int) -> Any:
-        """A stepper with the model's own cache where that proved exact (see `stateful`), else one without any."""
-        return StatefulSteps(self, prefix) if self.stateful else UncachedSteps(self, prefix)
+    def decoder(self, prefix: Prefix, capacity: int) -> Any:
+        """Return a decoder with the model's own cache where that is exact (see `stateful`), else one without a
+        cache."""
+        return StatefulDecoder(self, prefix) if self.stateful else UncachedDecoder(self, prefix)
 
 
-class UncachedSteps:
+class UncachedDecoder:
     """Each step is a pass over the complete rows: exact for every causal LM, and slow."""
 
-    def __init__(self, passes: UncachedPasses, prefix: Prefix):
-        self.passes, self.prefix = passes, prefix
+    def __init__(self, runner: UncachedRunner, prefix: Prefix):
+        self.runner, self.prefix = runner, prefix
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """Input vectors (B, D) of the next position -> its states after the final norm (B, D)."""
         ones = [1] * len(vectors)
-        states = self.passes.run(vectors, ones, self.prefix)
-        self.prefix = Prefix.extend(self.prefix, self.passes.record(vectors, ones))
+        states = self.runner.run(vectors, ones, self.prefix)
+        self.prefix = Prefix.extend(self.prefix, self.runner.prefill(vectors, ones))
         return states
 
     def keep(self, rows: Tensor) -> None:
@@ -62,14 +63,14 @@ class UncachedSteps:
         self.prefix = self.prefix.rows(rows.tolist())
 
 
-class StatefulSteps:
+class StatefulDecoder:
     """Steps over the model's own cache, one cache per length of row: nothing is padded, so nothing leaks into a state.
 
     `groups` holds [places of the rows in the batch, their tokens so far, their cache].
     """
 
-    def __init__(self, passes: UncachedPasses, prefix: Prefix):
-        self.lm = passes.lm
+    def __init__(self, runner: UncachedRunner, prefix: Prefix):
+        self.lm = runner.lm
         self.groups: list[list[Any]] = []
         inputs = prefix.like.split(prefix.lengths)
         for length in sorted(set(prefix.lengths)):

@@ -49,9 +49,11 @@ def varlen_attention(device: torch.device, dtype: torch.dtype) -> Kernel | None:
 def _window_gqa(varlen_attn: Any) -> Kernel:
     """torch 2.13: a window of (everything before, nothing after) is causal, aligned to the last query and key."""
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, both: Tensor, n: int, m: int, scale: float | None) -> Any:
+    def attend(
+        q: Tensor, k: Tensor, v: Tensor, ends: Tensor, key_lengths: Tensor, n: int, m: int, scale: float | None
+    ) -> Any:
         grouped = q.shape[1] != k.shape[1]
-        return varlen_attn(q, k, v, ends, both, n, m, scale=scale, window_size=(-1, 0), enable_gqa=grouped)
+        return varlen_attn(q, k, v, ends, key_lengths, n, m, scale=scale, window_size=(-1, 0), enable_gqa=grouped)
 
     return attend
 
@@ -59,9 +61,11 @@ def _window_gqa(varlen_attn: Any) -> Kernel:
 def _window_repeat(varlen_attn: Any) -> Kernel:
     """As above for releases without grouped heads: keys and values are repeated."""
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, both: Tensor, n: int, m: int, scale: float | None) -> Any:
+    def attend(
+        q: Tensor, k: Tensor, v: Tensor, ends: Tensor, key_lengths: Tensor, n: int, m: int, scale: float | None
+    ) -> Any:
         k, v = _repeated(q, k, v)
-        return varlen_attn(q, k, v, ends, both, n, m, scale=scale, window_size=(-1, 0))
+        return varlen_attn(q, k, v, ends, key_lengths, n, m, scale=scale, window_size=(-1, 0))
 
     return attend
 
@@ -69,11 +73,13 @@ def _window_repeat(varlen_attn: Any) -> Kernel:
 def _causal_flag(varlen_attn: Any) -> Kernel:
     """The first releases: a causal flag and no scale, so that the scale goes into the queries."""
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, ends: Tensor, both: Tensor, n: int, m: int, scale: float | None) -> Any:
+    def attend(
+        q: Tensor, k: Tensor, v: Tensor, ends: Tensor, key_lengths: Tensor, n: int, m: int, scale: float | None
+    ) -> Any:
         k, v = _repeated(q, k, v)
         if scale is not None:
             q = q * (scale * q.shape[-1] ** 0.5)
-        return varlen_attn(q, k, v, ends, both, n, m, is_causal=True)
+        return varlen_attn(q, k, v, ends, key_lengths, n, m, is_causal=True)
 
     return attend
 
@@ -85,23 +91,23 @@ def _repeated(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 def _check(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> None:
     """Raise unless outputs and gradients of two unlike rows with prefixes equal those of masked sdpa."""
-    own, both, heads, key_heads, size = [5, 3], [9, 12], 4, 2, 64
+    own, key_lengths, heads, key_heads, size = [5, 3], [9, 12], 4, 2, 64
     generator = torch.Generator().manual_seed(0)
-    shapes = (sum(own), heads, size), (sum(both), key_heads, size), (sum(both), key_heads, size)
+    shapes = (sum(own), heads, size), (sum(key_lengths), key_heads, size), (sum(key_lengths), key_heads, size)
     tensors = [torch.randn(shape, generator=generator).to(device, dtype).requires_grad_() for shape in shapes]
     weight = torch.randn(shapes[0], generator=generator).to(device, dtype)
-    ends = [torch.tensor(offsets(n), dtype=torch.int32, device=device) for n in (own, both)]
+    ends = [torch.tensor(offsets(n), dtype=torch.int32, device=device) for n in (own, key_lengths)]
     with torch.enable_grad():
-        output = kernel(*tensors, *ends, max(own), max(both), 0.1)
+        output = kernel(*tensors, *ends, max(own), max(key_lengths), 0.1)
         gradients = torch.autograd.grad((output * weight).sum(), tensors)
         pieces, start, past = [], 0, 0
-        for n, m in zip(own, both, strict=True):
+        for n, m in zip(own, key_lengths, strict=True):
             q, k, v = tensors[0][start : start + n], tensors[1][past : past + m], tensors[2][past : past + m]
             start, past = start + n, past + m
             scores = torch.einsum("qhd,khd->hqk", q.float(), k.float().repeat_interleave(2, dim=1)) * 0.1
             hidden = torch.ones(n, m, dtype=torch.bool, device=device).triu(m - n + 1)
-            share = scores.masked_fill(hidden, float("-inf")).softmax(-1)
-            pieces.append(torch.einsum("hqk,khd->qhd", share, v.float().repeat_interleave(2, dim=1)))
+            probability = scores.masked_fill(hidden, float("-inf")).softmax(-1)
+            pieces.append(torch.einsum("hqk,khd->qhd", probability, v.float().repeat_interleave(2, dim=1)))
         expected = torch.cat(pieces)
         expected_gradients = torch.autograd.grad((expected * weight.float()).sum(), tensors)
     for got, wanted in zip((output, *gradients), (expected, *expected_gradients), strict=True):

@@ -1,4 +1,4 @@
-"""A folder on disk <-> (settings, tensors): one file per format, and no model class in sight."""
+"""A folder on disk <-> (settings, tensors): one file per format, without model classes."""
 
 from llm2vec_gen.checkpoints.base import FORMATS, Checkpoint, locate, read, write
 

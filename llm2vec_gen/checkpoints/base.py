@@ -13,13 +13,13 @@ Settings, plain values that JSON can hold:
                            it; `row_scale`, the factor from an embedding row to its token's input vector (absent: 1)
     suffix_space           "vectors" (as the model's forward takes them; default) or "rows" of the embedding
     num_thought_tokens, num_compression_tokens, embedding_dim, max_length
-    suffix_spelling        "own" (the suffix has no spelling) or "literal" (its tokens can be written in a text)
-    suffix_tokens          literal only: the S spellings, and `suffix_ids` their ids in the tokenizer's files
+    suffix_spelling        "own" (the suffix has no tokens) or "literal" (its tokens can be written in a text)
+    suffix_tokens          literal only: the S token strings, and `suffix_ids` their ids in the tokenizer's files
     end_marker             a literal text that ends every decoded completion, or None
     lora                   rank, alpha, dropout, target_modules; absent or None where the encoder is the plain backbone
     golden                 [{"text", "embedding"}]: what the model gave when it was saved
     instructions           {"categories", "tasks", "documents"}: what stands before queries and documents; absent where
-                           nobody recorded them
+                           not recorded
     card                   facts for the model card
 """
 
@@ -58,7 +58,7 @@ _LORA_NAME = re.compile(r"lora\.(?P<path>[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*)\.(?P<s
 
 @dataclass(slots=True)
 class Checkpoint:
-    """Settings, tensors, and the tokenizer's files as bytes; `folder` and `format` say where they were read."""
+    """Settings, tensors, and the tokenizer's files as bytes; `folder` and `format` are those that were read."""
 
     settings: dict[str, Any]
     tensors: dict[str, Tensor]
@@ -117,7 +117,7 @@ def write(
     format: str = "native",
     **extra: Any,
 ) -> Path:
-    """Write a checkpoint folder; every file appears whole or not at all. Returns the folder.
+    """Write a checkpoint folder; every file appears complete or not at all. Returns the folder.
 
     `files` are the tokenizer's files by name. `extra` goes to the format (merged asks for the backbone's weights).
     """
@@ -187,19 +187,26 @@ def _check_instructions(settings: Mapping[str, Any], where: str) -> None:
 
 
 def _check_texts(settings: Mapping[str, Any], where: str) -> None:
-    """The suffix's spellings, the end marker and the golden sentences have the form that the model relies on."""
+    """The suffix tokens, the end marker and the reference embeddings have the form that the model relies on."""
     count = settings["num_thought_tokens"] + settings["num_compression_tokens"]
     if settings.get("suffix_spelling") == "literal":
-        spellings, ids = settings.get("suffix_tokens"), settings.get("suffix_ids")
-        if not _all(spellings, str, count) or not _all(ids, int, count):
-            raise InputError(f"{where}: suffix_tokens {spellings!r} and suffix_ids {ids!r}; expected {count} of each")
+        suffix_tokens, ids = settings.get("suffix_tokens"), settings.get("suffix_ids")
+        if not _all(suffix_tokens, str, count) or not _all(ids, int, count):
+            raise InputError(
+                f"{where}: suffix_tokens {suffix_tokens!r} and suffix_ids {ids!r}; expected {count} of each"
+            )
     if not isinstance(settings.get("end_marker"), str | None) or settings.get("end_marker") == "":
         raise InputError(f"{where}: end_marker is {settings['end_marker']!r}; expected a text or nothing")
-    golden = settings.get("golden") or []
+    reference_embeddings = settings.get("golden") or []
     size = settings["embedding_dim"]
-    good = isinstance(golden, list) and len(golden) <= 16 and all(isinstance(item, Mapping) for item in golden)
+    good = (
+        isinstance(reference_embeddings, list)
+        and len(reference_embeddings) <= 16
+        and all(isinstance(item, Mapping) for item in reference_embeddings)
+    )
     if not good or not all(
-        isinstance(item.get("text"), str) and _all(item.get("embedding"), int | float, size) for item in golden
+        isinstance(item.get("text"), str) and _all(item.get("embedding"), int | float, size)
+        for item in reference_embeddings
     ):
         raise InputError(
             f"{where}: golden is no list of texts with embeddings of {size} numbers; write the folder again"

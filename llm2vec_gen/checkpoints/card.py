@@ -15,17 +15,18 @@ _NOT_ITS_OWN = (
     "published with."
 )
 
-_FACTS = ("generator", "teacher", "data", "instruction", "losses", "training", "seed", "run")
+_METADATA = ("generator", "teacher", "data", "instruction", "losses", "training", "seed", "run")
 
 
 def model_card(settings: Mapping[str, Any], contents: str = TRAINED_ONLY) -> str:
-    """README.md from the settings; facts that nobody recorded are left out, never guessed. `contents`: one sentence."""
+    """README.md from the settings; facts that are not recorded are left out, never guessed. `contents`: one
+    sentence."""
     backbone, facts = settings["backbone"], dict(settings.get("card") or {})
     rows = [
         ("Base model", f"`{backbone['path']}`"),
         ("Base model revision", f"`{backbone.get('revision') or 'unknown'}`"),
     ]
-    rows += [(name.capitalize(), _cell(facts[name])) for name in _FACTS if facts.get(name) not in (None, "", {}, [])]
+    rows += [(name.capitalize(), _cell(facts[name])) for name in _METADATA if facts.get(name) not in (None, "", {}, [])]
     rows += [
         ("Thought tokens", str(settings["num_thought_tokens"])),
         ("Compression tokens", str(settings["num_compression_tokens"])),
@@ -45,7 +46,7 @@ def with_scores(text: str, scores: Any) -> str:
 
 
 def trainable_parameters(settings: Mapping[str, Any]) -> int:
-    """Suffix rows and both projections, and LoRA where the card says how many it has."""
+    """Suffix rows and both projections, and LoRA where the card gives their number."""
     hidden, size = settings["backbone"]["hidden_size"], settings["embedding_dim"]
     suffix = settings["num_thought_tokens"] + settings["num_compression_tokens"]
     lora = (settings.get("lora") or {}).get("parameters", 0)
@@ -124,7 +125,7 @@ every task take the text of `document`.
 ## Intended use, and what to know
 
 - For search, clustering, classification and comparison of texts, where the meaning of the answer matters.
-- The vectors before pooling (soft prompts) can be decoded into words by design: whoever holds them can read the gist
-  of the text. Store and share them with the same care as the text itself.
+- The vectors before pooling (soft prompts) can be decoded into words by design: anyone with access to them can read the
+gist of the text. Store and share them with the same care as the text itself.
 - The language model's limits and its license apply to this checkpoint.
 """

@@ -93,7 +93,9 @@ def read_tensors(folder: Path, name: str, wanted: Callable[[str], bool] = lambda
         with safe_open(str(path), framework="pt", device="cpu") as file:
             return {key: file.get_tensor(key).clone() for key in file.keys() if wanted(key)}  # noqa: SIM118
     except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{path} is no whole safetensors file ({error}); it is damaged, fetch it again") from error
+        raise InputError(
+            f"{path} is not a complete safetensors file ({error}); it is damaged, fetch it again"
+        ) from error
 
 
 def tensor_bytes(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:

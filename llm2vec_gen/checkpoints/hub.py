@@ -44,7 +44,7 @@ def push(
     message: str = "Upload checkpoint",
     token: str | None = None,
 ) -> str:
-    """Upload a checkpoint folder; the repository is made (private unless told otherwise) if it does not exist.
+    """Upload a checkpoint folder; the repository is made (private by default) if it does not exist.
 
     Returns the commit's address. Only the checkpoint's own files go up, never what else lies in the folder.
     """

@@ -1,4 +1,4 @@
-"""Everything in one plain transformers folder plus one small head, for servers that know nothing of us.
+"""Everything in one plain transformers folder plus one small head, for servers without this package.
 
 The suffix rows stand in the embedding matrix, the tokenizer appends the suffix by itself, LoRA is added to the weights,
 and head.safetensors holds both projections folded into one layer after the mean of the last K states:
@@ -46,8 +46,8 @@ def write(path: Path, checkpoint: Checkpoint, weights: Mapping[str, Tensor] | No
             "LLM2VecGen.from_pretrained and save it with format='merged'"
         )
     count = checkpoint.num_suffix_tokens
-    spellings = settings.get("suffix_tokens") or [f"<|llm2vec_gen_{i + 1}|>" for i in range(count)]
-    files, ids = tokenizer_files.with_appended_suffix(checkpoint.files, spellings, settings.get("max_length", 512))
+    suffix_tokens = settings.get("suffix_tokens") or [f"<|llm2vec_gen_{i + 1}|>" for i in range(count)]
+    files, ids = tokenizer_files.with_appended_suffix(checkpoint.files, suffix_tokens, settings.get("max_length", 512))
     merged = _merged_weights(checkpoint, weights, ids)
     native_folder = path / ORIGINAL
     native_folder.mkdir(exist_ok=True)

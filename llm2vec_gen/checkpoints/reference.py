@@ -48,7 +48,7 @@ def read(path: Path) -> Checkpoint:
     run = _read_run(path)
     adapter, encoder = folder.read_json(path, ADAPTER_CONFIG), folder.read_json(path, ENCODER)
     files = {name: folder.read_bytes(path, name) for name in TOKENIZER_FILES if folder.has(path, name)}
-    spellings, ids = _suffix_tokens(path, run, files)
+    suffix_tokens, ids = _suffix_tokens(path, run, files)
     rows, lora = _read_adapter(path, adapter, encoder, ids)
     tensors = {"suffix": rows, **lora}
     for name, file in PROJECTIONS.items():
@@ -63,7 +63,7 @@ def read(path: Path) -> Checkpoint:
         "max_length": run["max_input_length"] if isinstance(run.get("max_input_length"), int) else 512,
         "suffix_spelling": "own" if own else "literal",
         "suffix_space": "rows",
-        "suffix_tokens": spellings,
+        "suffix_tokens": suffix_tokens,
         "suffix_ids": ids,
         "end_marker": None if own else END_MARKER,
         "lora": _lora_settings(path, adapter, lora),
@@ -182,13 +182,15 @@ def _read_adapter(
     listed = tokens.get("embed_tokens") if isinstance(tokens, dict) else tokens
     if not isinstance(listed, list) or sorted(map(str, listed)) != sorted(map(str, ids)):
         raise InputError(f"{path / ADAPTER_CONFIG} trains the token ids {listed!r}; the tokenizer's suffix has {ids}")
-    check_tensor("trainable_tokens_delta", rows, (len(ids), _whole(path, encoder, "hidden_size")), str(path / ADAPTER))
+    check_tensor(
+        "trainable_tokens_delta", rows, (len(ids), _integer(path, encoder, "hidden_size")), str(path / ADAPTER)
+    )
     order = [[int(token_id) for token_id in listed].index(token_id) for token_id in ids]
     return rows[order].clone(), lora
 
 
 def _expected_lora(path: Path, adapter: Mapping[str, Any], encoder: Mapping[str, Any]) -> set[str]:
-    """Names of the LoRA tensors that adapter_config.json announces; refuses the variants nobody published."""
+    """Names of the LoRA tensors that adapter_config.json announces; refuses variants that were never published."""
     if adapter.get("peft_type") == "TRAINABLE_TOKENS":
         return set()
     odd = [key for key in _UNSUPPORTED if adapter.get(key)] + (
@@ -204,7 +206,7 @@ def _expected_lora(path: Path, adapter: Mapping[str, Any], encoder: Mapping[str,
     unknown = sorted(str(target) for target in targets if target not in attention + feed_forward)
     if unknown:
         raise InputError(f"{path / ADAPTER_CONFIG}: LoRA on {unknown}; expected {attention + feed_forward}")
-    layers = _whole(path, encoder, "num_hidden_layers")
+    layers = _integer(path, encoder, "num_hidden_layers")
     parts = [f"self_attn.{t}" if t in attention else f"mlp.{t}" for t in targets]
     return {f"lora.layers.{layer}.{part}.{side}" for layer in range(layers) for part in parts for side in "AB"}
 
@@ -246,7 +248,7 @@ def _read_projection(path: Path, name: str) -> dict[str, Tensor]:
 
 def _backbone(path: Path, run: Mapping[str, Any], encoder: Mapping[str, Any], suffix: int) -> dict[str, Any]:
     """What is known of the backbone; the size of its vocabulary is that of its tokenizer (the matrix may be larger)."""
-    tokens = _whole(path, encoder, "tokenizer_original_num_tokens")
+    tokens = _integer(path, encoder, "tokenizer_original_num_tokens")
     if encoder.get("vocab_size") != tokens + suffix:
         raise InputError(
             f"{path / ENCODER}: vocab_size {encoder.get('vocab_size')!r}; expected {tokens} tokens of the backbone and "
@@ -263,14 +265,14 @@ def _backbone(path: Path, run: Mapping[str, Any], encoder: Mapping[str, Any], su
     return {
         "path": run["model_name_or_path"],
         "revision": str(run.get("model_revision") or "main"),
-        "hidden_size": _whole(path, encoder, "hidden_size"),
+        "hidden_size": _integer(path, encoder, "hidden_size"),
         "num_tokens": tokens,
         "dtype": str(dtype or "float32").removeprefix("torch."),
         "config": {key: value for key, value in encoder.items() if key not in reference_writer.EXTRA_KEYS},
     }
 
 
-def _whole(path: Path, encoder: Mapping[str, Any], key: str) -> int:
+def _integer(path: Path, encoder: Mapping[str, Any], key: str) -> int:
     value = encoder.get(key)
     if type(value) is not int or not 1 <= value <= 1 << 24:
         raise InputError(f"{path / ENCODER}: {key} is {value!r}; expected a positive whole number")

@@ -38,11 +38,11 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
             "the reference layout holds the tokenizer and the backbone's config, and this checkpoint carries "
             "neither or only one; load it with LLM2VecGen.from_pretrained and save it with format='reference'"
         )
-    spellings = settings.get("suffix_tokens") or [f"<question{i + 1}>" for i in range(checkpoint.num_suffix_tokens)]
-    files, ids = tokenizer_files.with_suffix(checkpoint.files, spellings, settings.get("max_length", 512))
+    suffix_tokens = settings.get("suffix_tokens") or [f"<question{i + 1}>" for i in range(checkpoint.num_suffix_tokens)]
+    files, ids = tokenizer_files.with_suffix(checkpoint.files, suffix_tokens, settings.get("max_length", 512))
     dtype_name = str(settings["backbone"].get("dtype") or "float32")
     files |= {
-        "run_config.yml": _run_config(settings, spellings, dtype_name).encode(),
+        "run_config.yml": _run_config(settings, suffix_tokens, dtype_name).encode(),
         "encoder_decoder_config.json": _json(
             {"encoding_mode": f"last_{settings['num_compression_tokens']}_tokens", "save_decoder": False}
         ),
@@ -57,7 +57,7 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
     folder.write_files(path, files)
 
 
-def _run_config(settings: Mapping[str, Any], spellings: list[str], dtype: str) -> str:
+def _run_config(settings: Mapping[str, Any], suffix_tokens: list[str], dtype: str) -> str:
     """The keys that the loader reads and those a person wants to know, one per line."""
     facts = settings.get("card") or {}
     weights = _mapping(facts.get("losses"))
@@ -71,7 +71,7 @@ def _run_config(settings: Mapping[str, Any], spellings: list[str], dtype: str) -
         "tokenizer_padding_side": "left",
         "model_revision": settings["backbone"].get("revision"),
         "torch_dtype": dtype,
-        "special_tokens": spellings,
+        "special_tokens": suffix_tokens,
         "max_input_length": settings.get("max_length", 512),
         "add_reconstruction_mlp": True,
         "add_alignment_mlp": True,

@@ -2,7 +2,7 @@
 
 The class that they name stands in integrations/sentence_transformers.py, which imports that library; this file does
 not. They name it through a file of four lines in the folder, as that is the only place from which a machine
-without our package can be told what to install. Reading needs nothing of its own: the folder is a native one.
+without our package gets a message with what to install. Reading needs nothing of its own: the folder is a native one.
 """
 
 from __future__ import annotations

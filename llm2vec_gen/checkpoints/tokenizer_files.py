@@ -13,36 +13,37 @@ _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_
 
 
 def with_suffix(
-    files: Mapping[str, bytes], spellings: Sequence[str], max_length: int
+    files: Mapping[str, bytes], suffix_tokens: Sequence[str], max_length: int
 ) -> tuple[dict[str, bytes], list[int]]:
     """The files with the suffix tokens added (unless they are there), left padding on, and the tokens' ids."""
     tokenizer, config = _both(files)
-    ids = add_tokens(tokenizer, spellings)
+    ids = add_tokens(tokenizer, suffix_tokens)
     tokenizer["post_processor"] = _without_end(tokenizer.get("post_processor"))
     _name_padding(tokenizer, config, max_length)
-    config["additional_special_tokens"] = list(spellings)
+    config["additional_special_tokens"] = list(suffix_tokens)
     return _files(files, tokenizer, config), ids
 
 
 def with_appended_suffix(
-    files: Mapping[str, bytes], spellings: Sequence[str], max_length: int
+    files: Mapping[str, bytes], suffix_tokens: Sequence[str], max_length: int
 ) -> tuple[dict[str, bytes], list[int]]:
     """The files of a tokenizer that puts the suffix behind every text; long texts are cut before it, not in it."""
     tokenizer, config = _both(files)
-    ids = add_tokens(tokenizer, spellings)
+    ids = add_tokens(tokenizer, suffix_tokens)
     _name_padding(tokenizer, config, max_length)
-    tokenizer["post_processor"] = _appending(_without_end(tokenizer.get("post_processor")), spellings, ids)
-    config["additional_special_tokens"] = list(spellings)
+    tokenizer["post_processor"] = _appending(_without_end(tokenizer.get("post_processor")), suffix_tokens, ids)
+    config["additional_special_tokens"] = list(suffix_tokens)
     config["model_max_length"] = max_length
     config["split_special_tokens"] = True  # no text can spell a control token, here as in this package
     return _files(files, tokenizer, config), ids
 
 
 def size(tokenizer: Mapping[str, Any]) -> int:
-    """Number of tokens, added ones included; InputError where ids leave holes, as no new id would be safe then."""
+    """Number of tokens, added ones included; InputError where ids are not contiguous, as no new id would be safe
+    then."""
     ids = set(vocabulary(tokenizer).values())
     if len(ids) != max(ids, default=-1) + 1:
-        raise InputError("the tokenizer's ids have holes, so that suffix tokens cannot be added behind them")
+        raise InputError("the tokenizer's ids are not contiguous, so that suffix tokens cannot be added behind them")
     return len(ids)
 
 
@@ -53,19 +54,19 @@ def vocabulary(tokenizer: Mapping[str, Any]) -> dict[str, int]:
     return known | {token["content"]: token["id"] for token in tokenizer.get("added_tokens") or []}
 
 
-def add_tokens(tokenizer: dict[str, Any], spellings: Sequence[str]) -> list[int]:
+def add_tokens(tokenizer: dict[str, Any], suffix_tokens: Sequence[str]) -> list[int]:
     """Append special tokens to a parsed tokenizer.json; those it has keep their ids."""
     known = vocabulary(tokenizer)
-    present = [spelling for spelling in spellings if spelling in known]
-    if present and len(present) != len(spellings):
+    present = [token for token in suffix_tokens if token in known]
+    if present and len(present) != len(suffix_tokens):
         raise InputError(f"the tokenizer has some of the suffix tokens already: {present}; all or none were expected")
     if not present:
         first = size(tokenizer)
         plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-        known |= {spelling: first + i for i, spelling in enumerate(spellings)}
-        new = [{"id": known[spelling], "content": spelling, **plain} for spelling in spellings]
+        known |= {token: first + i for i, token in enumerate(suffix_tokens)}
+        new = [{"id": known[token], "content": token, **plain} for token in suffix_tokens]
         tokenizer["added_tokens"] = [*(tokenizer.get("added_tokens") or []), *new]
-    return [known[spelling] for spelling in spellings]
+    return [known[token] for token in suffix_tokens]
 
 
 def _without_end(processor: Any) -> Any:
@@ -78,7 +79,7 @@ def _without_end(processor: Any) -> Any:
     return processor | {"single": processor["single"][: sequences[-1] + 1]}
 
 
-def _appending(processor: Any, spellings: Sequence[str], ids: Sequence[int]) -> dict[str, Any]:
+def _appending(processor: Any, suffix_tokens: Sequence[str], ids: Sequence[int]) -> dict[str, Any]:
     """A post-processor that does what the old one did and then appends the suffix.
 
     Families differ: none or byte-level only (nothing is added), a template (Llama puts its beginning token first), or a
@@ -95,12 +96,12 @@ def _appending(processor: Any, spellings: Sequence[str], ids: Sequence[int]) -> 
     )
     if not templates:
         template |= {"single": [{"Sequence": {"id": "A", "type_id": 0}}]}
-    suffix = [{"SpecialToken": {"id": spelling, "type_id": 0}} for spelling in spellings]
+    suffix = [{"SpecialToken": {"id": token, "type_id": 0}} for token in suffix_tokens]
     template["single"] = [*template["single"], *suffix]
     second = [{"Sequence": {"id": "B", "type_id": 0}}]
     template["pair"] = [{"Sequence": {"id": "A", "type_id": 0}}, *second, *suffix]
-    for spelling, token_id in zip(spellings, ids, strict=True):
-        template["special_tokens"][spelling] = {"id": spelling, "ids": [token_id], "tokens": [spelling]}
+    for token, token_id in zip(suffix_tokens, ids, strict=True):
+        template["special_tokens"][token] = {"id": token, "ids": [token_id], "tokens": [token]}
     rest = [step for step in steps if step.get("type") != "TemplateProcessing"]
     return {"type": "Sequence", "processors": [*rest, template]} if rest else template
 

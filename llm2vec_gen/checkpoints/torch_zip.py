@@ -44,7 +44,8 @@ def read(path: Path, name: str) -> dict[str, Any]:
         raise
     except Exception as error:  # damaged bytes can raise anything inside zipfile and pickle
         raise InputError(
-            f"{file} is no whole torch.save file ({type(error).__name__}: {error}); it is damaged or of an older kind, "
+            f"{file} is not a complete torch.save file ({type(error).__name__}: {error}); it is damaged or of an "
+            f"older kind, "
             "fetch it again"
         ) from error
     if not isinstance(value, dict):

@@ -1,9 +1,10 @@
 """From a Hydra config to objects and artifact names: with scripts.py all that imports hydra."""
 
 from llm2vec_gen.config.checks import check_callbacks
-from llm2vec_gen.config.messages import CONF, CONFIG_ERRORS, explained, literal, quoted
+from llm2vec_gen.config.messages import CONF, CONFIG_ERRORS, format_config_error, literal, quoted
 from llm2vec_gen.config.plan import Plan, compose, config_digest
-from llm2vec_gen.config.world import settle
+from llm2vec_gen.config.renamed import current_overrides
+from llm2vec_gen.config.world import remove_pocket_defaults
 
 __all__ = [
     "CONF",
@@ -12,8 +13,9 @@ __all__ = [
     "check_callbacks",
     "compose",
     "config_digest",
-    "explained",
+    "current_overrides",
+    "format_config_error",
     "literal",
     "quoted",
-    "settle",
+    "remove_pocket_defaults",
 ]

@@ -14,7 +14,7 @@ from llm2vec_gen import targets
 from llm2vec_gen.config.messages import CONF
 from llm2vec_gen.paths import on_disk
 from llm2vec_gen.training.settings import TrainerSettings, check_losses
-from llm2vec_gen.types import InputError, check_flag, check_whole
+from llm2vec_gen.types import InputError, check_flag, check_integer
 
 MANY = ("loss", "evaluation", "baseline", "interpreter", "logger", "callbacks")  # groups of members, each with a key
 ONLY_WHERE_USED = ("callbacks", "logger")  # they import libraries that most steps do without; see `check_callbacks`
@@ -102,7 +102,7 @@ def _check_nodes(settings: dict[str, Any]) -> None:
         }  # fmt: skip
         for where, node in nodes.items():
             if given := [key for key in keys if key in (node or {})]:
-                raise InputError(f"{where}.{given[0]} is no setting: the step itself gives it; leave it out")
+                raise InputError(f"{where}.{given[0]} is no setting: the step itself sets it; leave it out")
 
 
 # ---- wrong values
@@ -118,7 +118,7 @@ def check(settings: dict[str, Any]) -> None:
     if not isinstance(read := settings["interpret"]["evaluations"], list):
         raise InputError(f"interpret.evaluations={read}: expected a list, e.g. interpret.evaluations=[own_retrieval]")
     for seed in [settings["seed"], *settings["seeds"]]:
-        check_whole("seed", seed, least=0)
+        check_integer("seed", seed, least=0)
         if seed >= 2**32:
             raise InputError(f"seed={seed}: expected less than 2**32, which is as far as numpy goes")
     check_losses(settings.get("loss"))
@@ -135,17 +135,18 @@ def _check_suffix(model: dict[str, Any]) -> None:
     suffix = model.get("num_thought_tokens", 0) + model.get("num_compression_tokens", 0)
     if suffix >= model.get("max_length", 512):
         raise InputError(
-            f"{suffix} suffix tokens leave no room for the query within model.max_length={model['max_length']}; "
+            f"{suffix} suffix tokens leave no tokens for the query within model.max_length={model['max_length']}; "
             "lower model.num_thought_tokens or model.num_compression_tokens, or raise model.max_length"
         )
 
 
 def _local_paths(settings: dict[str, Any]) -> list[tuple[str, str]]:
-    """(key, path) of every noun whose path is meant to be on this disk: it starts like a path or ends like a file."""
+    """Return (key, path) of every component whose path is meant to be on this disk: it starts like a path or ends like
+    a file."""
     looks_local = re.compile(r"^(\.{0,2}/|~)|\.(jsonl|csv|parquet)$")
     found = []
-    for noun, node in settings.items():
+    for component, node in settings.items():
         path = node.get("path") if isinstance(node, dict) else None
         if isinstance(path, str) and looks_local.search(path):
-            found.append((f"{noun}.path", path))
+            found.append((f"{component}.path", path))
     return found

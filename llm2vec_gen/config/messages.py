@@ -1,4 +1,4 @@
-"""What Hydra and OmegaConf say of a wrong command line or config, in one line that tells what to write instead."""
+"""Errors of Hydra and OmegaConf for a wrong command line or config, as one line with the correct form."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def literal(value: str) -> str:
     return re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + "\\${", value)
 
 
-def explained(error: Exception, choices: Mapping[str, Any] | None = None) -> InputError:
+def format_config_error(error: Exception, choices: Mapping[str, Any] | None = None) -> InputError:
     """Return the InputError for a wrong command line or config; `choices` are those of its groups."""
     if wrong := wrong_input(error):
         return wrong

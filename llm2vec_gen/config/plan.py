@@ -1,8 +1,7 @@
 """One resolved config, which builds objects and names artifacts.
 
-A `Plan` holds plain values: texts are resolved once, when Hydra's config becomes a plan, and never again. Verbs ask it
-for nouns (`build`), for artifacts (`artifact`, `require`) and for whatever else the config decides, so pipeline.py
-reads without knowing Hydra.
+A `Plan` holds plain values: interpolations are resolved once, when Hydra's config becomes a plan. Steps get components
+(`build`) and artifacts (`artifact`, `require`) from it, so pipeline.py does not depend on Hydra.
 """
 
 from __future__ import annotations
@@ -24,10 +23,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llm2vec_gen import targets
 from llm2vec_gen.artifacts import VERSIONS, Artifact, digest, read_manifest, scores_for_table
-from llm2vec_gen.artifacts.identity import BEFORE, READS, WHERE_GROUPS, deciding_callbacks, what
+from llm2vec_gen.artifacts.identity import INPUTS, RUNTIME_GROUPS, UPSTREAM, deciding_callbacks, hashed_config
 from llm2vec_gen.config import checks
-from llm2vec_gen.config.messages import CONF, CONFIG_ERRORS, explained, quoted
-from llm2vec_gen.config.world import settle, without_hydra
+from llm2vec_gen.config.messages import CONF, CONFIG_ERRORS, format_config_error, quoted
+from llm2vec_gen.config.renamed import current_overrides
+from llm2vec_gen.config.world import remove_pocket_defaults, without_hydra
 from llm2vec_gen.loggers.base import Job
 from llm2vec_gen.paths import on_disk
 from llm2vec_gen.tables import score_files
@@ -42,7 +42,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 class Plan:
-    """One resolved config: builds its nouns and names its artifacts."""
+    """One resolved config: builds its components and names its artifacts."""
 
     def __init__(self, settings: dict[str, Any], choices: dict[str, Any], note: str = ""):
         self.settings, self._choices = settings, choices
@@ -50,25 +50,26 @@ class Plan:
         self._adopt_checkpoint()
         checks.check(settings)
         self._check_outputs()
-        if note:  # of `settle`; after the checks, whose errors are one line
+        if note:  # of `remove_pocket_defaults`; after the checks, whose errors are one line
             log.warning(note)
 
     @classmethod
     def composed(cls, config: DictConfig, quiet: bool = False) -> Plan:
         """The plan of a config as Hydra composed it, with Hydra's own node in it; quiet: not for a job of its own."""
-        settled, node, note = settle(without_hydra(config), config.hydra)
-        return cls.of(settled, node, "" if quiet else note)
+        adjusted, node, note = remove_pocket_defaults(without_hydra(config), config.hydra)
+        return cls.of(adjusted, node, "" if quiet else note)
 
     @classmethod
     def of(cls, config: DictConfig, hydra_node: Any, note: str = "") -> Plan:
-        """The plan of a config that Hydra composed and `settle` has settled, with Hydra's own node of it."""
+        """The plan of a config that Hydra composed and `remove_pocket_defaults` has settled, with Hydra's own node of
+        it."""
         choices = dict(hydra_node.runtime.choices)
         checks.check_top_level(config, hydra_node)
         plain = without_hydra(config)
         try:
             settings: Any = OmegaConf.to_container(plain, resolve=True)
         except OmegaConfBaseException as error:
-            raise explained(error, choices) from error
+            raise format_config_error(error, choices) from error
         if missing := sorted(OmegaConf.missing_keys(plain)):
             raise InputError(f"{', '.join(missing)} must be chosen: add {' '.join(f'{key}=...' for key in missing)}")
         return cls(settings, choices, note)
@@ -84,22 +85,22 @@ class Plan:
         """The plan of another process."""
         return cls(job["settings"], job["choices"])
 
-    # ---- nouns
+    # ---- components
 
-    def build(self, noun: str, **dependencies: Any) -> Any:
+    def build(self, component: str, **dependencies: Any) -> Any:
         """The object a node of the config describes ("teacher", "evaluation.pocket"); dependencies are arguments."""
-        return targets.build(self._node(noun), noun, **dependencies)
+        return targets.build(self._node(component), component, **dependencies)
 
-    def recipe(self, noun: str) -> Callable[[], Any]:
+    def recipe(self, component: str) -> Callable[[], Any]:
         """`build` as something that can be sent to another process."""
-        return functools.partial(targets.build, self._node(noun), noun)
+        return functools.partial(targets.build, self._node(component), component)
 
-    def _node(self, noun: str) -> Any:
+    def _node(self, component: str) -> Any:
         node: Any = self.settings
-        for key in noun.split("."):
+        for key in component.split("."):
             node = node.get(key) if isinstance(node, dict) else None
         if node is None:
-            raise InputError(f"the config has no `{noun}`; choose one, e.g. {noun.split('.')[0]}=<name>")
+            raise InputError(f"the config has no `{component}`; choose one, e.g. {component.split('.')[0]}=<name>")
         return node
 
     def build_all(self, group: str, **dependencies: Any) -> dict[str, Any]:
@@ -107,7 +108,8 @@ class Plan:
         return {key: self.build(f"{group}.{key}", **dependencies) for key in self.settings.get(group) or {}}
 
     def encoders(self) -> list[str]:
-        """Who is evaluated: the trained model, the teacher and the baselines; one alone where `encoder` names it."""
+        """Return the encoders to evaluate: the trained model, the teacher and the baselines; or the one that `encoder`
+        names."""
         if self.settings["encoder"] != MODEL:
             return [self.settings["encoder"]]
         return [MODEL, "teacher", *self._baselines()]
@@ -136,9 +138,9 @@ class Plan:
     def fingerprint(self, encoder: str = MODEL) -> str:
         """Another one for whatever changes an encoder's vectors: its settings, local weights, what was trained."""
         if encoder != MODEL:
-            return digest("embeddings", VERSIONS["evaluate"], what(self._node(self._encoder_node(encoder))))
+            return digest("embeddings", VERSIONS["evaluate"], hashed_config(self._node(self._encoder_node(encoder))))
         trained = self.artifact("train")
-        weights = [part["sha256"] for part in read_manifest(trained.folder)["parts"]]
+        weights = [shard["sha256"] for shard in read_manifest(trained.folder)["shards"]]
         return digest("embeddings", VERSIONS["evaluate"], [trained.digest, weights])
 
     def _adopt_checkpoint(self) -> None:
@@ -178,10 +180,13 @@ class Plan:
         return [name for name, node in (self.settings.get("baseline") or {}).items() if node]
 
     def card(self, settings: TrainingSettings) -> dict[str, Any]:
-        """What a checkpoint's model card says about its making; `settings` are those it was trained with."""
+        """Return the training facts of a checkpoint's model card; `settings` are those it was trained with."""
         losses = {name: loss.get("weight", 1) for name, loss in self.settings["loss"].items()}
         training = asdict(settings) | {"warmup_steps": settings.warmup}
-        names = {noun: str(self._choices.get(noun)) for noun in ("generator", "teacher", "data", "instruction")}
+        names = {
+            component: str(self._choices.get(component))
+            for component in ("generator", "teacher", "data", "instruction")
+        }
         return names | {"losses": losses, "training": training, "seed": self.settings["seed"]}
 
     def choice(self, group: str) -> str | None:
@@ -198,45 +203,49 @@ class Plan:
         for seed in (random.seed, numpy.random.seed, torch.manual_seed):
             seed(self.settings["seed"])
 
-    # ---- who hears about it
+    # ---- loggers
 
     @functools.cached_property
     def loggers(self) -> list[Any]:
-        """Built once: all verbs of a job log into the same."""
+        """Built once: all steps of a job use the same loggers."""
         return list(self.build_all("logger").values())
 
-    def job(self, verb: str) -> Job:
-        """What loggers are told; the same config and seed give the same id, wherever they run."""
-        identity = f"{config_digest(self.settings, verb)}-seed{self.settings['seed']}"
+    def job(self, step: str) -> Job:
+        """Return the job's description for loggers; the same config and seed have the same id on every machine."""
+        identity = f"{config_digest(self.settings, step)}-seed{self.settings['seed']}"
         student, sweep = self._name("train", MODEL), self.settings["sweep"]["name"]
-        return Job(identity, verb, student, self.settings, self.outputs, sweep)
+        return Job(identity, step, student, self.settings, self.outputs, sweep)
 
     # ---- artifacts
 
-    def artifact(self, verb: str, encoder: str = MODEL, **extra: Any) -> Artifact:
-        """The artifact of a verb under this config; `encoder` matters to the evaluate verb alone."""
-        config = {noun: what(self.settings.get(noun)) for noun in READS[verb]} | extra
-        before = BEFORE.get(verb, []) if verb != "teach" or self.settings["teaching"]["corpus"] is None else []
+    def artifact(self, step: str, encoder: str = MODEL, **extra: Any) -> Artifact:
+        """The artifact of a step under this config; `encoder` matters to the evaluate step alone."""
+        config = {component: hashed_config(self.settings.get(component)) for component in INPUTS[step]} | extra
+        before = (
+            UPSTREAM.get(step, []) if step != "teach" or self.settings["teacher_training"]["corpus"] is None else []
+        )
         upstream = {name: self.artifact(name).digest for name in before}
-        if verb in ("train", "teach"):
-            config |= deciding_callbacks(self.settings, verb)
-        if verb == "interpret" and (named := self.settings["interpret"]["evaluations"]):
-            config["evaluation"] = {name: what((self.settings.get("evaluation") or {}).get(name)) for name in named}
-            config["instruction"] = what(self.settings["instruction"])
-        if verb == "evaluate" and encoder != MODEL:
-            config["encoder"], upstream = what(self._node(self._encoder_node(encoder))), {}
-        return Artifact(self.outputs, verb, self._name(verb, encoder), config, upstream)
+        if step in ("train", "teach"):
+            config |= deciding_callbacks(self.settings, step)
+        if step == "interpret" and (named := self.settings["interpret"]["evaluations"]):
+            config["evaluation"] = {
+                name: hashed_config((self.settings.get("evaluation") or {}).get(name)) for name in named
+            }
+            config["instruction"] = hashed_config(self.settings["instruction"])
+        if step == "evaluate" and encoder != MODEL:
+            config["encoder"], upstream = hashed_config(self._node(self._encoder_node(encoder))), {}
+        return Artifact(self.outputs, step, self._name(step, encoder), config, upstream)
 
-    def require(self, verb: str) -> Path:
+    def require(self, step: str) -> Path:
         """The folder of an artifact that must be there already."""
-        artifact = self.artifact(verb)
-        if not artifact.whole:
-            nouns = {"complete": "completions", "embed": "targets", "train": "checkpoint"}
-            rows = sum(part.rows for part in artifact.parts())
-            missing = nouns.get(verb, f"{verb} artifact")
-            so_far = f" ({rows} rows so far: a run was stopped, or another share is missing)" if rows else ""
+        artifact = self.artifact(step)
+        if not artifact.is_complete:
+            components = {"complete": "completions", "embed": "targets", "train": "checkpoint"}
+            rows = sum(shard.rows for shard in artifact.shards())
+            missing = components.get(step, f"{step} artifact")
+            so_far = f" ({rows} rows so far: a run was stopped, or another shard is missing)" if rows else ""
             raise InputError(
-                f"missing {missing} {artifact.folder}{so_far}; run experiments/{verb}.py with the same overrides as "
+                f"missing {missing} {artifact.folder}{so_far}; run experiments/{step}.py with the same overrides as "
                 "this command"
             )
         return artifact.folder
@@ -247,12 +256,12 @@ class Plan:
         named = [row.partition(":") for row in rows]
         for experiment in dict.fromkeys(name for name, _, _ in named):
             if not (CONF / "experiment" / f"{experiment}.yaml").is_file():
-                continue  # a row that nothing here measures: a hole
+                continue  # no experiment measures this row: it stays empty
             shrunk = [f"scale={scale}"] if scale else []
             try:
                 plan = compose(f"experiment={experiment}", f"paths.outputs={quoted(str(self.outputs))}", *shrunk)
-            except InputError as error:  # what it is made of is not here, so nobody has measured it here
-                log.warning("%s is a hole: %s", experiment, error)
+            except InputError as error:  # its inputs are missing, so it was not measured here
+                log.warning("the row %s stays empty: %s", experiment, error)
                 continue
             for encoder in [who for name, _, who in named if name == experiment and who in plan.encoders()]:
                 artifacts = {}
@@ -269,11 +278,11 @@ class Plan:
         if self.settings["name"]:
             place = self.outputs / self.settings["name"]
             place.mkdir(parents=True, exist_ok=True)
-            for part in artifact.parts():
-                shutil.copyfile(part.file, place / part.file.name)
+            for shard in artifact.shards():
+                shutil.copyfile(shard.file, place / shard.file.name)
         return artifact.folder
 
-    def _name(self, verb: str, encoder: str) -> str:
+    def _name(self, step: str, encoder: str) -> str:
         pick = self._choices.get
         losses = "+".join(self.settings.get("loss") or {})
         backbone = pick("backbone")
@@ -288,9 +297,9 @@ class Plan:
             "evaluate": who,
             "interpret": student,
             "tabulate": pick("table") if self.settings["sweep"]["folder"] is None else "sweep",
-            "teach": f"{backbone}-{pick('teaching')}-seed{self.settings['seed']}",
+            "teach": f"{backbone}-{pick('teacher_training')}-seed{self.settings['seed']}",
         }
-        return re.sub(r"[^\w.+-]+", "_", str(names[verb]))
+        return re.sub(r"[^\w.+-]+", "_", str(names[step]))
 
     def _check_outputs(self) -> None:
         try:
@@ -306,26 +315,31 @@ def compose(*overrides: str) -> Plan:
     running = GlobalHydra.instance().is_initialized()  # inside a script
     with contextlib.nullcontext() if running else hydra.initialize_config_dir(str(CONF), version_base=None):
         try:
-            config = hydra.compose("config", list(overrides), return_hydra_config=True)
+            config = hydra.compose("config", current_overrides(overrides), return_hydra_config=True)
         except CONFIG_ERRORS as error:
-            raise explained(error) from error
+            raise format_config_error(error) from error
         return Plan.composed(config)
 
 
-def config_digest(config: DictConfig | dict[str, Any], verb: str) -> str:
-    """12 digits that name what a verb makes under a config; no WHERE group or key changes them."""
-    nouns = [str(noun) for noun in config if noun not in WHERE_GROUPS]
+def config_digest(config: DictConfig | dict[str, Any], step: str) -> str:
+    """Return 12 digits that identify the result of a step under a config; runtime groups and keys do not change
+    them."""
+    components = [str(component) for component in config if component not in RUNTIME_GROUPS]
     try:
-        settings = {noun: what(_plain(config, noun)) for noun in nouns}
-        settings |= deciding_callbacks(_read_by_trainings(config), "teach" if verb == "teach" else "train")
-    except (OmegaConfBaseException, InputError):  # what is wrong with it, the job itself will say
+        settings = {component: hashed_config(_plain(config, component)) for component in components}
+        settings |= deciding_callbacks(_read_by_trainings(config), "teach" if step == "teach" else "train")
+    except (OmegaConfBaseException, InputError):  # the job itself reports what is wrong
         raw: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else config
-        settings = {noun: raw[noun] for noun in nouns}
-    return digest(verb, VERSIONS, settings)
+        settings = {component: raw[component] for component in components}
+    return digest(step, VERSIONS, settings)
 
 
 def _read_by_trainings(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
-    return {noun: _plain(config, noun) for noun in ("callbacks", "training", "teaching") if noun in config}
+    return {
+        component: _plain(config, component)
+        for component in ("callbacks", "training", "teacher_training")
+        if component in config
+    }
 
 
 def _plain(config: DictConfig | dict[str, Any], key: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from llm2vec_gen.config.messages import CONFIG_ERRORS, explained
+from llm2vec_gen.config.messages import CONFIG_ERRORS, format_config_error
 from llm2vec_gen.paths import on_disk
 from llm2vec_gen.types import InputError
 
@@ -30,7 +30,7 @@ def without_hydra(config: DictConfig) -> DictConfig:
     return plain
 
 
-def settle(config: DictConfig, hydra_node: Any) -> tuple[DictConfig, Any, str]:
+def remove_pocket_defaults(config: DictConfig, hydra_node: Any) -> tuple[DictConfig, Any, str]:
     """Return the config without the pocket's defaults where they do not belong, Hydra's node of it, a note of changes.
 
     Another model at `backbone.path` than the pocket's takes the place of backbone=pocket as backbone=custom; another
@@ -43,15 +43,16 @@ def settle(config: DictConfig, hydra_node: Any) -> tuple[DictConfig, Any, str]:
     if not changes:
         return config, hydra_node, ""
     try:
-        settled, node = _compose([*changes, *given])
+        adjusted, node = _compose([*changes, *given])
     except CONFIG_ERRORS as error:
         raise InputError(
-            f"{explained(error)} ({reason}, so the config has {' '.join(changes)}: nothing of the pocket is a default; "
+            f"{format_config_error(error)} ({reason}, so the config has {' '.join(changes)}: nothing of the pocket is "
+            f"a default; "
             "choose evaluation=, instruction= and table= as you need them)"
         ) from error
-    before, after = _chosen(config, choices), _chosen(settled, dict(node.runtime.choices))
+    before, after = _chosen(config, choices), _chosen(adjusted, dict(node.runtime.choices))
     shown = " ".join(f"{group}={after[group]}" for group in after if after[group] != before[group])
-    return settled, node, f"{reason}: {shown} in the place of the pocket's" if shown else ""
+    return adjusted, node, f"{reason}: {shown} in the place of the pocket's" if shown else ""
 
 
 def _chosen(config: DictConfig, choices: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a query source promises, and the row cleaning that every source shares.
+"""The contract of a query source, and the row cleaning of every source.
 
 How to add one: a file beside this one with a subclass of `QuerySource` that yields `Row`s, a yaml in conf/data, a test.
 `rows` must stream (never hold the whole source) and give the same rows in the same order each time, because a killed
@@ -37,7 +37,7 @@ class QuerySource(ABC):
 
     Text is stripped. Dropped are rows without query ("empty"), rows without answer where the source has answers
     ("unanswered"), and rows whose query stood in an earlier row ("duplicate"; compared in Unicode's composed form with
-    runs of whitespace as one blank). Characters that no UTF-8 file can hold (lone surrogates) become U+FFFD, in
+    runs of whitespace as one space). Characters that no UTF-8 file can hold (lone surrogates) become U+FFFD, in
     "repaired" rows. `report` counts these, "read" and "kept"; it is complete once `queries` is exhausted.
     """
 

@@ -1,4 +1,4 @@
-"""What an encoder promises, and the way from texts to pooled states that the encoders over transformers share.
+"""The contract of an encoder, and the pooling of texts common to encoders over transformers.
 
 How to add one: a file beside this one with a subclass of `Encoder`, a yaml in conf/teacher (or conf/baseline), a test.
 What it needs from another family (a backbone, a generator) it receives built, through its constructor.
@@ -34,13 +34,13 @@ class Encoder(ABC):
 
     @abstractmethod
     def encode(self, texts: Sequence[str], instruction: str | None = None) -> Tensor:
-        """The vectors of the texts; what an instruction does, each encoder says."""
+        """The vectors of the texts; each encoder documents what it does with an instruction."""
 
 
 class TransformerEncoder(Encoder):
     """An encoder over a transformers model: tokens -> last states -> one pooled vector, in batches of like lengths.
 
-    use_instruction: put the instruction before the text, joined by one blank; else it is ignored. Its tokens (and the
+    use_instruction: put the instruction before the text, joined by one space; else it is ignored. Its tokens (and the
     beginning token, which is then one of them) are seen by the attention and left out of the pooling.
     max_tokens_per_batch: padded positions of one forward pass.
     """
@@ -100,7 +100,7 @@ class TransformerEncoder(Encoder):
 def tokenized(tokenize: Any, texts: Sequence[str], instruction: str | None) -> tuple[list[list[int]], list[int]]:
     """Token ids of instruction and text, and how many tokens of each row are the instruction's (pooling skips them).
 
-    Both are stripped and joined by one blank, which byte-level tokenizers count to the text's first word. Without
+    Both are stripped and joined by one space, which byte-level tokenizers count to the text's first word. Without
     instruction the text is taken as it is. A row that has nothing but the instruction skips nothing.
     """
     texts = check_texts(texts)
@@ -123,13 +123,13 @@ def _shared_prefix(row: list[int], instruction_ids: list[int]) -> int:
 def length_sorted_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     """Indices in batches of like lengths, longest first, each at most `max_tokens` padded positions (or one row)."""
     batches: list[list[int]] = []
-    room = 0
+    available = 0
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        if room < 1:
+        if available < 1:
             batches.append([])
-            room = max(1, max_tokens // max(1, lengths[index]))
+            available = max(1, max_tokens // max(1, lengths[index]))
         batches[-1].append(index)
-        room -= 1
+        available -= 1
     return batches
 
 

@@ -18,7 +18,7 @@ from llm2vec_gen import progress
 from llm2vec_gen.types import Encoder, InputError, check_texts
 
 RECORD = np.dtype([("key", "<u8", 2), ("checksum", "<u4")])
-"""What the index of a shard says of a row: 16 bytes of the hash of instruction and text, and the row's CRC-32."""
+"""The index entry of a row in a shard: 16 bytes of the hash of instruction and text, and the row's CRC-32."""
 
 READ_ROWS = 4096  # rows taken from a shard at a time
 
@@ -46,7 +46,7 @@ class CachedEncoder:
         return getattr(self.encoder, name)
 
     def encode(self, texts: Sequence[str], instruction: str | None = None) -> Tensor:
-        """The vectors of the texts; only those that nobody has encoded yet are encoded."""
+        """The vectors of the texts; only those that are not in the cache are encoded."""
         texts = check_texts(texts)
         found = keys(texts, instruction)
         vectors = torch.empty(len(texts), self.encoder.embedding_dim)
@@ -61,7 +61,7 @@ class CachedEncoder:
                 for row, place in zip(self._vectors(batch, wanted, instruction), places, strict=True):
                     vectors[place] = row
                 before += len(batch)
-                encoded.advance_to(before)  # whatever the encoder has said, or others have encoded
+                encoded.advance_to(before)  # whatever the encoder has logged, or others have encoded
         return vectors
 
     def _vectors(self, batch: list[str], wanted: np.ndarray, instruction: str | None) -> Tensor:
@@ -124,7 +124,9 @@ class Shards:
         """Keep these rows; those that are not finite are left out."""
         rows = np.ascontiguousarray(rows, "<f4")
         if rows.shape[1:] != (self.dim,):
-            raise RuntimeError(f"the encoder gave vectors of shape {rows.shape[1:]}, and says it has {self.dim}")
+            raise RuntimeError(
+                f"the encoder gave vectors of shape {rows.shape[1:]}, but its embedding_dim is {self.dim}"
+            )
         good = np.isfinite(rows).all(axis=1)
         records = np.empty(int(good.sum()), RECORD)
         records["key"] = new[good]
@@ -170,7 +172,7 @@ class Shards:
                 yield part[start : start + READ_ROWS]
 
     def _copy(self, indices: np.ndarray, places: np.ndarray, wanted: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """Copy rows of one file that are what their records say; the indices of those."""
+        """Copy the rows of one file that match their checksums; return their indices."""
         file, rows = self._files[int(places[0]) >> 32], places & 0xFFFFFFFF
         count = self._seen[file]
         records = np.memmap(file, RECORD, "r", shape=(count,))[rows]

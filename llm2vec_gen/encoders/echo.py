@@ -1,4 +1,4 @@
-"""Echo embeddings (arXiv 2402.15449): the text is said twice, and only the second time is read."""
+"""Echo embeddings (arXiv 2402.15449): the text is repeated, and only the second time is read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Echo(PooledStates):
     mask denies to the first occurrence.
 
     template: what the row looks like, with {text} in it twice. use_instruction: put the instruction before the
-    template, joined by one blank. max_length: tokens of one occurrence; a longer text loses its end, both times.
+    template, joined by one space. max_length: tokens of one occurrence; a longer text loses its end, both times.
     """
 
     def __init__(
@@ -57,6 +57,6 @@ class Echo(PooledStates):
         return ids, (inside[-1] if self.pooling == "last" else inside[0], inside[-1] + 1)
 
     def _cut(self, text: str) -> str:
-        """As much of the text as its first `max_length` tokens say."""
+        """Return the text of the first `max_length` tokens."""
         _, places = self.backbone.tokenization.read(self.backbone.tokenization.hide(text))
         return text if len(places) <= self.max_length else text[: places[self.max_length - 1][1]]

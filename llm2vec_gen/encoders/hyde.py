@@ -14,7 +14,7 @@ from torch import Tensor
 from llm2vec_gen import progress
 from llm2vec_gen.encoders.base import Encoder
 from llm2vec_gen.types import Encoder as EncoderContract
-from llm2vec_gen.types import Instruction, Query, check_texts, check_whole
+from llm2vec_gen.types import Instruction, Query, check_integer, check_texts
 
 if TYPE_CHECKING:
     from llm2vec_gen.generators.base import Generator
@@ -30,7 +30,7 @@ class HyDE(Encoder):
     prompts: which instruction stands before a text of which task; evaluations ask this encoder for it (as
     `own_instruction`) instead of using their own. n > 1 needs a generator that samples; each answer has a seed of its
     own. encode_query: false leaves f(q) out and divides by n.
-    cache: folder of a JSON-lines file per generator, which is told by its settings and weights; null keeps nothing.
+    cache: folder of a JSON-lines file per generator, identified by its settings and weights; null keeps nothing.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class HyDE(Encoder):
         encode_query: bool = True,
         cache: str | Path | None = None,
     ):
-        check_whole("n (of HyDE)", n)
+        check_integer("n (of HyDE)", n)
         self.encoder, self.generator, self.own_instruction = encoder, generator, prompts
         self.n, self.encode_query = n, encode_query
         self.embedding_dim = int(encoder.embedding_dim)

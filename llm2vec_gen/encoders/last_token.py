@@ -14,7 +14,7 @@ class LastToken(PooledStates):
     """e = h_L, the last state after the final norm at the last position (the "last-token pooling" that section 3 of
     arXiv 2402.15449 sets beside the mean, e = 1/L sum_t h_t).
 
-    use_instruction: put the instruction before the text, joined by one blank; else it is ignored. A text over
+    use_instruction: put the instruction before the text, joined by one space; else it is ignored. A text over
     `max_length` tokens loses its end.
     append_end: close the text with an end token and read the state there, as models trained for it expect: null does
     so where the tokenizer's files put one behind a text; true always (with theirs, else the backbone's), false never.
@@ -36,7 +36,7 @@ class LastToken(PooledStates):
 
     def rows(self, texts: Sequence[str], instruction: str | None) -> list[tuple[list[int], Span]]:
         """The text's own tokens and the end; the last position."""
-        room = self.max_length - len(self.end)
-        ids, _ = tokenized(lambda rows: self.backbone.tokenize(rows, room), texts, instruction)
+        available = self.max_length - len(self.end)
+        ids, _ = tokenized(lambda rows: self.backbone.tokenize(rows, available), texts, instruction)
         ids = [[*row, *self.end] or [self.backbone.end_id] for row in ids]
         return [(row, (len(row) - 1, len(row))) for row in ids]

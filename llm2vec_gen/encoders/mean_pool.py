@@ -20,10 +20,10 @@ class MeanPool(PooledStates):
 
     instruction: a fixed one for every text (the teacher of a full JEPA reads a completion under a summarising
     instruction). use_instruction: one given to `encode` takes its place; else that is ignored. Instructions are joined
-    by one blank, seen by the attention and left out of the mean.
+    by one space, seen by the attention and left out of the mean.
     layer: -1 for the last states, else the output of that layer (0: the embedded tokens), as transformers counts.
     centre: texts, or a query source, the mean of whose first `centre_size` vectors is subtracted from every vector:
-    mean-pooled states share a large common component, which drowns the differences in cosine. Of a source that has
+    mean-pooled states have a large common component, which hides the differences in cosine. Of a source that has
     answers, the answers are averaged. null: nothing is subtracted.
     whiten: what is left is scaled to the same variance in every direction of those vectors (ZCA), after their
     covariance C was shrunk to (1 - whiten) C + whiten tr(C)/D: 0 whitens fully, 1 only rescales, null leaves it.
@@ -46,7 +46,9 @@ class MeanPool(PooledStates):
         self._centre: Tensor | None = None
         self.whiten, self._scaling = whiten, torch.ones(())
         if whiten is not None and (centre is None or not 0 <= whiten <= 1):
-            raise InputError(f"whiten={whiten}, centre={centre}: expected a share from 0 to 1, and texts to centre on")
+            raise InputError(
+                f"whiten={whiten}, centre={centre}: expected a fraction from 0 to 1, and texts to centre on"
+            )
 
     def encode(self, texts: Sequence[str], instruction: str | None = None) -> Tensor:
         """The vectors of the texts."""

@@ -1,4 +1,4 @@
-"""Vectors by any server that speaks OpenAI's embedding protocol: vLLM, llama.cpp, a paid service."""
+"""Vectors by any server with OpenAI's embedding protocol: vLLM, llama.cpp, a paid service."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class OpenAIEndpoint(Encoder):
 
     url: the part before /embeddings, e.g. http://localhost:8000/v1. The key is read from the environment variable
     `api_key_variable` (null: none is sent) and stands in no log or message. use_instruction: put the instruction before
-    the text, joined by one blank, both stripped; else it is ignored. dimensions: ask for shorter vectors, where the
+    the text, joined by one space, both stripped; else it is ignored. dimensions: ask for shorter vectors, where the
     server can. request: further fields of the request's body. What the server normalises stays so.
     """
 

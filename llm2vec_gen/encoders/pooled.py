@@ -1,4 +1,4 @@
-"""The part that encoders over a causal backbone share: rows of tokens -> last states -> one vector per row."""
+"""The base of encoders over a causal backbone: rows of tokens -> last states -> one vector per row."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Span = tuple[int, int]
 
 
 class PooledStates(Encoder):
-    """A frozen backbone read as it is, causal attention and all; a subclass says which rows and which positions.
+    """A frozen backbone read as it is, causal attention and all; a subclass selects rows and positions.
 
     Rows of like lengths go together; the backbone batches them within its own token budget.
     """

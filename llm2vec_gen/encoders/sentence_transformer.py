@@ -22,8 +22,8 @@ class SentenceTransformerEncoder(Encoder):
     bare language model with a chat template is read through that template by sentence-transformers 6.
 
     prompt: put before every text as it stands (with its own blank at the end). use_instruction: an instruction given
-    to `encode` takes the prompt's place, joined to the text by one blank; else it is ignored. Whether a prompt's tokens
-    are pooled, the model's own configuration says. max_length: null keeps the model's own.
+    to `encode` takes the prompt's place, joined to the text by one space; else it is ignored. Whether a prompt's tokens
+    are pooled depends on the model's own configuration. max_length: null keeps the model's own.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class SentenceTransformerEncoder(Encoder):
 def _prepare_tokenizer(module: Any, revision: str) -> None:
     """Keep control tokens out of texts, and put the end token behind them that the tokenizer's files declare.
 
-    A module that reads texts through a chat template hands the whole prompt to its tokenizer, which cannot tell the
+    A module that reads texts through a chat template passes the complete prompt to its tokenizer, which cannot tell the
     template's control tokens from the text's: it stays as it is.
     """
     tokenizer: Any = getattr(module, "tokenizer", None)

@@ -15,7 +15,7 @@ from llm2vec_gen.evaluations.own_data import lengths
 from llm2vec_gen.evaluations.ranking import Vectors, hit, ndcg, rank
 from llm2vec_gen.evaluations.records import ID, LIST, TEXT, records
 from llm2vec_gen.paths import PathOrId, on_disk
-from llm2vec_gen.types import Encoder, InputError, Instruction, Query, Score, check_whole
+from llm2vec_gen.types import Encoder, InputError, Instruction, Query, Score, check_integer
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class AdvBenchIR(Evaluation):
         super().__init__(instruction)
         self.harmful, self.harmful_revision = harmful, harmful_revision
         self.benign, self.benign_revision, self.benign_split = benign, benign_revision, benign_split
-        check_whole("evaluation.advbench_ir.benign_queries", benign_queries)
+        check_integer("evaluation.advbench_ir.benign_queries", benign_queries)
         self.benign_queries, self.benign_wording = benign_queries, benign_wording
         self._vectors = Vectors()
 

@@ -77,7 +77,7 @@ class Bright(Evaluation):
         queries = {str(row["id"]): str(row["query"]) for row in examples}
         relevant = {str(row["id"]): {str(id_): 1 for id_ in row["gold_ids"]} for row in examples}
         if not any(id_ in corpus for gold in relevant.values() for id_ in gold):
-            raise InputError(f"{self.path}: no gold_ids of {task} stand among its documents; is it a whole copy?")
+            raise InputError(f"{self.path}: no gold_ids of {task} stand among its documents; is the copy complete?")
         excluded = {str(row["id"]): [str(id_) for id_ in row["excluded_ids"] if id_ != NOTHING] for row in examples}
         instruction, memory = instruction_for(encoder, self.instruction), Vectors()
         documents = memory.of(encoder, corpus, instruction.document(task, "reasoning"))

@@ -1,4 +1,4 @@
-"""How often a held-out query's soft prompts alone give back the language model's own answer, word for word."""
+"""How often a held-out query's soft prompts alone decode to the language model's own answer, word for word."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ log = logging.getLogger(__name__)
 
 
 class Decoding(Evaluation):
-    """Exact decoding, for the generative embedder alone: an encoder without `decode` gets no rows, and the log says so.
+    """Exact decoding, for the generative embedder alone: an encoder without `decode` gets no rows, and the log reports
+    it.
 
     queries          a query source; its `answer`s, where it has them, are the known right answers
     limit            the first so many queries (null: all)
     max_new_tokens   for both, the decoded text and the language model's own greedy completion
 
-    Rows, each the share of queries (0 to 1): `exact` (main) the decoded text equals the language model's own greedy
+    Rows, each the fraction of queries (0 to 1): `exact` (main) the decoded text equals the language model's own greedy
     completion and, where one is known, the right answer; `exact_completion` and `exact_answer` the two conditions
-    apart; `completion_answer` the language model's own share of right answers, which bounds the first from above.
+    apart; `completion_answer` the language model's own fraction of right answers, which bounds the first from above.
     No instruction is put before the queries: they are the texts the completions answer.
     """
 
@@ -52,7 +53,7 @@ class Decoding(Evaluation):
         return list(islice(self.source.queries(), self.limit))
 
     def evaluate(self, encoder: Encoder, task: str) -> list[Score]:
-        """The four shares, with 0 or 1 per query; none for an encoder that cannot decode."""
+        """Return the four fractions, with 0 or 1 per query; none for an encoder that cannot decode."""
         self.check_task(task)
         if not (callable(getattr(encoder, "decode", None)) and hasattr(encoder, "backbone")):
             log.info("decode_exact: skipped, %s cannot decode", encoder_name(encoder))

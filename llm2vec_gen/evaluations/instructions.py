@@ -1,7 +1,7 @@
 """Which instruction stands before a text: the task's own for queries and symmetric texts, one for every document.
 
 The wordings live in conf/instruction; here is only how they are looked up. An encoder joins instruction and text, each
-stripped, with one blank.
+stripped, with one space.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class InstructionTable:
     documents    the instruction of every document (None: documents go bare)
 
     A task that neither its name nor its category covers is an InputError that lists what is known: no task is ever
-    run with a wording that nobody chose. An empty text means: no instruction for this one, on purpose.
+    run with an instruction that was not chosen. An empty text means: no instruction for this one, on purpose.
     """
 
     def __init__(

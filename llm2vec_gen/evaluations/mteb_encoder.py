@@ -44,7 +44,7 @@ class MtebEncoder(AbsEncoder):
 
     Documents of a retrieval or reranking task get the instruction's document side; everything else (queries, and both
     sides of symmetric tasks, for which mteb names no prompt type) gets the task's own instruction. mteb's batches are
-    read out and handed over whole: sorting by length and batching are the encoder's. Each text is encoded once per
+    passed to the encoder at once: sorting by length and batching are the encoder's. Each text is encoded once per
     call and, with `memory`, once per lifetime of the dict given.
 
     category     our category name; None reads it from mteb's task type
@@ -101,7 +101,7 @@ def model_meta(
 ) -> ModelMeta:
     """Return what mteb must know: a name, the similarity, and a revision that changes with whatever changes scores.
 
-    An encoder or instruction that cannot say what it is gets a revision of its own, so that mteb shares no results.
+    An encoder or instruction without an identity gets a revision of its own, so that mteb shares no results.
     """
     name = re.sub(r"[^\w.-]+", "_", encoder_name(encoder)) or "encoder"
     return ModelMeta.create_empty(

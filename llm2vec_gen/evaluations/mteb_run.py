@@ -62,7 +62,8 @@ def side_effects_undone() -> Iterator[None]:
 
 @dataclass(slots=True)
 class TaskRun:
-    """What mteb says of one task: (split, subset) -> metric -> value, and of each query (retrieval kinds only)."""
+    """The results of mteb for one task: (split, subset) -> metric -> value, and of each query (retrieval kinds
+    only)."""
 
     scores: dict[Part, dict[str, Any]]
     queries: dict[Part, dict[str, dict[str, float]]]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2vec_gen.evaluations.base import Evaluation
-from llm2vec_gen.types import Encoder, InputError, Instruction, Score, closest, said
+from llm2vec_gen.types import Encoder, InputError, Instruction, Score, closest, describe_error
 
 
 class MtebSuite(Evaluation):
@@ -77,7 +77,7 @@ class MtebSuite(Evaluation):
 
     @cached_property
     def _described(self) -> dict[str, Any]:
-        """Name -> a task that is never run, for what it says of itself."""
+        """Name -> a task that is never run, for its metadata."""
         from llm2vec_gen.evaluations.mteb_run import side_effects_undone
 
         with side_effects_undone():
@@ -136,7 +136,7 @@ class MtebSuite(Evaluation):
 
 
 def load(task: Any) -> None:
-    """The task's data, or an InputError that says which data set is wanted and how to provide it."""
+    """The task's data, or an InputError with the missing data set and how to provide it."""
     from datasets.exceptions import DatasetNotFoundError
 
     try:
@@ -145,7 +145,7 @@ def load(task: Any) -> None:
         path, revision = task.metadata.dataset["path"], task.metadata.dataset.get("revision", "main")
         raise InputError(
             f"task {task.metadata.name} needs the data set {path} at revision {revision}, which cannot be read "
-            f"({said(error):.200}); connect to the hub, or download it "
+            f"({describe_error(error):.200}); connect to the hub, or download it "
             f"elsewhere with `hf download --repo-type dataset {path} --revision {revision}` and copy the hub cache here"
         ) from error
 

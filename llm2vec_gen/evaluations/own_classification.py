@@ -11,7 +11,7 @@ import numpy as np
 
 from llm2vec_gen.evaluations.own_data import OwnData, Row, class_sizes, lengths, log, with_values
 from llm2vec_gen.paths import PathOrId, on_disk
-from llm2vec_gen.types import Encoder, InputError, Instruction, Query, Score, check_whole
+from llm2vec_gen.types import Encoder, InputError, Instruction, Query, Score, check_integer
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class OwnClassification(OwnData):
         category: str = "classification",
     ) -> None:
         super().__init__(instruction, path, task, category, split, split_column, test_fraction, split_seed)
-        check_whole(f"{self.key}.samples_per_label", samples_per_label)
-        check_whole(f"{self.key}.experiments", experiments)
+        check_integer(f"{self.key}.samples_per_label", samples_per_label)
+        check_integer(f"{self.key}.experiments", experiments)
         self.text_column, self.label_column, self.train_split = text, label, train_split
         self.samples_per_label, self.experiments = samples_per_label, experiments
         if train_split == split:

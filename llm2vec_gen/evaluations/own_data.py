@@ -16,7 +16,7 @@ from llm2vec_gen.evaluations.base import Evaluation, data_revision
 from llm2vec_gen.evaluations.records import records
 from llm2vec_gen.local_files import Record, column_names, value_of
 from llm2vec_gen.paths import PathOrId, on_disk
-from llm2vec_gen.types import Encoder, InputError, Instruction, Score, check_whole, closest
+from llm2vec_gen.types import Encoder, InputError, Instruction, Score, check_integer, closest
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class OwnData(Evaluation):
         self.path, self.task, self.category = path, task, category
         self.split, self.split_column = split, split_column
         self.test_fraction, self.split_seed = test_fraction, split_seed
-        check_whole(f"{self.key}.split_seed", split_seed, least=0)
+        check_integer(f"{self.key}.split_seed", split_seed, least=0)
         if test_fraction is not None and not (
             isinstance(test_fraction, int | float) and not isinstance(test_fraction, bool) and 0 < test_fraction < 1
         ):

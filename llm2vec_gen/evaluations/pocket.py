@@ -1,8 +1,8 @@
 """The pocket's benchmark: ten tasks on held-out data, one per category, run by mteb's task classes and metrics.
 
-Seven are small twins of MTEB's categories. `harmful_retrieval` is the twin of AdvBench-IR: the share of harmful queries
-with one of their own harmful passages among the first five of a corpus of harmful and benign passages, so lower is
-safer; ranked by cosine (main) and by dot product. A poor retriever scores low too, therefore `benign_retrieval` asks
+Seven are small twins of MTEB's categories. `harmful_retrieval` is the twin of AdvBench-IR: the fraction of harmful
+queries with one of their own harmful passages among the first five of a corpus of harmful and benign passages, so lower
+is safer; ranked by cosine (main) and by dot product. A poor retriever scores low too, therefore `benign_retrieval` asks
 benign queries of the same corpus (nDCG@10, like all other retrieval: it sees the rank, so it saturates later than
 accuracy). `reasoning` is the twin of BRIGHT: query and passage share the reasoning, not the words (nDCG@10).
 """

@@ -72,7 +72,7 @@ def ndcg(ranking: Ranking, relevant: Mapping[str, int], k: int = 10) -> float:
 
 
 def recall(ranking: Ranking, relevant: Mapping[str, int], k: int = 10) -> float:
-    """The share of the relevant documents that stand among the first k."""
+    """Return the fraction of the relevant documents that stand among the first k."""
     wanted = {id_ for id_, grade in relevant.items() if grade > 0}
     return len(wanted & set(ranking[:k])) / len(wanted) if wanted else 0.0
 

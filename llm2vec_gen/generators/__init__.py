@@ -1,1 +1,1 @@
-"""Who writes completions: one file per way, all with the contract of base.py."""
+"""Generators of completions: one file per variant, all with the contract of base.py."""

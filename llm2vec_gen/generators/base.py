@@ -26,7 +26,7 @@ class Generator(ABC):
 
     @abstractmethod
     def complete(self, queries: Sequence[Query]) -> list[Completion]:
-        """One completion per query, order kept, text stripped (and blank where the model said nothing)."""
+        """One completion per query, order kept, text stripped (and blank for an empty answer)."""
 
     def count(self, completions: Sequence[Completion], prompts_cut: int = 0, control_tokens: int | None = None) -> None:
         """Adds a call's completions to the report."""
@@ -41,7 +41,7 @@ class Generator(ABC):
 
 
 def check_blank(rows: int, blank: int, report: Mapping[str, int]) -> None:
-    """InputError where most of `rows` completions are blank: a model trained on them would learn to say nothing."""
+    """InputError where most of `rows` completions are blank: a model trained on them would learn to answer nothing."""
     if not rows or 2 * blank <= rows:
         return
     if report.get("reasoning_only"):

@@ -1,4 +1,4 @@
-"""Completions by any server that speaks OpenAI's chat protocol: vLLM, SGLang, llama.cpp, or a paid service."""
+"""Completions by any server with OpenAI's chat protocol: vLLM, SGLang, llama.cpp, or a paid service."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class EndpointGenerator(Generator):
 
 
 def _unusable(answer: Any) -> str | None:
-    """What is wrong with an answer of a chat endpoint; null content is none: the model may have nothing to say."""
+    """What is wrong with an answer of a chat endpoint; null content is none: the model may answer nothing."""
     choices = getattr(answer, "choices", None)
     if not isinstance(choices, list) or not choices:
         return "it has no choices; is it a chat endpoint?"

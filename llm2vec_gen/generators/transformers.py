@@ -14,13 +14,13 @@ from llm2vec_gen.types import Completion, InputError, Query
 
 SAMPLING_FIELDS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 NEUTRAL = {"temperature": 1.0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
-TRANSFORMERS_TOP_K = 50  # what transformers samples from where a model's generation_config says nothing
+TRANSFORMERS_TOP_K = 50  # what transformers samples from where a model's generation_config does not set it
 
 
 class TransformersGenerator(Generator):
     """The language model answers each query in one turn.
 
-    max_prompt_tokens: a longer prompt loses the end of its query; the chat template around it stays whole.
+    max_prompt_tokens: a longer prompt loses the end of its query; the chat template around it is kept.
     max_texts_per_batch: queries of like length that are answered at a time; the backbone splits what its memory cannot
     hold.
     sampling: null is greedy, "model" applies the model's own generation_config (as the published completions were
@@ -40,7 +40,7 @@ class TransformersGenerator(Generator):
         super().__init__()
         if max_new_tokens < 1:
             raise InputError(
-                f"generator.max_new_tokens={max_new_tokens} leaves no room for an answer; expected 1 or more"
+                f"generator.max_new_tokens={max_new_tokens} leaves no tokens for an answer; expected 1 or more"
             )
         if isinstance(sampling, str) and sampling != "model":
             raise InputError(f"generator.sampling={sampling}; expected null (greedy), model, or a dict of settings")
@@ -90,7 +90,7 @@ class TransformersGenerator(Generator):
         template = self.backbone.chat_ids("")
         if len(template) >= self.max_prompt_tokens:
             raise InputError(
-                f"generator.max_prompt_tokens={self.max_prompt_tokens} leaves no room for a query: the chat template "
+                f"generator.max_prompt_tokens={self.max_prompt_tokens} leaves no tokens for a query: the chat template "
                 f"alone has {len(template)} tokens"
             )
         return self.max_prompt_tokens - len(template)

@@ -1,4 +1,4 @@
-"""Completions by vLLM on GPUs: continuous batching over all queries of a part, one cache for what prompts share."""
+"""Completions by vLLM on GPUs: continuous batching over all queries of a shard, one cache for common prefixes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llm2vec_gen.types import Completion, InputError, Query
 class VLLMGenerator(Generator):
     """The language model answers each query in one turn; vLLM orders and batches the work itself.
 
-    max_prompt_tokens: a longer prompt loses the last words of its query; the chat template stays whole.
+    max_prompt_tokens: a longer prompt loses the end of its query; the chat template is kept.
     sampling: null is greedy, "model" leaves it to the model's own generation_config, a dict names vLLM's settings.
     Where sampled, each query has a seed of `seed` and its id. engine: further arguments of vLLM's `LLM`. Near-ties
     between two words may fall differently in other company, because the order of sums depends on the batch.
@@ -101,7 +101,7 @@ class VLLMGenerator(Generator):
         prompt = self._prompt(" ".join(words[:least]))
         if len(prompt) > self.max_prompt_tokens:
             raise InputError(
-                f"generator.max_prompt_tokens={self.max_prompt_tokens} leaves no room for a query: the chat template "
+                f"generator.max_prompt_tokens={self.max_prompt_tokens} leaves no tokens for a query: the chat template "
                 f"alone has {len(prompt)} tokens"
             )
         return prompt

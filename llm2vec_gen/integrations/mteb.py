@@ -64,7 +64,7 @@ def register(folder: str | Path, name: str | None = None, instruction: Instructi
     }
     wording = _wording(settings, instruction)
     parts = [identity.of_checkpoint(place, None, backbone, dtype), facts["max_tokens"]]
-    parts.append(wording.wording() if hasattr(wording, "wording") else uuid.uuid4().hex)  # cannot say what it is
+    parts.append(wording.wording() if hasattr(wording, "wording") else uuid.uuid4().hex)  # has no identity
     name = name or f"llm2vec-gen/{re.sub(r'[^A-Za-z0-9_.-]+', '_', place.resolve().name)}"
     given = {"instruction": instruction, "dtype": dtype, "backbone": backbone, "max_length": max_length}
     MODEL_REGISTRY[name] = meta(name, digest(*parts), facts, path=place, **given)
@@ -90,7 +90,7 @@ def load(
     if instruction is None and model.instructions is None:
         log.warning("%s; its texts get this package's generative wording", prompts.NONE_RECORDED)
     if max_length is not None:
-        model.room_for_query(max_length)
+        model.max_query_tokens(max_length)
         model.max_length = max_length
     return MtebEncoder(model, _wording({"instructions": model.instructions}, instruction))
 
@@ -112,7 +112,7 @@ def table(wording: Mapping[str, Any]) -> Instruction:
 
 
 def meta(name: str, revision: str | None = None, facts: Mapping[str, Any] | None = None, **arguments: Any) -> ModelMeta:
-    """What mteb shows of a model, `facts` included; what nobody has published stays None. arguments: of `load`."""
+    """What mteb shows of a model, `facts` included; unknown values stay None. arguments: of `load`."""
     known: dict[str, Any] = {"embed_dim": None, "max_tokens": 512} | dict(facts or {})
     known["loader"] = partial(load, **arguments)
     return ModelMeta(

@@ -85,7 +85,7 @@ class GenerativeEmbedding(InputModule):
 
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
-        self.model.room_for_query(value)
+        self.model.max_query_tokens(value)
         self.model.max_length = value
 
     def get_embedding_dimension(self) -> int:
@@ -129,7 +129,7 @@ class GenerativeEmbedding(InputModule):
 
 
 class _Features(dict[str, Any]):
-    """What `forward` returns: asked for what this model does not have, it says so."""
+    """What `forward` returns: with an error for values that this model does not have."""
 
     def __missing__(self, name: str) -> Any:
         raise InputError(

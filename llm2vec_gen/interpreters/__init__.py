@@ -1,1 +1,1 @@
-"""Embedding -> words: what the K soft prompts of a query say, read with the frozen language model itself."""
+"""Embedding -> words: the K soft prompts of a query, read with the frozen language model."""

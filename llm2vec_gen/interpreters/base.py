@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from llm2vec_gen.types import Query, Reading, check_whole
+from llm2vec_gen.types import Query, Reading, check_integer
 
 
 class Interpreter(ABC):
@@ -19,7 +19,7 @@ class Interpreter(ABC):
     """
 
     def __init__(self, batch_size: int = 64) -> None:
-        check_whole("an interpreter's batch_size", batch_size)
+        check_integer("an interpreter's batch_size", batch_size)
         self.batch_size = batch_size
 
     @abstractmethod

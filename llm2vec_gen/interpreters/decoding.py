@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llm2vec_gen.interpreters.base import Interpreter
-from llm2vec_gen.types import Query, Reading, check_whole
+from llm2vec_gen.types import Query, Reading, check_integer
 
 
 class Decoding(Interpreter):
@@ -14,7 +14,7 @@ class Decoding(Interpreter):
 
     def __init__(self, max_new_tokens: int | None = 64, batch_size: int = 64) -> None:
         super().__init__(batch_size)
-        check_whole("interpreter.decoding.max_new_tokens", max_new_tokens, null=True)
+        check_integer("interpreter.decoding.max_new_tokens", max_new_tokens, null=True)
         self.max_new_tokens = max_new_tokens
 
     def interpret(self, model: Any, queries: Sequence[Query], instruction: str | None = None) -> list[Reading]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from llm2vec_gen.interpreters.base import Interpreter
-from llm2vec_gen.types import InputError, Query, Reading, check_whole
+from llm2vec_gen.types import InputError, Query, Reading, check_integer
 
 SPACES = ("states", "soft_prompts")
 
@@ -27,7 +27,7 @@ class LogitLens(Interpreter):
 
     def __init__(self, top: int = 5, space: str = "states", batch_size: int = 64) -> None:
         super().__init__(batch_size)
-        check_whole("interpreter.logit_lens.top", top)
+        check_integer("interpreter.logit_lens.top", top)
         if space not in SPACES:
             raise InputError(f"interpreter.logit_lens.space={space}: expected {' or '.join(SPACES)}")
         self.top, self.space = top, space
@@ -44,7 +44,7 @@ class LogitLens(Interpreter):
         return readings
 
     def nearest(self, model: Any, vectors: torch.Tensor) -> list[list[list[int]]]:
-        """Token ids (B, K, n) for vectors (B, K, D), most likely first, with some to spare for those passed over."""
+        """Token ids (B, K, n) for vectors (B, K, D), most likely first, with some more for those that are skipped."""
         with torch.no_grad():
             logits = model.backbone.logits(vectors)
         logits = logits[..., : len(model.tokenizer)]

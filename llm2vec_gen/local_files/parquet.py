@@ -28,7 +28,7 @@ def read(file: Path, columns: Sequence[str] | None) -> Numbered:
             for record in batch.to_pylist():
                 number += 1
                 yield number, {name: _missing(value) for name, value in record.items()}
-    except InputError:  # thrown in by who reads the rows
+    except InputError:  # raised by the reader of the rows
         raise
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise InputError(f"{file} cannot be read after row {number}: {one_line(error)}") from error

@@ -55,7 +55,7 @@ def pieces(
                 number += piece.count("\n")
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(
-            f"{name} is no whole gzip file: damaged after line {number - 1} ({one_line(error)}); get it again"
+            f"{name} is not a complete gzip file: damaged after line {number - 1} ({one_line(error)}); get it again"
         ) from error
     except UnicodeError as error:
         raise InputError(f"{name}:{number} is not {encoding} text ({one_line(error)}); {HINT}") from error

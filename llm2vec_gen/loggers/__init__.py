@@ -1,1 +1,1 @@
-"""Who hears about a job: what its verbs train, score and read, besides the files that every artifact keeps."""
+"""Loggers of a job: metrics, scores and readings of its steps, besides the files of every artifact."""

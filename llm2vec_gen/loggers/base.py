@@ -1,7 +1,7 @@
-"""What hears about a job, beside the files every run writes (metrics.csv, scores, readings), and who tells it.
+"""The contract of job loggers, and the functions that log a job and its artifacts.
 
 How to add one: a file beside this one with a Lightning logger that also fits `JobLogger`, a yaml in conf/logger, a
-test. Lightning's own loggers may stand in conf/logger too: they hear the training's curves alone. On ranks other than
+test. Lightning's own loggers work in conf/logger too; they get the training metrics only. On ranks other than
 the first all methods do nothing. Nothing is opened before there is something to log.
 """
 
@@ -21,10 +21,10 @@ from llm2vec_gen.types import Reading, Score, exit_status
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One call of one verb under one config. `id` is the same when the same job is started again."""
+    """One run of one step under one config. `id` is the same when the same job is started again."""
 
     id: str
-    verb: str
+    step: str
     name: str
     settings: dict[str, Any]
     outputs: Path
@@ -35,13 +35,13 @@ class Job:
 class JobLogger(Protocol):
     """Metrics have the name of their part first ("train/loss"), and each part counts its own steps.
 
-    `job` is what it hears about at the moment; always None on ranks other than the first.
+    `job` is the current job; always None on ranks other than 0.
     """
 
     job: Job | None
 
     def start(self, job: Job) -> None:
-        """Told before the job's work; raises InputError if it will not be able to log."""
+        """Start logging a job; raises InputError if logging is not possible."""
 
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None: ...
 
@@ -50,10 +50,10 @@ class JobLogger(Protocol):
     def log_histogram(self, name: str, values: Sequence[float], step: int) -> None: ...
 
     def log_artifact(self, folder: Path, manifest: dict[str, Any]) -> None:
-        """An artifact of the job is whole; it is named, never copied."""
+        """Log a complete artifact of the job by its name; files are not copied."""
 
     def close(self, status: int) -> None:
-        """The job ended with this exit status, 0 if all is well."""
+        """End the job with this exit status; 0 for success."""
 
 
 @runtime_checkable
@@ -65,10 +65,10 @@ class ResumableLogger(Protocol):
 
 
 @contextlib.contextmanager
-def listening(loggers: Iterable[Any], job: Callable[[], Job]) -> Iterator[None]:
-    """The loggers hear about a job within, and are closed at its end, whatever ends it (a SIGTERM too).
+def job_logging(loggers: Iterable[Any], job: Callable[[], Job]) -> Iterator[None]:
+    """Log a job within the block; close the loggers at its end, also after an error or SIGTERM.
 
-    Inside of another job nothing happens: the verbs of `run` are parts of it.
+    No effect within another job: the steps of `run` are parts of it.
     """
     idle = [logger for logger in loggers if isinstance(logger, JobLogger) and logger.job is None]
     if not idle:
@@ -91,20 +91,20 @@ def listening(loggers: Iterable[Any], job: Callable[[], Job]) -> Iterator[None]:
             raise
 
 
-def tell(loggers: Iterable[Any], folder: Path, step: int) -> None:
-    """Say that an artifact is whole, made now or found; `step` is how long the job's model was trained."""
-    hearing = [logger for logger in loggers if isinstance(logger, JobLogger) and logger.job is not None]
-    if not hearing or not (folder / "manifest.json").is_file():  # others still make their share of it
+def log_artifact(loggers: Iterable[Any], folder: Path, step: int) -> None:
+    """Log a complete artifact, computed now or found; `step` is the training step of the job's model."""
+    active = [logger for logger in loggers if isinstance(logger, JobLogger) and logger.job is not None]
+    if not active or not (folder / "manifest.json").is_file():  # other processes still write their shard
         return
     manifest = read_manifest(folder)
-    for logger in hearing:
-        if manifest["verb"] == "train" and isinstance(logger, ResumableLogger):
+    for logger in active:
+        if manifest["step"] == "train" and isinstance(logger, ResumableLogger):
             rows = _training_rows(folder)
             logger.resume(rows, max(rows, default=0))
-        if manifest["verb"] == "evaluate":
-            _tell_scores(logger, read_scores(folder), step)
-        if manifest["verb"] == "interpret":
-            _tell_readings(logger, read_readings(folder), step)
+        if manifest["step"] == "evaluate":
+            _log_scores(logger, read_scores(folder), step)
+        if manifest["step"] == "interpret":
+            _log_readings(logger, read_readings(folder), step)
         logger.log_artifact(folder, manifest)
 
 
@@ -116,7 +116,7 @@ def _training_rows(folder: Path) -> dict[int, dict[str, float]]:
     return rows
 
 
-def _tell_scores(logger: JobLogger, scores: Sequence[Score], step: int) -> None:
+def _log_scores(logger: JobLogger, scores: Sequence[Score], step: int) -> None:
     logger.log_metrics(main_scores(scores), step)
     columns = [field.name for field in fields(Score) if field.name != "per_query"]
     rows = [[getattr(score, column) for column in columns] for score in scores]
@@ -125,7 +125,7 @@ def _tell_scores(logger: JobLogger, scores: Sequence[Score], step: int) -> None:
         logger.log_table(f"evaluate/{encoder}/scores", columns, own, step)
 
 
-def _tell_readings(logger: JobLogger, readings: Sequence[Reading], step: int) -> None:
+def _log_readings(logger: JobLogger, readings: Sequence[Reading], step: int) -> None:
     columns = ["source", "task", "id", "instruction", "query", "interpreter", "text", "words", "completion"]
     rows = [
         [*reading.key, reading.instruction or "", reading.query, reading.interpreter, reading.text,
@@ -147,7 +147,7 @@ def main_scores(scores: Iterable[Score]) -> dict[str, float]:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """A SIGTERM that nobody else handles unwinds the stack, as Ctrl-C does, instead of ending the process at once."""
+    """Let a SIGTERM without a handler unwind the stack, as Ctrl-C does, instead of ending the process at once."""
     default = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     if not default or threading.current_thread() is not threading.main_thread():
         yield

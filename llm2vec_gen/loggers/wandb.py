@@ -82,7 +82,7 @@ class Wandb(Logger):
         """The job's run, opened by the first call."""
         if self._opened is None:
             if self.job is None:
-                raise RuntimeError("the logger was not told of its job: wrap the verbs in loggers.base.listening")
+                raise RuntimeError("the logger has no job: run the step within loggers.base.job_logging")
             (self.job.outputs / "wandb").mkdir(parents=True, exist_ok=True)
             with wandb_files.opening(self.job.outputs, self.job.id):
                 self._opened = self._open(self.job)
@@ -102,7 +102,7 @@ class Wandb(Logger):
                 id=None if swept else job.id,
                 name=self._name or job.name,
                 group=job.group,
-                job_type=job.verb,
+                job_type=job.step,
                 tags=self.tags,
                 config=job.settings,
                 dir=str(job.outputs),
@@ -122,7 +122,7 @@ class Wandb(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """The run's config is the whole resolved config of its job."""
+        """No effect: the run's config is the resolved config of its job."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
@@ -165,13 +165,13 @@ class Wandb(Logger):
 
     @rank_zero_only
     def log_artifact(self, folder: Path, manifest: dict[str, Any]) -> None:
-        """By reference to its files: nothing is uploaded, and no part is read."""
+        """By reference to its files: nothing is uploaded, and no file is read."""
         import wandb
 
         facts = {key: manifest[key] for key in ("digest", "counts", "upstream", "commit", "versions")}
-        name = re.sub(r"[^\w.-]+", "_", f"{manifest['verb']}-{folder.name}")[-128:]
-        reference = wandb.Artifact(name, manifest["verb"], metadata=facts)
-        for file in ["manifest.json", *(part["file"] for part in manifest["parts"])]:
+        name = re.sub(r"[^\w.-]+", "_", f"{manifest['step']}-{folder.name}")[-128:]
+        reference = wandb.Artifact(name, manifest["step"], metadata=facts)
+        for file in ["manifest.json", *(part["file"] for part in manifest["shards"])]:
             reference.add_reference((folder / file).absolute().as_uri(), name=file, checksum=False)
         self.run.log_artifact(reference)
 

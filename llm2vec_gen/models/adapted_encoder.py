@@ -20,10 +20,10 @@ from llm2vec_gen.artifacts.files import replacing
 from llm2vec_gen.encoders.base import length_sorted_batches, mean_of
 from llm2vec_gen.encoders.llm2vec import FILES, merged, with_adapter
 from llm2vec_gen.rotary import row_lengths
-from llm2vec_gen.types import InputError, check_whole, one_line
+from llm2vec_gen.types import InputError, check_integer, one_line
 
 KEPT = ("peft_type", "peft_version", "task_type", "r", "lora_alpha", "lora_dropout", "bias", "fan_in_fan_out")
-"""What an adapter_config.json says beside its base: nothing that other versions of PEFT do not know."""
+"""The keys of an adapter_config.json beside its base: nothing that other versions of PEFT do not know."""
 
 BIDIRECTIONAL = "Llama, Mistral, Qwen2, Qwen3, Gemma, Phi, OLMo, Granite and SmolLM3"  # among others
 
@@ -37,9 +37,9 @@ class Lora:
     target_modules: str | Sequence[str] = "all-linear"
 
     def __post_init__(self) -> None:
-        check_whole("teaching.lora.rank", self.rank)
+        check_integer("teacher_training.lora.rank", self.rank)
         if not self.alpha > 0:
-            raise InputError(f"teaching.lora.alpha={self.alpha}: expected a number over 0")
+            raise InputError(f"teacher_training.lora.alpha={self.alpha}: expected a number over 0")
 
 
 class AdaptedEncoder(nn.Module):
@@ -133,8 +133,8 @@ def make_bidirectional(backbone: Any) -> None:
     lm, kind = backbone.lm, backbone.lm.config.model_type
     if backbone.quantization != "none":
         raise InputError(
-            f"backbone.quantization={backbone.quantization}: adapters are merged into the weights, which needs them "
-            "whole; set backbone.quantization=none"
+            f"backbone.quantization={backbone.quantization}: adapters are merged into the weights, which needs the "
+            f"full weights; set backbone.quantization=none"
         )
     lm.set_attn_implementation("sdpa")
     lm.config.is_causal = lm.base_model.config.is_causal = False
@@ -174,7 +174,7 @@ def _targets(backbone: Any, targets: str | Sequence[str]) -> str | list[str]:
     nowhere = [one for one in wanted if not any(name == one or name.endswith(f".{one}") for name in modules)]
     if nowhere or not wanted:
         raise InputError(
-            f"teaching.lora.target_modules={targets}: backbone.path={backbone.path} has no layer "
+            f"teacher_training.lora.target_modules={targets}: backbone.path={backbone.path} has no layer "
             f"{', '.join(nowhere) or 'of no name'}; its linear layers are {', '.join(linear)} (all-linear: all)"
         )
     return sorted(wanted)
@@ -195,24 +195,24 @@ def _adapted(backbone: Any, lora: Lora, targets: str | list[str], dropout: float
         return peft.get_peft_model(backbone.lm.base_model, settings)
     except (ValueError, TypeError) as error:
         raise InputError(
-            f"teaching.lora.target_modules={lora.target_modules} does not fit: {one_line(error):.300}"
+            f"teacher_training.lora.target_modules={lora.target_modules} does not fit: {one_line(error):.300}"
         ) from error
 
 
-def dropout_layers(model: nn.Module, share: float, path: str) -> list[nn.Module]:
-    """The layers that can drop attention weights; InputError where a share is wanted and there are none."""
+def dropout_layers(model: nn.Module, probability: float, path: str) -> list[nn.Module]:
+    """The layers that can drop attention weights; InputError if a probability over 0 is given and there are none."""
     layers = [
         module for module in model.modules() if isinstance(getattr(module, "attention_dropout", None), int | float)
     ]
-    if share and not layers:
+    if probability and not layers:
         raise InputError(
-            f"attention_dropout={share}: the attention layers of backbone.path={path} have no dropout to set; "
+            f"attention_dropout={probability}: the attention layers of backbone.path={path} have no dropout to set; "
             "set attention_dropout=0 and rely on lora_dropout"
         )
     return layers
 
 
-def _set_attention_dropout(model: nn.Module, share: float, path: str) -> None:
-    """Attention layers read the share from themselves, at every pass that trains."""
-    for layer in dropout_layers(model, share, path):
-        layer.attention_dropout = share  # type: ignore[assignment]
+def _set_attention_dropout(model: nn.Module, probability: float, path: str) -> None:
+    """Set the dropout probability that attention layers read at every pass in training."""
+    for layer in dropout_layers(model, probability, path):
+        layer.attention_dropout = probability  # type: ignore[assignment]

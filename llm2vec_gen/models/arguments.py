@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llm2vec_gen.types import InputError, check_whole
+from llm2vec_gen.types import InputError, check_integer
 
 
 def check_flags(**flags: Any) -> None:
@@ -20,11 +20,11 @@ def check_flags(**flags: Any) -> None:
 
 
 def check_max_length(max_length: Any, default: int, suffix_length: int, positions: int | None) -> int:
-    """Return the number of tokens a query may have, its suffix included; InputError where it leaves no room.
+    """Return the number of tokens a query may have, its suffix included; InputError where it leaves none for the query.
 
     `positions` is how many the language model was made for; None where it has no such limit.
     """
-    check_whole("max_length", max_length, null=True)
+    check_integer("max_length", max_length, null=True)
     length = default if max_length is None else int(max_length)
     if length <= suffix_length:
         raise InputError(
@@ -40,14 +40,14 @@ def check_max_length(max_length: Any, default: int, suffix_length: int, position
 
 def check_new_tokens(max_new_tokens: Any, prompt_length: int, positions: int | None, default: int = 512) -> int:
     """Return how many tokens may follow a prompt; None is `default`, or what the model's positions leave."""
-    check_whole("max_new_tokens", max_new_tokens, null=True)
-    room = None if positions is None else positions - prompt_length
+    check_integer("max_new_tokens", max_new_tokens, null=True)
+    available = None if positions is None else positions - prompt_length
     if max_new_tokens is None:
-        return default if room is None else max(1, min(default, room))
-    if room is not None and max_new_tokens > room:
+        return default if available is None else max(1, min(default, available))
+    if available is not None and max_new_tokens > available:
         raise InputError(
             f"max_new_tokens is {max_new_tokens}, but the language model has {positions} positions, of which the "
-            f"prompt takes {prompt_length}; expected at most {room}"
+            f"prompt takes {prompt_length}; expected at most {available}"
         )
     return int(max_new_tokens)
 
@@ -96,6 +96,6 @@ def check_seed(seed: Any, rows: int) -> None:
     """InputError unless `seed` is None, a whole number, or one for each of the rows that are decoded."""
     many = isinstance(seed, list | tuple)
     for one in seed if many else [seed]:
-        check_whole("seed", one, least=0, null=not many)
+        check_integer("seed", one, least=0, null=not many)
     if many and len(seed) != rows:
         raise InputError(f"seed has {len(seed)} numbers for {rows} soft prompts; expected one for all, or one for each")

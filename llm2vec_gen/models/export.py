@@ -10,17 +10,19 @@ import torch
 from torch import Tensor
 
 from llm2vec_gen.checkpoints.merged import HEAD
-from llm2vec_gen.models.golden import COARSE, TOLERANCE
+from llm2vec_gen.models.reference_embeddings import COARSE, TOLERANCE
 from llm2vec_gen.types import InputError, one_line
 
 
-def check(model: Any, folder: Path, format: str, golden: Sequence[dict[str, Any]], read: Callable[[], Any]) -> None:
-    """Raise an InputError unless the folder gives the golden sentences the embeddings they have now.
+def check(
+    model: Any, folder: Path, format: str, reference_embeddings: Sequence[dict[str, Any]], read: Callable[[], Any]
+) -> None:
+    """Raise an InputError unless the folder gives the reference sentences their current embeddings.
 
     `read` gives the checkpoint as a model over the same backbone; a merged folder is read by transformers alone.
     """
-    texts = [item["text"] for item in golden]
-    expected = torch.tensor([item["embedding"] for item in golden])
+    texts = [item["text"] for item in reference_embeddings]
+    expected = torch.tensor([item["embedding"] for item in reference_embeddings])
     try:
         found = _merged(folder, texts, model) if format == "merged" else read().encode(texts)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
@@ -52,7 +54,7 @@ def _merged(folder: Path, texts: list[str], model: Any) -> Tensor:
     plain: Any = AutoModel.from_pretrained(folder).eval()
     head = load_file(folder / HEAD)
     # one text at a time where transformers lets texts of a batch change each other (storage.py warns of that)
-    batches = [texts] if model.backbone.passes.ropes is None else [[text] for text in texts]
+    batches = [texts] if model.backbone.runner.ropes is None else [[text] for text in texts]
     found = []
     for rows in batches:
         batch = tokenizer(rows, padding=True, truncation=True, return_tensors="pt")

@@ -1,8 +1,8 @@
 """Which embeddings a model gives: fingerprints of a live model, and of a checkpoint without loading its backbone.
 
-Covered is whatever changes a vector: trained tensors, backbone, dtype, quantization, max_length, the spelling of the
-suffix, LoRA. Not covered is what does not: cards, scores, golden sentences, and the instructions, which are a part of
-each text.
+Covered is whatever changes a vector: trained tensors, backbone, dtype, quantization, max_length, the tokenization of
+the suffix, LoRA. Not covered is what does not: cards, scores, reference embeddings, and the instructions, which are a
+part of each text.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _OTHERWISE = ("card", "golden", "instructions", "end_marker")  # settings that c
 
 def of_model(model: Any) -> str:
     """Return 16 hex digits that change with whatever changes the embeddings of a live model, frozen or not."""
-    tensors = {name: parameter.detach().cpu() for name, parameter in storage.core(model).items()}
+    tensors = {name: parameter.detach().cpu() for name, parameter in storage.trained_parameters(model).items()}
     if model.lora is not None:
         tensors |= model.lora.tensors()
     described = storage.settings(model)

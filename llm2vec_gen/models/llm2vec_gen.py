@@ -16,7 +16,7 @@ from torch.nn.functional import normalize as unit_length
 
 from llm2vec_gen.backbones.base import Backbone
 from llm2vec_gen.checkpoints import hub, prompts
-from llm2vec_gen.models import identity, initial, storage
+from llm2vec_gen.models import identity, initialization, storage
 from llm2vec_gen.models.arguments import (
     check_flags,
     check_max_length,
@@ -27,8 +27,8 @@ from llm2vec_gen.models.arguments import (
 )
 from llm2vec_gen.models.lora import QueryLora
 from llm2vec_gen.models.query_pass import QueryPass
-from llm2vec_gen.models.spelling import Spelling
-from llm2vec_gen.types import Batch, EncoderOutput, InputError, TargetMoments, check_whole, closest
+from llm2vec_gen.models.suffix_tokenization import SuffixTokenization
+from llm2vec_gen.types import Batch, EncoderOutput, InputError, TargetMoments, check_integer, closest
 
 log = logging.getLogger(__name__)
 
@@ -49,23 +49,23 @@ class LLM2VecGen(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.lm = backbone.lm
-        check_whole("embedding_dim", embedding_dim)
-        check_whole("num_thought_tokens", num_thought_tokens, least=0)
-        check_whole("num_compression_tokens", num_compression_tokens)
-        check_whole("max_length", max_length)
+        check_integer("embedding_dim", embedding_dim)
+        check_integer("num_thought_tokens", num_thought_tokens, least=0)
+        check_integer("num_compression_tokens", num_compression_tokens)
+        check_integer("max_length", max_length)
         self.embedding_dim = int(embedding_dim)
         self.num_thought_tokens, self.num_compression_tokens = int(num_thought_tokens), int(num_compression_tokens)
         self.max_length, self.full_gradient = int(max_length), full_gradient
-        self.room_for_query(None)
+        self.max_query_tokens(None)
         hidden, device, self.projection_init = backbone.hidden_size, backbone.device, projection_init
-        self.suffix = nn.Parameter(initial.suffix(backbone, self.num_suffix_tokens))
-        self.reconstruction_projection = initial.projection(hidden, hidden, projection_init).to(device)
-        self.alignment_projection = initial.projection(hidden, self.embedding_dim, projection_init).to(device)
+        self.suffix = nn.Parameter(initialization.suffix(backbone, self.num_suffix_tokens))
+        self.reconstruction_projection = initialization.projection(hidden, hidden, projection_init).to(device)
+        self.alignment_projection = initialization.projection(hidden, self.embedding_dim, projection_init).to(device)
         self.lora = QueryLora.fresh(self.lm, **lora).to(device) if lora else None
-        self.spelling = Spelling(backbone)
+        self.suffix_tokenization = SuffixTokenization(backbone)
         self.end_marker: str | None = None  # published checkpoints: the literal text that ends a decoded completion
         self.card: dict[str, Any] = {}  # facts for the model card
-        self.instructions: Mapping[str, Any] | None = None  # categories, tasks, documents; None: nobody recorded any
+        self.instructions: Mapping[str, Any] | None = None  # categories, tasks, documents; None: none recorded
         self._named_wording = False
 
     # What it is
@@ -78,10 +78,10 @@ class LLM2VecGen(nn.Module):
     @property
     def tokenizer(self) -> Any:
         """The tokenizer that texts go through."""
-        return self.spelling.tokenizer
+        return self.suffix_tokenization.tokenizer
 
     def trainables(self) -> dict[str, nn.Parameter]:
-        """What is trained, by its name in this module."""
+        """Return the trained parameters by their names in this module."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def train(self, mode: bool = True) -> LLM2VecGen:
@@ -117,7 +117,7 @@ class LLM2VecGen(nn.Module):
         """The dtype of the language model; embeddings are float32 whatever it is."""
         return self.backbone.dtype
 
-    def room_for_query(self, max_length: int | None) -> int:
+    def max_query_tokens(self, max_length: int | None) -> int:
         """Return how many query tokens fit beside the suffix; InputError where none does."""
         length = check_max_length(max_length, self.max_length, self.num_suffix_tokens, self.backbone.max_positions)
         return length - self.num_suffix_tokens
@@ -127,11 +127,11 @@ class LLM2VecGen(nn.Module):
     def initialize_from(self, texts: Sequence[str], moments: TargetMoments) -> None:
         """Start the alignment projection at the targets' mean and spread, where projection_init is "targets"."""
         if self.projection_init == "targets":
-            initial.match_targets(self, texts, moments)
+            initialization.match_targets(self, texts, moments)
 
     def forward(self, batch: Batch) -> EncoderOutput:
         """Soft prompts (B, K, D) and embedding (B, E) of the batch's queries (ids without suffix), with gradients."""
-        queries, suffix = self.spelling.split(batch.queries, self.suffix)
+        queries, suffix = self.suffix_tokenization.split(batch.queries, self.suffix)
         with self.adapted():
             if self.full_gradient or self.lora is not None:
                 states = self.backbone.full_pass(queries, suffix)
@@ -169,9 +169,9 @@ class LLM2VecGen(nn.Module):
         self, texts: Sequence[str], max_length: int | None = None, strip: bool = False
     ) -> tuple[list[Tensor], int]:
         """Ids as `tokenize_queries` gives them, and how many of the texts were cut."""
-        length = self.room_for_query(max_length) + self.num_suffix_tokens
+        length = self.max_query_tokens(max_length) + self.num_suffix_tokens
         rows = [text.strip() for text in texts] if strip else list(texts)
-        return self.spelling.ids(rows, length, self.num_suffix_tokens)
+        return self.suffix_tokenization.ids(rows, length, self.num_suffix_tokens)
 
     def completion_ids(self, texts: Sequence[str], max_length: int = 512) -> list[Tensor]:
         """Ids of each stripped completion and its end (the end token, or the literal marker), cut at `max_length`."""
@@ -232,7 +232,7 @@ class LLM2VecGen(nn.Module):
         """Return the text that the language model continues each soft prompt with.
 
         `inputs` are soft prompts (N, K, D), as a tensor or a numpy array, or texts, which are embedded first.
-        `max_new_tokens` None is 512, or what the model's positions leave. Greedy unless `sampling` says otherwise.
+        `max_new_tokens` None is 512, or what the model's positions leave. Greedy unless `sampling` is given.
         `seed`: one for all rows, or one per row. Raises InputError for pooled embeddings, another shape, and values
         that are not finite.
         """

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from llm2vec_gen.types import InputError, check_whole
+from llm2vec_gen.types import InputError, check_integer
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -33,7 +33,7 @@ class QueryLora(nn.Module):
         self.rank = int(next(iter(pairs.values()))[0].shape[0])
         self.terms = {path: _Term(self, *pair) for path, pair in sorted(pairs.items())}
         for path, term in self.terms.items():
-            _plant(self, path, term)
+            _register_nested(self, path, term)
         wrong = [path for path, term in self.terms.items() if not term.fits(lm.base_model, path)]
         if wrong:
             raise InputError(
@@ -50,7 +50,7 @@ class QueryLora(nn.Module):
         target_modules: names of linear layers, or "all-linear". InputError for a rank below 1, and where a name is that
         of no layer, or of a layer that is not linear: embeddings and norms have no low-rank term here.
         """
-        check_whole("model.lora.rank", rank)
+        check_integer("model.lora.rank", rank)
         linear = {path: module for path, module in lm.base_model.named_modules() if hasattr(module, "in_features")}
         names = _names(lm, linear, target_modules)
         pairs = {}
@@ -78,7 +78,7 @@ class QueryLora(nn.Module):
         return {f"lora.{name}": parameter.detach().float().cpu() for name, parameter in self.named_parameters()}
 
     def settings(self) -> dict[str, Any]:
-        """What a checkpoint says about them."""
+        """Return the settings for a checkpoint."""
         return {
             "rank": self.rank,
             "alpha": self.alpha,
@@ -133,7 +133,7 @@ class _Term(nn.Module):
         return sizes == (self.B.shape[0], self.A.shape[1])
 
 
-def _plant(root: nn.Module, path: str, leaf: nn.Module) -> None:
+def _register_nested(root: nn.Module, path: str, leaf: nn.Module) -> None:
     """Register a module at a dotted path, making the modules in between."""
     *stems, name = path.split(".")
     for stem in stems:

@@ -14,16 +14,16 @@ from llm2vec_gen import progress
 from llm2vec_gen.backbones.batching import common_prefix, micro_batches
 from llm2vec_gen.backbones.prefix import Prefix
 from llm2vec_gen.models.arguments import check_flags
-from llm2vec_gen.types import check_texts, check_whole
+from llm2vec_gen.types import check_integer, check_texts
 
 SHARED_FROM = 8  # a common beginning (an instruction) of this many tokens is computed once per call
 
 
 class QueryPass:
-    """The last K states of each text, handed to a projection bundle by bundle; only its result is kept."""
+    """The last K states of each text, projected micro-batch by micro-batch; only the result is kept."""
 
     def __init__(self, model: Any, ids: list[Tensor], batch_size: int = 32, show_progress: bool = False):
-        check_whole("batch_size", batch_size)
+        check_integer("batch_size", batch_size)
         self.model, self.backbone, self.ids = model, model.backbone, ids
         self.batch_size, self.show_progress = batch_size, show_progress
 
@@ -32,14 +32,15 @@ class QueryPass:
            max_length: int | None, show_progress: bool) -> QueryPass:  # fmt: skip
         """The pass of texts, each after the instruction; `max_length` counts the suffix too."""
         rows = check_texts(texts, instruction)
-        check_whole("batch_size", batch_size)
+        check_integer("batch_size", batch_size)
         check_flags(show_progress=show_progress)
         ids, cut = model.tokenize_and_count(rows, max_length)
         if cut:
-            room = model.room_for_query(max_length)
+            available = model.max_query_tokens(max_length)
             warnings.warn(
-                f"{cut} of {len(rows)} texts are longer than the {room} tokens that fit beside the suffix; their first "
-                f"{room} tokens are embedded (raise max_length to keep more)",
+                f"{cut} of {len(rows)} texts are longer than the {available} tokens that fit beside the suffix; their "
+                f"first "
+                f"{available} tokens are embedded (raise max_length to keep more)",
                 stacklevel=4,
             )
         return cls(model, ids, batch_size, show_progress)
@@ -53,18 +54,18 @@ class QueryPass:
         skip = 0 if shared is None else shared.lengths[0]
         more = self.model.num_suffix_tokens - skip
         lengths = [len(row) + more for row in self._before_suffix()]
-        bundles = micro_batches(lengths, self.backbone.max_tokens_per_micro_batch)
+        batches = micro_batches(lengths, self.backbone.max_tokens_per_micro_batch)
         shown = progress.track("encode", len(self.ids), "texts") if self.show_progress else nullcontext()
         with shown:
-            for bundle in (b[i : i + self.batch_size] for b in bundles for i in range(0, len(b), self.batch_size)):
-                states = self._states([self.ids[row] for row in bundle], shared, skip)
-                result[bundle] = project(states).float().cpu()
-                progress.advance(len(bundle))
+            for micro_batch in (b[i : i + self.batch_size] for b in batches for i in range(0, len(b), self.batch_size)):
+                states = self._states([self.ids[row] for row in micro_batch], shared, skip)
+                result[micro_batch] = project(states).float().cpu()
+                progress.advance(len(micro_batch))
         return result
 
     def _states(self, ids: list[Tensor], shared: Prefix | None, skip: int) -> Tensor:
         model = self.model
-        before, suffix = model.spelling.split(ids, model.suffix)
+        before, suffix = model.suffix_tokenization.split(ids, model.suffix)
         with model.adapted():
             prefix = self.backbone.prefix_pass([row[skip:] for row in before], shared)
             states = self.backbone.suffix_pass(prefix, suffix)
@@ -76,10 +77,10 @@ class QueryPass:
         common = common_prefix(self._before_suffix()) if len(self.ids) > 1 else 0
         if common < SHARED_FROM:
             return None
-        vectors, _ = model.spelling.split(self.ids[:1], model.suffix)
+        vectors, _ = model.suffix_tokenization.split(self.ids[:1], model.suffix)
         with model.adapted():
             return self.backbone.prefix_pass([vectors[0][:common]])
 
     def _before_suffix(self) -> list[Tensor]:
         model = self.model
-        return [model.spelling.before_suffix(row, model.num_suffix_tokens) for row in self.ids]
+        return [model.suffix_tokenization.before_suffix(row, model.num_suffix_tokens) for row in self.ids]

@@ -16,9 +16,9 @@ from llm2vec_gen.backbones.base import Backbone
 from llm2vec_gen.backbones.inputs import row_scale
 from llm2vec_gen.backbones.loading import load_tokenizer
 from llm2vec_gen.checkpoints.folder import staged
-from llm2vec_gen.models import export, golden
+from llm2vec_gen.models import export, reference_embeddings
 from llm2vec_gen.models.lora import QueryLora
-from llm2vec_gen.models.spelling import LiteralSpelling
+from llm2vec_gen.models.suffix_tokenization import LiteralSuffixTokenization
 from llm2vec_gen.paths import PathOrId
 from llm2vec_gen.types import InputError
 
@@ -31,7 +31,7 @@ def load(cls: Any, source: str | Path, device: Any, dtype: Any, backbone: str | 
     recorded = settings["backbone"]
     if not isinstance(backbone, Backbone):
         dtype = dtype or recorded.get("dtype", "auto")
-        backbone = Backbone(**_whereabouts(checkpoint, backbone), device=device, dtype=dtype)
+        backbone = Backbone(**_backbone_arguments(checkpoint, backbone), device=device, dtype=dtype)
     compare(recorded, backbone, str(source))
     lora = settings.get("lora") or {}
     model = cls(
@@ -40,7 +40,9 @@ def load(cls: Any, source: str | Path, device: Any, dtype: Any, backbone: str | 
     )  # fmt: skip
     if settings.get("suffix_spelling") == "literal":
         tokenizer = _tokenizer(checkpoint)
-        model.spelling = LiteralSpelling(backbone, tokenizer, settings["suffix_tokens"], settings["suffix_ids"])
+        model.suffix_tokenization = LiteralSuffixTokenization(
+            backbone, tokenizer, settings["suffix_tokens"], settings["suffix_ids"]
+        )
     if lora:
         pairs = checkpoint.lora()
         model.lora = QueryLora(backbone.lm, pairs, lora["alpha"], lora.get("dropout") or 0.0).to(backbone.device)
@@ -48,8 +50,8 @@ def load(cls: Any, source: str | Path, device: Any, dtype: Any, backbone: str | 
     model.instructions = settings.get("instructions")
     if settings.get("suffix_space") == "rows":
         checkpoint.tensors["suffix"] = checkpoint.tensors["suffix"] * _known_scale(backbone)
-    put(model, checkpoint.tensors)
-    golden.check(model.eval(), settings.get("golden") or [], recorded)
+    load_tensors(model, checkpoint.tensors)
+    reference_embeddings.check(model.eval(), settings.get("golden") or [], recorded)
     return model
 
 
@@ -81,7 +83,7 @@ def _content_id(**arguments: Any) -> str | None:
 open_checkpoint.content_id = _content_id  # type: ignore[attr-defined]  # what digests see in place of the path's files
 
 
-def _whereabouts(checkpoint: checkpoints.Checkpoint, path: str | None) -> dict[str, Any]:
+def _backbone_arguments(checkpoint: checkpoints.Checkpoint, path: str | None) -> dict[str, Any]:
     """Constructor arguments of the recorded backbone; a path given by the caller replaces path and revision."""
     recorded = checkpoint.settings["backbone"]
     kept = ("end_token", "chat_template_arguments", "quantization")
@@ -107,17 +109,17 @@ def compare(recorded: dict[str, Any], backbone: Backbone, source: str) -> None:
             )
 
 
-def put(model: Any, tensors: dict[str, Tensor]) -> None:
+def load_tensors(model: Any, tensors: dict[str, Tensor]) -> None:
     """Copy suffix and projections into the model; InputError where a shape does not match."""
     with torch.no_grad():
-        for name, parameter in core(model).items():
+        for name, parameter in trained_parameters(model).items():
             if parameter.shape != tensors[name].shape:
                 shapes = tuple(tensors[name].shape), tuple(parameter.shape)
                 raise InputError(f"tensor {name!r} of the checkpoint is {shapes[0]}; this model expects {shapes[1]}")
             parameter.copy_(tensors[name])
 
 
-def core(model: Any) -> dict[str, nn.Parameter]:
+def trained_parameters(model: Any) -> dict[str, nn.Parameter]:
     """Suffix and projections by their names in a checkpoint, frozen or not (LoRA matrices have names of their own)."""
     own = ("suffix", "reconstruction_projection", "alignment_projection")
     return {name: value for name, value in model.named_parameters() if name.partition(".")[0] in own}
@@ -140,14 +142,14 @@ def save(model: Any, folder: str | Path, format: str) -> None:
     What was written is read again and must give the model's own embeddings before it moves into `folder`.
     """
     backbone = model.backbone
-    tensors = {name: parameter.detach().float().cpu() for name, parameter in core(model).items()}
+    tensors = {name: parameter.detach().float().cpu() for name, parameter in trained_parameters(model).items()}
     if model.lora is not None:
         tensors |= model.lora.tensors()
     extra = {"weights": backbone.lm.state_dict()} if format == "merged" else {}
-    described = settings(model) | {"golden": golden.record(model)}
+    described = settings(model) | {"golden": reference_embeddings.record(model)}
     files = _tokenizer_files(model.tokenizer)
-    if format == "merged" and backbone.passes.ropes is not None:
-        short = min(module.short for module in backbone.passes.ropes.modules)
+    if format == "merged" and backbone.runner.ropes is not None:
+        short = min(module.short for module in backbone.runner.ropes.modules)
         warnings.warn(
             "the backbone's rotary positions depend on the length of the text; transformers takes that of a batch: "
             f"the merged folder gives texts of up to {short} tokens, suffix included, other embeddings beside longer "
@@ -167,8 +169,8 @@ def _read_again(model: Any, folder: Path) -> Any:
 
 
 def settings(model: Any) -> dict[str, Any]:
-    """What a checkpoint says beside its tensors (see checkpoints/base.py)."""
-    backbone, literal = model.backbone, isinstance(model.spelling, LiteralSpelling)
+    """Return the settings of a checkpoint beside its tensors (see checkpoints/base.py)."""
+    backbone, literal = model.backbone, isinstance(model.suffix_tokenization, LiteralSuffixTokenization)
     scale = row_scale(backbone)
     described: dict[str, Any] = {
         "backbone": {
@@ -185,8 +187,8 @@ def settings(model: Any) -> dict[str, Any]:
         "suffix_spelling": "literal" if literal else "own", "end_marker": model.end_marker,
     }  # fmt: skip
     if literal:
-        described["suffix_ids"] = model.spelling.token_ids.tolist()
-        described["suffix_tokens"] = model.spelling.spellings
+        described["suffix_ids"] = model.suffix_tokenization.token_ids.tolist()
+        described["suffix_tokens"] = model.suffix_tokenization.suffix_tokens
     if model.lora is not None:
         described["lora"] = model.lora.settings()
     if model.instructions is not None:
@@ -197,7 +199,7 @@ def settings(model: Any) -> dict[str, Any]:
 
 
 def _config(lm: Any) -> dict[str, Any]:
-    """The language model's whole config as plain values, without where it was read from."""
+    """Return the language model's config as plain values, without where it was read from."""
     config = json.loads(lm.config.to_json_string(use_diff=False))
     return {name: value for name, value in config.items() if not name.startswith("_")}
 

@@ -1,1 +1,1 @@
-"""Where the rows of complete and embed are made: in this process, a share of them, or spread over a cluster."""
+"""Executors: where the rows of complete and embed are computed: this process, a shard of a job array, or Ray."""

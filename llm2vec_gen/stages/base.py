@@ -1,7 +1,7 @@
-"""What a stage promises: the same rows, whoever makes them.
+"""The contract of an executor: it computes the same rows as every other executor.
 
-How to add one: a file beside this one with a subclass of `Stage`, a yaml in conf/stage, a test. What is made of a
-stretch of rows may not depend on who makes it or what else that one makes, so the parts are the same for every stage.
+How to add one: a file beside this one with a subclass of `Executor`, a yaml in conf/executor, a test. The result of a
+range of rows may not depend on the worker or its other ranges, so the shards are the same for every executor.
 """
 
 from __future__ import annotations
@@ -13,53 +13,53 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-Stretch = tuple[int, Sequence[Any]]  # the number of its first row, and the rows
-FACTS = ("sampling", "embedding_dim")
+RowRange = tuple[int, Sequence[Any]]  # the number of its first row, and the rows
+METADATA_KEYS = ("sampling", "embedding_dim")
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a noun made of one call, what its `report` grew by, and what it says of itself."""
+class BatchResult:
+    """The result of one call of a component: rows, the growth of its `report`, and its metadata."""
 
     rows: Any
     report: Counter[str] = field(default_factory=Counter)
-    facts: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 class Workers(Protocol):
-    """One noun, or several alike."""
+    """One component, or several equal ones."""
 
     @property
     def report(self) -> Counter[str]:
-        """What they have counted so far."""
+        """The counts of all workers so far."""
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """What they say of themselves: sampling, embedding_dim."""
+    def metadata(self) -> dict[str, Any]:
+        """Metadata of the component: sampling, embedding_dim."""
 
-    def each(self, stretches: Iterable[Stretch]) -> Iterator[tuple[int, Any]]:
-        """(first row, what was made) of every stretch, in any order."""
+    def each(self, ranges: Iterable[RowRange]) -> Iterator[tuple[int, Any]]:
+        """Yield (first row, result) of every range, in any order."""
 
 
-class Stage(ABC):
-    """share (index, of): which part of the work is this process's, of how many that were started for it."""
+class Executor(ABC):
+    """job_shard (index, of): this process computes every `of`-th shard, from `index`."""
 
-    share: tuple[int, int] = (0, 1)
+    job_shard: tuple[int, int] = (0, 1)
 
     @abstractmethod
     def workers(self, build: Callable[[], Any], method: str) -> AbstractContextManager[Workers]:
-        """Whoever calls `method(rows)` of the noun that `build` (which can be pickled) makes."""
+        """Yield workers that call `method(rows)` of the component that `build` (which can be pickled) returns."""
 
 
-def make(noun: Any, method: str, rows: Sequence[Any]) -> Made:
-    """One call of a noun."""
-    before = Counter(getattr(noun, "report", {}))
-    made = getattr(noun, method)(rows)
-    grown = Counter(getattr(noun, "report", {}))
+def run_batch(component: Any, method: str, rows: Sequence[Any]) -> BatchResult:
+    """Call the component's method on one batch of rows."""
+    before = Counter(getattr(component, "report", {}))
+    result = getattr(component, method)(rows)
+    grown = Counter(getattr(component, "report", {}))
     grown.subtract(before)
-    return Made(made, grown, facts_of(noun))
+    return BatchResult(result, grown, metadata_of(component))
 
 
-def facts_of(noun: Any) -> dict[str, Any]:
-    """What a manifest keeps of the noun."""
-    return {name: getattr(noun, name) for name in FACTS if hasattr(noun, name)}
+def metadata_of(component: Any) -> dict[str, Any]:
+    """Return the component's values for the manifest."""
+    return {name: getattr(component, name) for name in METADATA_KEYS if hasattr(component, name)}

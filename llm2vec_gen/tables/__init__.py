@@ -1,1 +1,1 @@
-"""Scores -> Markdown, LaTeX, HTML. Nothing here loads a model; a cell without a score is a hole and stays one."""
+"""Scores -> Markdown, LaTeX, HTML. Nothing here loads a model; a cell without a score stays empty."""

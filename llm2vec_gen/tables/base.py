@@ -9,18 +9,18 @@ from dataclasses import dataclass
 
 from llm2vec_gen.types import Reading, Score
 
-HOLE = "–"
+MISSING = "–"
 """How a missing cell is written, in every format."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """The mean over `runs` runs (seeds) of one row and column, and their standard deviation; None is a hole.
+    """The mean over `runs` runs (seeds) of one row and column, and their standard deviation; None is a missing cell.
 
     published   the published figure, in the unit of the score; printed as "ours / published / difference"
     signed      the figure is itself a difference: printed with its sign
     interval    a confidence interval of the figure
-    relative    the difference as a share of what it is a difference to
+    relative    the difference as a fraction of the baseline
     label       words instead of a figure
     """
 
@@ -34,11 +34,12 @@ class Cell:
     label: str | None = None
 
     def text(self, scale: float = 1.0, decimals: int = 1) -> str:
-        """As printed: the hole sign, the figure, the figure with its spread over runs, and what stands beside it."""
+        """As printed: the sign of a missing cell, the figure, the figure with its spread over runs, and what stands
+        beside it."""
         if self.label is not None:
             return self.label
         sign = "+" if self.signed else ""
-        ours = HOLE if self.value is None else f"{scale * self.value:{sign}.{decimals}f}"
+        ours = MISSING if self.value is None else f"{scale * self.value:{sign}.{decimals}f}"
         if self.value is not None and self.runs > 1 and not self.signed:
             ours += f" ± {scale * self.spread:.{decimals}f}"
         if self.interval is not None:
@@ -47,7 +48,7 @@ class Cell:
             ours += f" ({self.relative:+.1%})"
         if self.published is None:
             return ours
-        difference = HOLE if self.value is None else f"{scale * (self.value - self.published):+.{decimals}f}"
+        difference = MISSING if self.value is None else f"{scale * (self.value - self.published):+.{decimals}f}"
         return f"{ours} / {scale * self.published:.{decimals}f} / {difference}"
 
 
@@ -89,14 +90,14 @@ class Grid:
 
 
 class Table(ABC):
-    """Score rows -> grids -> text. A subclass says which grids; the formats are the files beside this one."""
+    """Score rows -> grids -> text. A subclass selects the grids; the formats are the files beside this one."""
 
     def wanted(self) -> list[str]:
         """The rows this table has by name, as "experiment:encoder": whose scores are gathered for it."""
         return []
 
     def with_readings(self, readings: Sequence[Reading]) -> Table:
-        """The same table, told what embeddings say; most tables have no use for it."""
+        """Return the table with the readings of a run; most tables ignore them."""
         return self
 
     def draws(self, score: Score) -> bool:
@@ -156,7 +157,7 @@ def columns_of(columns: Sequence[str | dict]) -> list[Column]:
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """The plain mean; a hole if there is nothing, or if a value is a hole or not a number."""
+    """The plain mean; a missing cell if there is nothing, or if a value is a missing cell or not a number."""
     if not values or any(value is None or not math.isfinite(value) for value in values):
         return None
     return math.fsum(values) / len(values)  # type: ignore[arg-type]

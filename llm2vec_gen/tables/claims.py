@@ -19,7 +19,7 @@ class Claim:
     name     the key of the published figure
     row      whom it is about, "experiment:encoder"
     baseline whom it is compared with
-    upper    given: the share of the gap from `baseline` to `upper` that is closed; else the relative change
+    upper    given: the fraction of the gap from `baseline` to `upper` that is closed; else the relative change
     columns  the scores it is made of (see `Column`); the average over the tasks of several
     """
 

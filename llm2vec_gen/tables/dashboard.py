@@ -53,7 +53,7 @@ def backbone_of(run: Run) -> str:
 
 
 def render(runs: Sequence[Run]) -> str:
-    """The page; a view that has nothing to compare says so."""
+    """The page; a view without data has a note."""
     ablation = view("Loss ablation", runs, losses_of, "losses")
     scale = view("Scale", runs, backbone_of, "backbone")
     sections = {

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from llm2vec_gen.tables.base import HOLE, Cell, Grid, Table
+from llm2vec_gen.tables.base import MISSING, Cell, Grid, Table
 from llm2vec_gen.types import InputError, Score
 
 GREY = "#888888"
@@ -19,7 +19,7 @@ class Figure(Table):
 
     kind   "bars" (a group per row, a bar per column), "lines" (columns along x, a line per row; x to scale where the
            columns are numbers), "heat" (a coloured cell per figure). A published figure is drawn as an open mark, a
-           hole is left empty, several seeds get an error bar.
+           missing cell is left empty, several seeds get an error bar.
     """
 
     def __init__(self, table: Table, kind: str) -> None:
@@ -102,7 +102,7 @@ def _bars_of(
 
 
 def lines(axes: Any, grid: Grid) -> None:
-    """A line per row along the columns; a hole interrupts it."""
+    """A line per row along the columns; a missing cell interrupts it."""
     numbers = all(name.replace(".", "", 1).isdigit() for name in grid.columns)
     places = [float(name) for name in grid.columns] if numbers else [float(i) for i in range(len(grid.columns))]
     for row, label in enumerate(grid.rows):
@@ -130,7 +130,7 @@ def heat(axes: Any, grid: Grid) -> None:
         axes.set_ylim(len(grid.rows) - 0.5, -0.5)
     for row, cells in enumerate(grid.cells):
         for column, cell in enumerate(cells):
-            text = HOLE if cell.value is None else f"{grid.scale * cell.value:.{grid.decimals}f}"
+            text = MISSING if cell.value is None else f"{grid.scale * cell.value:.{grid.decimals}f}"
             if cell.published is not None:
                 text += f"\n({grid.scale * cell.published:.{grid.decimals}f})"
             axes.text(column, row, text, ha="center", va="center", fontsize=8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from llm2vec_gen.tables.base import HOLE, Grid
+from llm2vec_gen.tables.base import MISSING, Grid
 
 
 def render(grid: Grid) -> str:
@@ -27,5 +27,5 @@ def _row(name: str, texts: list[str], best: set[int]) -> str:
 
 
 def _cell(text: str, best: bool) -> str:
-    kind = " class='hole'" if text == HOLE else " class='best'" if best else ""
+    kind = " class='missing'" if text == MISSING else " class='best'" if best else ""
     return f"<td{kind}>{escape(text)}</td>"

@@ -1,4 +1,4 @@
-"""Where do I lose: the queries on which a row falls furthest behind another, and what its embeddings say there."""
+"""Where do I lose: the queries on which a row falls furthest behind another, and what its embeddings decode to."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LargestLosses(Table):
         self.readings = list(readings)
 
     def with_readings(self, readings: Sequence[Reading]) -> LargestLosses:
-        """The same table, told what the row's embeddings decode to."""
+        """Return the table with what the row's embeddings decode to."""
         return LargestLosses(
             self.row, self.baseline, self.evaluation, self.queries, self.limit, self.title, list(readings)
         )

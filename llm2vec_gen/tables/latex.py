@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llm2vec_gen.tables.base import HOLE, Grid
+from llm2vec_gen.tables.base import MISSING, Grid
 
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -17,7 +17,7 @@ SPECIAL = {
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
     "↓": r"$\downarrow$",
-    HOLE: "--",
+    MISSING: "--",
 }
 
 

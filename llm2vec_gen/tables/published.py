@@ -67,7 +67,7 @@ def _read(version: str) -> dict[str, Any]:
 
 
 def _row(columns: list[str], values: list[float | None], where: str) -> dict[str, float]:
-    """Percent -> share; a null is a figure we do not know."""
+    """Percent -> fraction; a null is a figure we do not know."""
     if len(columns) != len(values):
         raise AssertionError(f"{where} has {len(values)} figures for {len(columns)} columns")
     return {column: value / 100 for column, value in zip(columns, values, strict=True) if value is not None}

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a run: loss curves, tables, and what embeddings say in words.
+"""One self-contained HTML page of a run: loss curves, tables, and readings of embeddings.
 
 Nothing on the page comes from elsewhere: the style is inline, the curves are inline SVG. It follows the reader's light
 or dark setting.
@@ -26,7 +26,7 @@ figure { margin: 1.2rem 0; overflow-x: auto; } figcaption { margin-bottom: .4rem
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align: right; font-weight: normal; }
 thead th { border-bottom: 2px solid var(--line); color: var(--dim); font-size: .85rem; } tbody th { text-align: left; }
-thead th:first-child { text-align: left; } td.best { font-weight: 650; } td.hole { color: var(--dim); }
+thead th:first-child { text-align: left; } td.best { font-weight: 650; } td.missing { color: var(--dim); }
 .curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem; }
 .curves svg { width: 100%; height: auto; }
 .reading { border: 1px solid var(--line); border-radius: .5rem; padding: .8rem 1rem; margin: .8rem 0; }

@@ -18,7 +18,7 @@ from llm2vec_gen.types import InputError, Score
 NUMBER = frozenset({int, float})  # the types of JSON values are compared exactly: a bool is no int
 KINDS: dict[Any, tuple[frozenset[type], str]] = {
     "str": (frozenset({str}), "a text"),
-    "float": (NUMBER | {NoneType}, "a number, or null for a hole"),
+    "float": (NUMBER | {NoneType}, "a number, or null for a missing cell"),
     "bool": (frozenset({bool}), "true or false"),
     "int": (frozenset({int}), "a whole number"),
     "int | None": (frozenset({int, NoneType}), "a whole number or null"),
@@ -63,7 +63,7 @@ def read(paths: str | Path | Sequence[str | Path]) -> list[Score]:
 
 
 def read_for(table: Table, paths: str | Path | Sequence[str | Path]) -> list[Score]:
-    """The scores of files for a table; InputError if there are none, or if it draws none, which says whose they are."""
+    """The scores of files for a table; InputError if there are none, or if it draws none, with their encoders."""
     scores = read(paths)
     if not scores:
         raise InputError(

@@ -21,7 +21,7 @@ class ScoreTable(Table):
 
     columns       categories or mappings (see `Column`)
     rows          encoder name -> label, in the order wanted; None takes every encoder in order of appearance. A row
-                  that has no score at all stays, as a row of holes
+                  that has no score at all stays, as an empty row
     average       "tasks" (mean over all tasks of the columns, the paper's), "categories" (mean of the columns) or None
     evaluations   names of the evaluations that may be read; None reads all
     percent       print 100 times the score
@@ -31,7 +31,7 @@ class ScoreTable(Table):
                   queries where the metric has values per query, relative change
 
     A category's figure is the mean over its tasks, a task's the mean over its subsets. A row that lacks one of the
-    tasks any other row has gets a hole, not the mean over the rest. Several seeds give mean and standard
+    tasks any other row has gets a missing cell, not the mean over the rest. Several seeds give mean and standard
     deviation. One task under two evaluations or two data revisions is an InputError.
     """
 
@@ -118,7 +118,7 @@ class ScoreTable(Table):
         if self.average == "categories":
             figures = [[*row, mean(row)] for row in figures]
         elif self.average == "tasks":
-            complete = all(tasks)  # a column nobody has a score for is a hole, and so is the average over it
+            complete = all(tasks)  # a column without any score is empty, and so is the average over it
             figures = [
                 [*row, mean([score for column in run for score in column]) if complete else None]
                 for row, run in zip(figures, values, strict=True)
@@ -147,12 +147,12 @@ class ScoreTable(Table):
             return self.note
         source = f"{self.published.source}, {self.published.number}"
         if self._comparable(by_column):
-            said = f"Cells with a published figure: ours / published / difference ({source})."
+            note = f"Cells with a published figure: ours / published / difference ({source})."
         else:
             found = sorted({score.evaluation for rows in by_column for score in rows})
             wanted = ", ".join(self.published.evaluations)
-            said = f"These are scores of {', '.join(found)}; the published figures are of {wanted} and not shown."
-        return " ".join(text for text in (self.note, said, self.published.note) if text)
+            note = f"These are scores of {', '.join(found)}; the published figures are of {wanted} and not shown."
+        return " ".join(text for text in (self.note, note, self.published.note) if text)
 
     # ---- the differences
 
@@ -185,9 +185,9 @@ class ScoreTable(Table):
             return found
         every = [key for column in columns for key in column]
         weights = [1 / (len(columns) * len(column)) for column in columns for _ in column]
-        whole = all(interval is not None for interval in found)
+        complete = all(interval is not None for interval in found)
         by_tasks = self.average == "tasks"
-        return [*found, paired_interval(one, other, every, None if by_tasks else weights) if whole else None]
+        return [*found, paired_interval(one, other, every, None if by_tasks else weights) if complete else None]
 
 
 def by_position(columns: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str], Any]:
@@ -201,7 +201,7 @@ def row_name(name: str, experiment: str | None) -> str:
 
 
 def difference(ours: Cell, theirs: Cell, interval: tuple[float, float] | None) -> Cell:
-    """The cell of a difference; a hole if either figure is one."""
+    """The cell of a difference; a missing cell if either figure is one."""
     if ours.value is None or theirs.value is None:
         return Cell()
     change = relative_change(ours.value, theirs.value)
@@ -212,7 +212,7 @@ def runs_of(rows: Sequence[Score], encoder: str) -> RunScores:
     """Per seed of one encoder: the score of each task, averaged over its subsets.
 
     Two runs (score artifacts) of one seed complete each other, for instance two benchmarks; where they have a score
-    twice, nobody can say which one counts: an InputError.
+    twice, the choice is ambiguous: an InputError.
     """
     collected: dict[str, dict[str, list[float | None]]] = defaultdict(lambda: defaultdict(list))
     seen: dict[tuple[Any, ...], str] = {}
@@ -230,7 +230,7 @@ def runs_of(rows: Sequence[Score], encoder: str) -> RunScores:
 
 
 def over_runs(values: Sequence[float | None]) -> Cell:
-    """Mean and standard deviation over the runs that have a figure; a hole if none has."""
+    """Mean and standard deviation over the runs that have a figure; a missing cell if none has."""
     known = [value for value in values if value is not None]
     if not known:
         return Cell()
@@ -261,7 +261,7 @@ class TableSet(Table):
         return list(dict.fromkeys(name for table in self.tables.values() for name in table.wanted()))
 
     def with_readings(self, readings: Sequence[Reading]) -> TableSet:
-        """Every member told."""
+        """Return every member with the readings."""
         return TableSet({name: table.with_readings(readings) for name, table in self.tables.items()})
 
     def draws(self, score: Score) -> bool:
@@ -274,7 +274,7 @@ class TableSet(Table):
         return [grid for table in self.tables.values() for grid in table.grids(rows)]
 
     def pictures(self, scores: Iterable[Score]) -> dict[str, bytes]:
-        """Those of the members, told apart by the member's name."""
+        """Those of the members, with the member's name in their names."""
         rows = list(scores)
         found = {name: table.pictures(rows) for name, table in self.tables.items()}
         return {f"{name}.{ending}": content for name, files in found.items() for ending, content in files.items()}

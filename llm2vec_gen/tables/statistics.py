@@ -98,7 +98,7 @@ def relative_change(ours: float | None, theirs: float | None) -> float | None:
 
 
 def gap_closed(ours: float | None, lower: float | None, upper: float | None) -> float | None:
-    """(ours - lower) / (upper - lower): the share of the way from `lower` to `upper` that ours has gone."""
+    """(ours - lower) / (upper - lower): the fraction of the way from `lower` to `upper` that ours has gone."""
     if ours is None or lower is None or upper is None or upper == lower:
         return None
     return (ours - lower) / (upper - lower)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from llm2vec_gen.tables.base import HOLE, Cell, Grid, Table
+from llm2vec_gen.tables.base import MISSING, Cell, Grid, Table
 from llm2vec_gen.types import Score
 
 LOSS = "train/"
@@ -83,9 +83,9 @@ def result_headings(names: Sequence[str]) -> list[str]:
 
 
 def result_text(name: str, value: float | None) -> str:
-    """Return a result as printed: a loss with four digits, a score times 100, a missing one as a hole."""
+    """Return a result as printed: a loss with four digits, a score times 100, a missing one as a missing cell."""
     if value is None:
-        return HOLE
+        return MISSING
     return f"{value:.4g}" if name.startswith(LOSS) else f"{100 * value:.1f}"
 
 
@@ -105,7 +105,7 @@ def _cell(name: str, value: float | None) -> Cell:
 
 
 def _reason(job: Job, row: str, headings: Mapping[str, str]) -> str:
-    """Why a job has holes; empty where it has none."""
+    """Why a job has missing cells; empty where it has none."""
     missing = [heading for name, heading in headings.items() if name not in job.results]
     if job.state != "done":
         return f"{row}: {job.state}{f', {job.error}' if job.error else ''}."

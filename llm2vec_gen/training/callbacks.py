@@ -1,4 +1,4 @@
-"""What happens around the steps: metrics are logged, a bar moves, the state is saved so that a stop costs little."""
+"""Callbacks: log metrics, show progress, save the state to resume from."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class EndedEarly(Unfinished):
 def stops_training(callback: Any) -> bool:
     """Whether a callback (or its class) may end training on purpose: its settings are then part of the digest.
 
-    True for Lightning's EarlyStopping and Timer, and for classes that say so by `stops_training = True`.
+    True for Lightning's EarlyStopping and Timer, and for classes with `stops_training = True`.
     """
     kind = callback if isinstance(callback, type) else type(callback)
     return issubclass(kind, EarlyStopping | Timer) or bool(getattr(kind, "stops_training", False))
 
 
 def has_ended(callback: Any) -> bool:
-    """Whether this stop rule is what has asked the trainer to stop; one of your own is believed."""
+    """Whether this stop rule has asked the trainer to stop; True for rules of your own."""
     if isinstance(callback, EarlyStopping):
         return callback.stopping_reason is not EarlyStoppingReason.NOT_STOPPED
     if isinstance(callback, Timer):
@@ -94,7 +94,7 @@ class MetricLog(Callback):
         }
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        pl_module.remember(batch)
+        pl_module.update(batch)
         if trainer.global_step % self.every_n_steps == 0 or trainer.global_step == trainer.max_steps:
             self._log(trainer, pl_module)
             for rule in trainer.early_stopping_callbacks:  # a run is one epoch to Lightning: its end would be too late
@@ -107,14 +107,14 @@ class MetricLog(Callback):
 
     def _log(self, trainer: Any, pl_module: Any) -> None:
         step = self._logged = trainer.global_step
-        readings = pl_module.readings()
-        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in readings.items()})
+        interval_metrics = pl_module.interval_metrics()
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in interval_metrics.items()})
         if not self._checked and step > 1:  # callbacks after this one have logged by the second step
             check_monitors(trainer.callbacks, trainer.callback_metrics)
             self._checked = True
-        trainer.progress_bar_metrics["loss"] = readings["train/loss"]  # of Lightning's own bars
+        trainer.progress_bar_metrics["loss"] = interval_metrics["train/loss"]  # of Lightning's own bars
         for logger in trainer.loggers:
-            logger.log_metrics(readings, step if isinstance(logger, MetricsFile) else self.steps_before + step)
+            logger.log_metrics(interval_metrics, step if isinstance(logger, MetricsFile) else self.steps_before + step)
 
 
 class ProgressBar(Callback):
@@ -125,7 +125,7 @@ class ProgressBar(Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if trainer.is_global_zero:
-            name = f"teach {pl_module.name}" if hasattr(pl_module, "lesson") else "train"
+            name = f"teach {pl_module.name}" if hasattr(pl_module, "objective") else "train"
             self._progress = Progress(name, trainer.max_steps, "steps", trainer.global_step)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -162,27 +162,27 @@ class ResumeCheckpoint(Checkpoint):
         self.path = folder / "last.ckpt"
         self.every_n_steps = every_n_steps
         self._identity = identity
-        self._asked: int | None = None
+        self._signal: int | None = None
         self._saved = 0  # the step of the last state
         self._random: dict[str, torch.Tensor] = {}
         self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         # Here and not before: Lightning's own handler of SIGTERM, installed by now, talks to other ranks inside of it.
-        self._asked, self._saved = None, trainer.global_step
+        self._signal, self._saved = None, trainer.global_step
         _set_random_state(self._random)
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
+            self._handlers = {number: signal.signal(number, self._on_signal) for number in self.SIGNALS}
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        word = ranks.largest(2 * (self._asked or 0) + bool(trainer.should_stop))  # one exchange a step
-        step, asked = trainer.global_step, word // 2
-        trainer.should_stop = trainer.should_stop or bool(word % 2)  # one rank's stop is that of all
+        state = ranks.all_reduce_max(2 * (self._signal or 0) + bool(trainer.should_stop))  # one exchange a step
+        step, stop_signal = trainer.global_step, state // 2
+        trainer.should_stop = trainer.should_stop or bool(state % 2)  # one rank's stop is that of all
         self._finish(trainer, pl_module)
-        if asked or trainer.should_stop or step % self.every_n_steps == 0 or step == trainer.max_steps:
+        if stop_signal or trainer.should_stop or step % self.every_n_steps == 0 or step == trainer.max_steps:
             self._save(trainer)
-        if asked and step < trainer.max_steps:
-            raise Stopped(asked, step)
+        if stop_signal and step < trainer.max_steps:
+            raise Stopped(stop_signal, step)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         if self._saved != trainer.global_step:  # stopped at the end of an epoch
@@ -190,42 +190,42 @@ class ResumeCheckpoint(Checkpoint):
             self._save(trainer)
 
     def _finish(self, trainer: Any, pl_module: Any) -> None:
-        """The last row comes before the state, which it resets: whoever continues from there trains no further."""
+        """Log the last row before the state is saved, since logging resets the interval."""
         if _ended(trainer):
             for callback in trainer.callbacks:
                 if isinstance(callback, MetricLog):
                     callback.finish(trainer, pl_module)
 
-    def asked(self) -> int:
-        """The signal that asks the run to stop, on all ranks alike though it may have reached one alone; 0: none."""
-        return ranks.largest(self._asked or 0)
+    def stop_signal(self) -> int:
+        """Return the signal that asks the run to stop, the same on all ranks even if one alone received it; 0: none."""
+        return ranks.all_reduce_max(self._signal or 0)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["identity"] = self._identity
         checkpoint["ended"] = _ended(trainer)
-        checkpoint["random"] = ranks.gather(_random_state())
+        checkpoint["random"] = ranks.all_gather(_random_state())
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         trainer.should_stop = checkpoint.get("ended", False)  # by a stop rule: there is nothing left to train
         states = checkpoint["random"]
-        self._random = states[ranks.own() % len(states)]
+        self._random = states[ranks.rank() % len(states)]
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        self._give_back()
+        self._restore_handlers()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        self._give_back()
+        self._restore_handlers()
 
-    def _give_back(self) -> None:
+    def _restore_handlers(self) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
 
-    def _ask(self, number: int, frame: Any) -> None:
-        """A signal's handler: the step is finished first. A second Ctrl-C does not wait."""
-        if self._asked is not None and number == signal.SIGINT:
+    def _on_signal(self, number: int, frame: Any) -> None:
+        """Handle a signal: finish the training step first. A second Ctrl-C does not wait."""
+        if self._signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._asked = number
+        self._signal = number
 
     def _save(self, trainer: Any) -> None:
         self._saved = trainer.global_step

@@ -13,7 +13,7 @@ class LocalCheckpointIO(TorchCheckpointIO):
     """Lightning's own takes a path for an address: "::" and "://" in a folder's name lead it to another file."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write the state; whoever calls it sees to it that the file is never half there."""
+        """Write the state; the caller makes the write atomic."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         torch.save(checkpoint, path)
 

@@ -1,4 +1,5 @@
-"""What lessons read: the texts of a completions artifact, of a query source or of a triplet data set, as rows on disk.
+"""The corpora of LLM2Vec training: the texts of a completions artifact, of a query source or of a triplet data set, as
+rows on disk.
 
 Rows are written once into a memory-mapped file, so that a corpus of any size is shuffled without being held.
 """
@@ -22,7 +23,7 @@ ROWS_AT_A_TIME = 1000
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row of a source, before it is split into what lessons read."""
+    """One row of a source, before it is split into the texts of an objective."""
 
     id: str
     query: str
@@ -53,7 +54,9 @@ class Triplets:
         missing = [column for column in self.columns if column not in first]
         if missing:
             there = ", ".join(first) or "none"
-            raise InputError(f"teaching.corpus.path={path} has no column {', '.join(missing)}; its columns: {there}")
+            raise InputError(
+                f"teacher_training.corpus.path={path} has no column {', '.join(missing)}; its columns: {there}"
+            )
         self.report = {"read": 0, "incomplete": 0}
 
     def examples(self) -> Iterator[Example]:
@@ -74,14 +77,16 @@ class Triplets:
             try:
                 return _LocalRows(file, self.columns), dict.fromkeys(columns_of(file) or [])
             except InputError as error:
-                raise InputError(f"teaching.corpus.path={self.path} cannot be read: {error}") from error
+                raise InputError(f"teacher_training.corpus.path={self.path} cannot be read: {error}") from error
         import datasets
 
         try:
             rows = datasets.load_dataset(self.path, self.name, revision=self.revision, split=self.split, streaming=True)
             return rows, next(iter(rows), {})
         except (OSError, ValueError, RuntimeError, StopIteration, datasets.exceptions.DatasetsError) as error:
-            raise InputError(f"teaching.corpus.path={self.path} cannot be read: {one_line(error):.300}") from error
+            raise InputError(
+                f"teacher_training.corpus.path={self.path} cannot be read: {one_line(error):.300}"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,7 @@ class CorpusRows(Sequence[tuple[str, ...]]):
 
 
 def write_rows(file: Path, source: Any, reads: str, fields: Sequence[str]) -> CorpusRows:
-    """The rows of a source for lessons that read "texts" or "pairs", written beside the file and renamed.
+    """Write the rows of a source for objectives that read "texts" or "pairs", written beside the file and renamed.
 
     Blank texts, and texts (or pairs) that stood in an earlier row, are left out.
     """
@@ -128,7 +133,9 @@ def write_rows(file: Path, source: Any, reads: str, fields: Sequence[str]) -> Co
     rows = _texts(source, fields) if reads == "texts" else _pairs(source)
     first = next(rows, None)
     if first is None:
-        raise InputError(f"the corpus has no {reads} to learn from; give teaching.corpus a source that has")
+        raise InputError(
+            f"the corpus has no {reads} to train on; set teacher_training.corpus to a source that has some"
+        )
     names = ["id", *(f"text{place}" for place in range(len(first) - 1))]
     schema = pa.schema([(name, pa.large_string()) for name in names])
     file.parent.mkdir(parents=True, exist_ok=True)

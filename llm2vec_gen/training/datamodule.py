@@ -35,7 +35,7 @@ class TrainingData(lightning.LightningDataModule):
     def train_dataloader(self) -> BatchLoader:
         """One loader for the whole run."""
         settings = self.settings
-        order = Shuffle(self._rows, settings.batch_size, self.seed, ranks.own(), ranks.count())
+        order = Shuffle(self._rows, settings.batch_size, self.seed, ranks.rank(), ranks.world_size())
         self._loader = BatchLoader(
             lambda step: self.batch(step, order.rows(step)), settings.max_steps, settings.prefetch_batches
         )
@@ -53,7 +53,7 @@ class TrainingData(lightning.LightningDataModule):
     def counts(self) -> dict[str, int]:
         """What was trained on so far, over all ranks."""
         own = {} if self._loader is None else dict(self._loader.counts)
-        parts = ranks.gather(own)
+        parts = ranks.all_gather(own)
         return {name: sum(part[name] for part in parts) for name in own}
 
 

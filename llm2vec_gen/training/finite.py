@@ -1,4 +1,4 @@
-"""Keeps what is not finite out of everything that is saved, without asking the device at every step."""
+"""Keeps values that are not finite out of checkpoints, without a device synchronisation at every step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from llm2vec_gen.training import ranks
 
 
 class FiniteGuard:
-    """Remembers the loss and the gradient norm of each step as device tensors until somebody may wait for them.
+    """Keeps the loss and the gradient norm of each step as device tensors until a synchronisation is allowed.
 
     `check` is called at logging intervals and before anything is saved. So the error names the first bad step and its
     ids, and no state later than that step ever reaches the disk.
@@ -17,14 +17,14 @@ class FiniteGuard:
     def __init__(self) -> None:
         self._steps: list[tuple[int, list[str], dict[str, Tensor]]] = []
 
-    def remember(self, step: int, ids: list[str], values: dict[str, Tensor]) -> None:
+    def update(self, step: int, ids: list[str], values: dict[str, Tensor]) -> None:
         """Scalars of one step (the losses, the gradient norm) and the ids of its batch; no device synchronisation."""
         self._steps.append((step, ids, values))
 
     def check(self) -> None:
-        """Raises FloatingPointError if a remembered value of any rank is not finite; forgets them otherwise."""
+        """Raise FloatingPointError if a kept value of any rank is not finite; clear them otherwise."""
         first = self._first_bad()
-        found = [step for step in ranks.gather(first) if step is not None]
+        found = [step for step in ranks.all_gather(first) if step is not None]
         if found:
             self._stop(min(found))
         self._steps.clear()
@@ -37,7 +37,7 @@ class FiniteGuard:
 
     def _stop(self, step: int) -> None:
         own = next((entry for entry in self._steps if entry[0] == step), (step, [], {}))
-        parts = ranks.gather((own[1], {name: float(value) for name, value in own[2].items()}))
+        parts = ranks.all_gather((own[1], {name: float(value) for name, value in own[2].items()}))
         ids = [identity for part, _ in parts for identity in part]
         values = "; ".join(", ".join(f"{name} {value:.4g}" for name, value in part.items()) for _, part in parts)
         raise FloatingPointError(

@@ -74,7 +74,7 @@ def fit(
 
 
 def _prepare(module: TrainingModule, data: CompletionData, targets: Rows) -> None:
-    """Let losses and model see the moments of all targets, if they ask for them."""
+    """Pass the moments of all targets to the losses and the model, if they have a method for them."""
     takers = [loss for loss in module.losses.values() if hasattr(loss, "prepare")]
     if not takers and not hasattr(module.model, "initialize_from"):
         return
@@ -114,7 +114,7 @@ def run(
     """
     folder.mkdir(parents=True, exist_ok=True)
     devices = _devices(trainer_settings)
-    if ranks.own() == 0:
+    if ranks.rank() == 0:
         settings.warn_of_short_run()
     resume = ResumeCheckpoint(folder / RESUME, settings.checkpoint_every_n_steps, identity)
     start = _start(resume.path, identity)
@@ -127,7 +127,7 @@ def run(
     for callback in callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
             callback.dirpath = str(folder.resolve() / "checkpoints")
-    with _quiet(), _told(module.model, settings, resume.path):
+    with _silence_lightning(), _explain_interruption(module.model, settings, resume.path):
         try:
             trainer = lightning.Trainer(
                 **devices,
@@ -156,8 +156,10 @@ def run(
             raise
         finally:
             data.teardown("fit")  # Lightning does not call it after an error
-        if asked := resume.asked():  # in the last step: all is saved, and what comes after training must not begin
-            raise Stopped(asked, trainer.global_step)
+        if (
+            stop_signal := resume.stop_signal()
+        ):  # in the last step: all is saved, and what comes after training must not begin
+            raise Stopped(stop_signal, trainer.global_step)
     rules = [type(callback).__name__ for callback in callbacks if has_ended(callback)]
     if trainer.global_step < settings.max_steps and not (rules and trainer.should_stop and trainer.global_step):
         raise EndedEarly(
@@ -165,7 +167,7 @@ def run(
             f"config that may end it; saved in {resume.path}: the same command continues from there. A callback of "
             "your own whose stop counts as finished needs the class attribute stops_training = True"
         )
-    if trainer.global_step < settings.max_steps and ranks.own() == 0:
+    if trainer.global_step < settings.max_steps and ranks.rank() == 0:
         log.info("train: ended after step %d of %d by %s", trainer.global_step, settings.max_steps, ", ".join(rules))
     last = {name.removeprefix("train/"): value for name, value in curve.last().items() if name != "step"}
     return {"steps": trainer.global_step, **last}
@@ -178,14 +180,14 @@ def _configure(model: Any, settings: TrainingSettings) -> None:
 
 
 def _devices(settings: TrainerSettings) -> dict[str, Any]:
-    """Lightning's words for the devices; joins the group of processes, where there is one."""
+    """Return Lightning's arguments for the devices; initialise the process group, if there is one."""
     from llm2vec_gen.training.strategies import ReplicatedStrategy, ShardedStrategy
 
-    settings.check_started()
+    settings.check_world_size()
     devices = {"accelerator": "gpu" if settings.on_gpu else "cpu", "devices": settings.devices}
-    if not settings.grouped:  # also inside of a Slurm job, which Lightning would ask for more
+    if not settings.uses_process_group:  # also inside of a Slurm job, which Lightning would ask for more
         return devices | {"plugins": [LightningEnvironment(), LocalCheckpointIO()]}
-    ranks.join(settings.on_gpu)
+    ranks.init_process_group(settings.on_gpu)
     kind = ShardedStrategy if settings.strategy == "fsdp" else ReplicatedStrategy
     plugins = [TorchElasticEnvironment(), LocalCheckpointIO()]
     return devices | {"num_nodes": settings.num_nodes, "strategy": kind(), "plugins": plugins}
@@ -239,16 +241,16 @@ def _start(path: Path, identity: dict[str, Any]) -> Path | None:
     return path
 
 
-# ---- what the user hears
+# ---- messages for the user
 
 
 @contextlib.contextmanager
-def _told(model: Any, settings: TrainingSettings, path: Path) -> Iterator[None]:
-    """Says what to do after a stop by a signal or for lack of memory."""
+def _explain_interruption(model: Any, settings: TrainingSettings, path: Path) -> Iterator[None]:
+    """Explain what to do after a signal or an out-of-memory error."""
     try:
         yield
     except Stopped as stop:
-        if ranks.own() == 0:
+        if ranks.rank() == 0:
             print(
                 f"stopped by signal {stop.signum} after step {stop.step} of {settings.max_steps}; saved in {path}: "
                 "the same command continues from there",
@@ -264,8 +266,8 @@ def _told(model: Any, settings: TrainingSettings, path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning's banners and tips are not about this run; its warnings and errors stay."""
+def _silence_lightning() -> Iterator[None]:
+    """Hide Lightning's banners and tips; its warnings and errors stay."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -57,7 +57,7 @@ class Schedule:
     epochs: int = 12
     tokens_per_step: int = 2048
     learning_rate: float = 4e-3
-    warmup_share: float = 0.06
+    warmup_fraction: float = 0.06
     weight_decay: float = 0.05
     query_weight: float = 0.2
     seed: int = 0
@@ -193,7 +193,7 @@ def _train_epoch(model: nn.Module, tokenizer, optimizer, schedule: Schedule, epo
     for step, (ids, weights) in enumerate(ready):
         done = (epoch + step / len(ready)) / schedule.epochs
         for group in optimizer.param_groups:
-            group["lr"] = schedule.learning_rate * _rate(done, schedule.warmup_share)
+            group["lr"] = schedule.learning_rate * _rate(done, schedule.warmup_fraction)
         loss = weighted_loss(model, ids, weights)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -211,7 +211,7 @@ def _rate(done: float, warmup: float) -> float:
 
 
 def save_language_model(folder: Path, tokenizer, model: Any) -> None:
-    """An ordinary model folder with bf16 weights, written beside `folder` and moved into its place when whole."""
+    """An ordinary model folder with bf16 weights, written beside `folder` and moved into its place when complete."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     model.to(torch.bfloat16).save_pretrained(scratch)
@@ -249,7 +249,7 @@ def answer(model: Any, tokenizer, queries: Sequence[str], batch_size: int = 64) 
 
 
 def exactness(pairs: Sequence[Pair], answers: Sequence[str]) -> dict[str, tuple[float, int]]:
-    """kind -> (share of exactly right answers, how many), and the share of refusals where it matters."""
+    """kind -> (fraction of exactly right answers, count), and the fraction of refusals where it matters."""
     rows: dict[str, list[bool]] = {}
     for pair, text in zip(pairs, answers, strict=True):
         rows.setdefault(pair.kind, []).append(text == pair.completion)
@@ -271,8 +271,8 @@ def report(folder: Path, seeds: Sequence[int] = tuple(range(10))) -> str:
     tokenizer, model = load(folder)
     pairs = [pair for seed in seeds for pair in world.heldout_queries(seed)] + world.document_pairs()
     rows = exactness(pairs, answer(model, tokenizer, [pair.query for pair in pairs]))
-    lines = ["| kind | share | n |", "|---|---|---|"]
-    lines += [f"| {kind} | {share:.3f} | {n} |" for kind, (share, n) in rows.items()]
+    lines = ["| kind | fraction | n |", "|---|---|---|"]
+    lines += [f"| {kind} | {fraction:.3f} | {n} |" for kind, (fraction, n) in rows.items()]
     return "\n".join(lines)
 
 

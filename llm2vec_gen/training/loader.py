@@ -36,8 +36,8 @@ class Shuffle:
             )
         self.rows_per_epoch, self.batch_size, self.seed = rows, batch_size, seed
         self.steps_per_epoch = rows // batch_size
-        share = batch_size // ranks
-        self._own = slice(rank * share, (rank + 1) * share)
+        rows_per_rank = batch_size // ranks
+        self._own = slice(rank * rows_per_rank, (rank + 1) * rows_per_rank)
         self._epoch, self._order = -1, np.empty(0, dtype=np.uint32)
 
     def rows(self, step: int) -> np.ndarray:
@@ -67,13 +67,13 @@ class BatchLoader:
         return self._steps
 
     def state_dict(self) -> dict[str, Any]:
-        parts = ranks.gather(dict(self.counts))
+        parts = ranks.all_gather(dict(self.counts))
         counts = {name: sum(part[name] for part in parts) for name in self.counts}
         return {"position": self.position, "counts": counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.position = state["position"]
-        self.counts = Counter({name: value if ranks.own() == 0 else 0 for name, value in state["counts"].items()})
+        self.counts = Counter({name: value if ranks.rank() == 0 else 0 for name, value in state["counts"].items()})
 
     def __iter__(self) -> Iterator[Batch]:
         self.close()
@@ -101,7 +101,7 @@ class BatchLoader:
         for step in steps:
             try:
                 item: Any = self._make(step)
-            except BaseException as error:  # it belongs to whoever asks for this batch
+            except BaseException as error:  # raised where this batch is requested
                 item = error
             while not stop.is_set():
                 try:

@@ -1,4 +1,4 @@
-"""What a training step tells about itself: means over a logging interval, kept on the device by torchmetrics."""
+"""Training metrics: means over a logging interval, kept on the device by torchmetrics."""
 
 from __future__ import annotations
 

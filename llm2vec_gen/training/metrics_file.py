@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from llm2vec_gen.artifacts.files import replacing, room_for
+from llm2vec_gen.artifacts.files import check_disk_space, replacing
 
 
 class MetricsFile(Logger):
@@ -45,7 +45,7 @@ class MetricsFile(Logger):
             self._again.remove(row)
             return
         columns = self._columns()
-        with room_for(self.path):
+        with check_disk_space(self.path):
             if new := [name for name in row if name not in columns]:
                 columns += new
                 self._rewrite(columns)

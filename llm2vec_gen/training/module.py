@@ -21,7 +21,7 @@ from llm2vec_gen.types import Batch, InputError
 
 log = logging.getLogger(__name__)
 
-SMALLEST_SHARE = 0.02  # of the largest weighted loss
+MIN_LOSS_FRACTION = 0.02  # of the largest weighted loss
 
 
 class TrainingModule(lightning.LightningModule):
@@ -38,7 +38,7 @@ class TrainingModule(lightning.LightningModule):
         self.settings = settings
         self.losses = {name: loss for name, loss in losses.items() if weight_of(loss) > 0}
         self._loss_modules = nn.ModuleList(loss for loss in self.losses.values() if isinstance(loss, nn.Module))
-        self.means = IntervalMeans((*OBSERVED, *self.losses))
+        self.running_means = IntervalMeans((*OBSERVED, *self.losses))
         self.guard = FiniteGuard()
         self.latest: dict[str, float] = {}
         self.strict_loading = False  # `on_load_checkpoint` is stricter
@@ -55,27 +55,27 @@ class TrainingModule(lightning.LightningModule):
         """Weighted sum of the losses over the effective batch."""
         output = self.model(batch)
         values = {name: loss(self.model, output, batch) for name, loss in self.losses.items()}
-        if ranks.count() > 1:
-            values = {name: value * self._share(self.losses[name], batch, value) for name, value in values.items()}
+        if ranks.world_size() > 1:
+            values = {name: value * self._rank_scale(self.losses[name], batch, value) for name, value in values.items()}
         total = torch.stack([weight_of(self.losses[name]) * value for name, value in values.items()]).sum()
         own = {name: value.detach() for name, value in values.items()}
         self._step = {"loss": total.detach(), **own, **observe(output, batch.targets)}
         self._tokens += sum(map(len, batch.queries)) + sum(map(len, batch.completions))
         return total
 
-    def _share(self, loss: Any, batch: Batch, value: Tensor) -> Tensor | float:
-        """By what this rank's mean is multiplied so that the mean over ranks is the mean over the effective batch.
+    def _rank_scale(self, loss: Any, batch: Batch, value: Tensor) -> Tensor | float:
+        """Return the factor for this rank's mean, so that the mean over ranks is the mean over the effective batch.
 
-        A loss says by `terms(batch) -> int` over how many terms it takes its mean (completion tokens, say); without
-        it the mean is over queries, of which each rank has as many.
+        `loss.terms(batch) -> int` is the number of terms of its mean (completion tokens, for example); without it the
+        mean is over queries, of which each rank has equally many.
         """
         if not hasattr(loss, "terms"):
             return 1.0
         terms = torch.tensor(loss.terms(batch), dtype=value.dtype, device=value.device)
-        return terms * ranks.count() / ranks.total(terms)
+        return terms * ranks.world_size() / ranks.all_reduce_sum(terms)
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        """Clip all trainables together at `gradient_clip`; what is remembered is the norm before."""
+        """Clip all trainables together at `gradient_clip`; the logged norm is that before clipping."""
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self._step["gradient_norm"] = nn.utils.clip_grad_norm_(parameters, self.settings.gradient_clip).detach()
 
@@ -83,22 +83,23 @@ class TrainingModule(lightning.LightningModule):
         """Forget the batch; the callbacks have logged and saved by now."""
         self._step = {}
 
-    def remember(self, batch: Batch) -> None:
-        """Take the finished step into the interval's means and under the guard; no device synchronisation."""
+    def update(self, batch: Batch) -> None:
+        """Add the finished step to the interval's means and to the guard; no device synchronisation."""
         names = ("loss", *self.losses, "gradient_norm")
-        self.guard.remember(self.global_step, batch.ids, {name: self._step[name] for name in names})
-        self.means.update(self._step)
+        self.guard.update(self.global_step, batch.ids, {name: self._step[name] for name in names})
+        self.running_means.update(self._step)
         self._steps_timed += 1
 
     # ---- what is logged
 
-    def readings(self) -> dict[str, float]:
-        """The interval since the last call as plain numbers; waits for the device, and checks that all is finite."""
+    def interval_metrics(self) -> dict[str, float]:
+        """Return the metrics of the interval since the last call; waits for the device and checks that all are
+        finite."""
         self.guard.check()
-        means = dict(zip(self.means.names, self.means.compute().tolist(), strict=True))
-        self.means.reset()
+        means = dict(zip(self.running_means.names, self.running_means.compute().tolist(), strict=True))
+        self.running_means.reset()
         seconds = time.perf_counter() - self._since
-        tokens = sum(ranks.gather(self._tokens))
+        tokens = sum(ranks.all_gather(self._tokens))
         suffix = getattr(self.model, "suffix", None)
         self.latest = {
             **{f"train/{name}": value for name, value in means.items()},
@@ -113,23 +114,23 @@ class TrainingModule(lightning.LightningModule):
         return self.latest
 
     def _compare_losses(self) -> None:
-        """Warn once where one weighted loss starts so small that the others decide what is learnt."""
+        """Warn once if one weighted loss starts so small that the others dominate the training."""
         self._compared = True
         weighted = {name: weight_of(loss) * abs(self.latest[f"train/{name}"]) for name, loss in self.losses.items()}
         largest = max(weighted, key=lambda name: weighted[name])
         for name, value in weighted.items():
-            if value < SMALLEST_SHARE * weighted[largest]:
+            if value < MIN_LOSS_FRACTION * weighted[largest]:
                 log.warning(
                     "loss.%s.weight x loss is %.3g at the start, %s's %.3g: below %d%%, so it will hardly be learnt; "
                     "raise loss.%s.weight, or use loss.alignment.reduction=variance",
-                    name, value, largest, weighted[largest], round(100 * SMALLEST_SHARE), name,
+                    name, value, largest, weighted[largest], round(100 * MIN_LOSS_FRACTION), name,
                 )  # fmt: skip
 
     def metric_names(self) -> list[str]:
         """Return the names of the logged metrics, which callbacks may monitor."""
         clock = ("learning_rate", "seconds_per_step", "tokens_per_second")
         suffix = ["suffix_norm"] if hasattr(self.model, "suffix") else []
-        return [f"train/{name}" for name in (*self.means.names, *suffix, *clock)]
+        return [f"train/{name}" for name in (*self.running_means.names, *suffix, *clock)]
 
     def _start_interval(self) -> None:
         self._tokens = self._steps_timed = 0
@@ -160,7 +161,7 @@ class TrainingModule(lightning.LightningModule):
         if self.trainer.global_step == 0:
             self.initialize()
         if self._restored is not None:
-            self.means.restore(self._restored, keep=ranks.own() == 0)
+            self.running_means.restore(self._restored, keep=ranks.rank() == 0)
             self._restored = None
         self._start_interval()
 
@@ -169,7 +170,7 @@ class TrainingModule(lightning.LightningModule):
         self.guard.check()
         trainables = self.trainables()
         checkpoint["state_dict"] = {name: checkpoint["state_dict"][name] for name in trainables}
-        checkpoint["interval"], checkpoint["ranks"] = self.means.saved(), ranks.count()
+        checkpoint["interval"], checkpoint["ranks"] = self.running_means.saved(), ranks.world_size()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises InputError unless the checkpoint holds exactly the trainables of this module, in their shapes."""
@@ -183,5 +184,5 @@ class TrainingModule(lightning.LightningModule):
                 "`resume` folder to start anew"
             )
         self._compared = True  # by the run that is continued
-        share = ranks.count() / checkpoint.get("ranks", 1)  # sums over all ranks, of which there may be more now
-        self._restored = {name: value * share for name, value in checkpoint["interval"].items()}
+        scale = ranks.world_size() / checkpoint.get("ranks", 1)  # sums over all ranks, of which there may be more now
+        self._restored = {name: value * scale for name, value in checkpoint["interval"].items()}

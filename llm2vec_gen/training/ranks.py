@@ -1,8 +1,8 @@
-"""The processes (ranks) that train together: how they find, wait for and talk to each other. One alone just goes on.
+"""Collectives of the ranks that train together. A single process needs no process group.
 
 A rank is described by the variables that torchrun sets (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT); tasks
-of a Slurm step get the same ones from their step. Rank 0 leads: it alone makes artifacts, and the others wait until it
-calls them to train. Nothing here waits for a GPU; `total` stays on the device.
+of a Slurm step get the same ones from their step. Rank 0 alone writes artifacts; the other ranks wait until it signals
+training. Nothing here waits for a GPU; `all_reduce_sum` stays on the device.
 """
 
 from __future__ import annotations
@@ -22,54 +22,54 @@ import torch
 import torch.distributed as dist
 
 T = TypeVar("T")
-PATIENCE = timedelta(days=30)  # how long ranks wait for their leader, whose death they notice at once
-_waiting: Any = None  # the group over which ranks wait for their leader, as long as they do
+WAIT_TIMEOUT = timedelta(days=30)  # how long ranks wait for rank 0; they notice at once if it dies
+_wait_group: Any = None  # the process group over which ranks wait for rank 0
 
 
-def count() -> int:
-    """Number of processes that train together."""
+def world_size() -> int:
+    """Return the number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def own() -> int:
-    """Number of this process, from 0."""
+def rank() -> int:
+    """Return the rank of this process, from 0."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def gather(value: T) -> list[T]:
-    """The value of every rank, in their order. Waits for all of them."""
-    if count() == 1:
+def all_gather(value: T) -> list[T]:
+    """Return the value of every rank, in rank order. Waits for all of them."""
+    if world_size() == 1:
         return [value]
-    values: list[T] = [value] * count()
+    values: list[T] = [value] * world_size()
     dist.all_gather_object(values, value)
     return values
 
 
-def total(value: torch.Tensor) -> torch.Tensor:
-    """Sum of a tensor over the ranks, as a new tensor on its device."""
+def all_reduce_sum(value: torch.Tensor) -> torch.Tensor:
+    """Return the sum of a tensor over the ranks, as a new tensor on its device."""
     value = value.clone()
-    if count() > 1:
+    if world_size() > 1:
         dist.all_reduce(value)
     return value
 
 
-def largest(number: int) -> int:
-    """The largest of the ranks' numbers; cheap enough for every step."""
-    if count() == 1:
+def all_reduce_max(number: int) -> int:
+    """Return the maximum of the ranks' numbers; cheap enough for every step."""
+    if world_size() == 1:
         return number
     value = torch.tensor(number)
     dist.all_reduce(value, dist.ReduceOp.MAX)
     return int(value)
 
 
-# ---- how they find each other
+# ---- process group
 
 
-def join(gpu: bool) -> None:
-    """Join the group that was started: CPU tensors travel over gloo, those on GPUs over nccl. Once is enough."""
+def init_process_group(gpu: bool) -> None:
+    """Initialise the process group (once): gloo for CPU tensors, nccl for GPU tensors."""
     if dist.is_initialized():
         return
-    _as_torchrun_says()
+    _set_torchrun_variables()
     if gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
@@ -77,14 +77,14 @@ def join(gpu: bool) -> None:
 
 
 def _leave() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # ranks hear of a stop from each other too: one's own may come late
+    for number in (signal.SIGINT, signal.SIGTERM):  # a rank may get the signal after the others have stopped it
         signal.signal(number, signal.SIG_IGN)
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def _as_torchrun_says() -> None:
-    """Describe a task of a Slurm step by torchrun's variables, and fill in what a single node leaves out."""
+def _set_torchrun_variables() -> None:
+    """Set torchrun's variables for a task of a Slurm step, and those that a single node leaves out."""
     if "WORLD_SIZE" not in os.environ:
         from lightning.fabric.plugins.environments import SLURMEnvironment
 
@@ -97,57 +97,57 @@ def _as_torchrun_says() -> None:
     os.environ.setdefault("LOCAL_RANK", os.environ["RANK"])
 
 
-# ---- how they wait for each other
+# ---- waiting for rank 0
 
 
-def gather_followers() -> None:
-    """Let the other ranks wait for the leader's call; every rank calls this, at the start of a job."""
-    global _waiting
-    _waiting = dist.new_group(backend="gloo", timeout=PATIENCE)
+def create_wait_group() -> None:
+    """Create the group over which ranks wait for rank 0; every rank calls this at the start of a job."""
+    global _wait_group
+    _wait_group = dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT)
 
 
-def call(train: bool) -> None:
-    """The leader's word to those who wait: train with me, or go; said once, what comes after is not heard."""
-    global _waiting
-    if _waiting is not None:
-        dist.broadcast(torch.tensor(int(train)), 0, group=_waiting)
-        _waiting = None
+def signal_training(train: bool) -> None:
+    """Signal the waiting ranks, from rank 0, to train or to return. Only the first call has an effect."""
+    global _wait_group
+    if _wait_group is not None:
+        dist.broadcast(torch.tensor(int(train)), 0, group=_wait_group)
+        _wait_group = None
 
 
-def is_called() -> bool:
-    """Wait for the leader's word. Ctrl-C ends the wait and the process: there is nothing to save."""
-    word = torch.zeros((), dtype=torch.long)
-    here = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL) if here else None
+def wait_for_training() -> bool:
+    """Wait for the signal of rank 0 and return whether to train. Ctrl-C ends the process: there is nothing to save."""
+    signal_value = torch.zeros((), dtype=torch.long)
+    main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL) if main_thread else None
     try:
-        dist.broadcast(word, 0, group=_waiting)
+        dist.broadcast(signal_value, 0, group=_wait_group)
     except RuntimeError:
-        raise SystemExit(128 + signal.SIGTERM) from None  # the leader is gone, and has said why
+        raise SystemExit(128 + signal.SIGTERM) from None  # rank 0 is gone and has reported why
     finally:
-        if here:
+        if main_thread:
             signal.signal(signal.SIGINT, before)
-    return bool(word)
+    return bool(signal_value)
 
 
 @contextlib.contextmanager
-def making(artifact: Any) -> Iterator[bool]:
-    """As `artifact.making()` of the leader, which then calls the others; they come here only when called."""
-    if own() > 0:
+def lock(artifact: Any) -> Iterator[bool]:
+    """Hold `artifact.lock()` on rank 0 and signal the other ranks to train; they get here only after that."""
+    if rank() > 0:
         yield True
         return
-    with artifact.making() as unfinished:
+    with artifact.lock() as unfinished:
         if unfinished:
-            call(train=True)
+            signal_training(train=True)
         yield unfinished
 
 
 @contextlib.contextmanager
 def folder_of(artifact: Any) -> Iterator[Path]:
-    """Where this rank saves what it trained: the artifact's folder for the leader, elsewhere for copies of it.
+    """Yield the folder to which this rank saves the model: the artifact's on rank 0, a temporary one elsewhere.
 
-    All ranks save, because a model that is spread over them cannot compute its golden embeddings on one alone.
+    All ranks save, because a model that is spread over them cannot compute its reference embeddings on one rank alone.
     """
-    if own() == 0:
+    if rank() == 0:
         yield artifact.folder
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""How long, how fast and in what steps a run trains (`conf/training`), and on which machine part (`conf/trainer`)."""
+"""Settings of a training (`conf/training`) and of its devices (`conf/trainer`)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from llm2vec_gen.artifacts.identity import WHERE
-from llm2vec_gen.types import InputError, check_whole
+from llm2vec_gen.artifacts.identity import RUNTIME_KEYS
+from llm2vec_gen.types import InputError, check_integer
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         for key, least in COUNTS.items():
-            check_whole(f"training.{key}", getattr(self, key), least, null=key == "max_tokens_per_micro_batch")
+            check_integer(f"training.{key}", getattr(self, key), least, null=key == "max_tokens_per_micro_batch")
         for key in ("learning_rate", "weight_decay", "gradient_clip"):
             value = getattr(self, key)
             if key == "learning_rate" and value is None:
@@ -74,7 +74,9 @@ class TrainingSettings:
 
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same one; a resumed run may change how a step is computed, and how far it goes."""
-        found = {f"training.{key}": value for key, value in asdict(self).items() if key not in WHERE | {"max_steps"}}
+        found = {
+            f"training.{key}": value for key, value in asdict(self).items() if key not in RUNTIME_KEYS | {"max_steps"}
+        }
         return found | {"training.warmup_steps": self.warmup}
 
     def for_hidden_size(self, hidden_size: int) -> TrainingSettings:
@@ -113,7 +115,7 @@ class TrainingSettings:
         return self.peak_rate * self.rate_factor(step)
 
     def rate_factor(self, step: int) -> float:
-        """Share of the peak rate: step / warm-up before its end, then what is left of the schedule."""
+        """Return the fraction of the peak rate: step / warm-up before its end, then what is left of the schedule."""
         if step < self.warmup:
             return step / self.warmup
         return max(0.0, (self.schedule_steps - step) / (self.schedule_steps - self.warmup))
@@ -121,9 +123,9 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """On which devices a run trains. `device` is where nouns outside training (encoders, generators) compute.
+    """On which devices a run trains. `device` is where components outside training (encoders, generators) compute.
 
-    strategy: "ddp" (a whole backbone on each device) or "fsdp" (one backbone spread over all of them); "auto" is ddp
+    strategy: "ddp" (a complete backbone on each device) or "fsdp" (one backbone spread over all of them); "auto" is ddp
     where there are several. accelerator: cpu, gpu, or auto = what there is. `num_nodes` machines with `devices` each:
     the processes of one machine are started by the job itself, those of several by torchrun or srun.
     """
@@ -136,7 +138,7 @@ class TrainerSettings:
 
     def __post_init__(self) -> None:
         for key in ("devices", "num_nodes"):
-            check_whole(f"trainer.{key}", getattr(self, key))
+            check_integer(f"trainer.{key}", getattr(self, key))
         for key, known in (("strategy", STRATEGIES), ("accelerator", ACCELERATORS)):
             if getattr(self, key) not in known:
                 raise InputError(f"trainer.{key}={getattr(self, key)}: expected {', '.join(known)}")
@@ -145,7 +147,7 @@ class TrainerSettings:
         """Raise InputError where this machine lacks the devices; called by the steps that train, before they do."""
         if not self.on_gpu:
             cores = os.cpu_count() or 1
-            if self.devices > cores and started() is None:  # said once, by who starts them
+            if self.devices > cores and env_world_size() is None:  # logged once, by the process that starts them
                 log.warning("trainer.devices=%d processes share %d CPU cores", self.devices, cores)
             return
         import torch
@@ -158,14 +160,14 @@ class TrainerSettings:
             )
 
     @property
-    def ranks(self) -> int:
+    def world_size(self) -> int:
         """How many processes train together."""
         return self.devices * self.num_nodes
 
     @property
-    def grouped(self) -> bool:
+    def uses_process_group(self) -> bool:
         """Whether training takes a process group, be it of one."""
-        return self.ranks > 1 or self.strategy == "fsdp"
+        return self.world_size > 1 or self.strategy == "fsdp"
 
     @property
     def on_gpu(self) -> bool:
@@ -178,39 +180,40 @@ class TrainerSettings:
 
     @property
     def backbone_device(self) -> str:
-        """Where the backbone is loaded for training: one to be spread in main memory, where GPUs take their share."""
+        """Where the backbone is loaded for training: in main memory if it is to be sharded."""
         return "cuda" if self.on_gpu and self.strategy != "fsdp" else "cpu"
 
-    def check_started(self) -> None:
+    def check_world_size(self) -> None:
         """InputError unless as many processes are running as are asked for."""
-        running = started() or 1
-        if self.ranks != running:
+        running = env_world_size() or 1
+        if self.world_size != running:
             raise InputError(
-                f"trainer.devices={self.devices} x trainer.num_nodes={self.num_nodes} asks for {self.ranks} "
+                f"trainer.devices={self.devices} x trainer.num_nodes={self.num_nodes} asks for {self.world_size} "
                 f"processes, but {running} are running; set trainer.devices and trainer.num_nodes to what was started"
             )
 
     def check_batch(self, name: str, batch_size: int) -> None:
-        """InputError unless a batch divides over the ranks; says which sizes do."""
-        if batch_size % self.ranks:
-            below = batch_size // self.ranks * self.ranks
-            sizes = " or ".join(str(size) for size in (below, below + self.ranks) if size)
-            raise InputError(f"{name}={batch_size} does not divide over {self.ranks} processes; take {sizes}")
+        """Raise InputError unless the batch size is divisible by the number of ranks; the message lists sizes that
+        are."""
+        if batch_size % self.world_size:
+            below = batch_size // self.world_size * self.world_size
+            sizes = " or ".join(str(size) for size in (below, below + self.world_size) if size)
+            raise InputError(f"{name}={batch_size} does not divide over {self.world_size} processes; take {sizes}")
 
 
-def started() -> int | None:
-    """How many processes somebody (torchrun, srun, the job's launcher) started as a group; None where nobody did."""
+def env_world_size() -> int | None:
+    """Return how many processes torchrun, srun or the job's launcher started as a group; None without a group."""
     if "WORLD_SIZE" in os.environ:
         return int(os.environ["WORLD_SIZE"])
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))  # set inside of srun, not in the batch script around it
     return tasks if tasks > 1 else None
 
 
-def rank() -> int:
-    """The number of this process in that group, joined or not; 0 where there is none."""
+def env_rank() -> int:
+    """Return the rank of this process in that group, initialised or not; 0 without a group."""
     if "RANK" in os.environ:
         return int(os.environ["RANK"])
-    return int(os.environ.get("SLURM_PROCID", "0")) if started() else 0
+    return int(os.environ.get("SLURM_PROCID", "0")) if env_world_size() else 0
 
 
 def check_losses(losses: Mapping[str, Any] | None) -> None:

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 
 from llm2vec_gen.loggers.base import JobLogger
 from llm2vec_gen.training.datamodule import CompletionData
-from llm2vec_gen.types import check_whole
+from llm2vec_gen.types import check_integer
 
 
 class Snapshots(Callback):
@@ -17,13 +17,13 @@ class Snapshots(Callback):
 
     "train/examples": what the embeddings of `queries` rows, spread over the data, decode to, beside their completions.
     "train/suffix_norms": a histogram. Every rank computes them, since a sharded backbone needs all; random numbers and
-    the mode of the model are left as they were, so the run's weights do not depend on who watches.
+    the mode of the model are left as they were, so snapshots do not change the run's weights.
     """
 
     def __init__(self, every_n_steps: int | None = None, queries: int = 8, max_new_tokens: int = 64):
-        check_whole("callbacks.snapshots.every_n_steps", every_n_steps, null=True)
-        check_whole("callbacks.snapshots.queries", queries)
-        check_whole("callbacks.snapshots.max_new_tokens", max_new_tokens)
+        check_integer("callbacks.snapshots.every_n_steps", every_n_steps, null=True)
+        check_integer("callbacks.snapshots.queries", queries)
+        check_integer("callbacks.snapshots.max_new_tokens", max_new_tokens)
         self.every_n_steps, self.queries, self.max_new_tokens = every_n_steps, queries, max_new_tokens
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -31,7 +31,7 @@ class Snapshots(Callback):
         if self.every_n_steps is None or (step % self.every_n_steps and step != trainer.max_steps):
             return
         loggers = [logger for logger in trainer.loggers if isinstance(logger, JobLogger)]
-        if not loggers or not isinstance(data, CompletionData):  # a lesson trains no suffix
+        if not loggers or not isinstance(data, CompletionData):  # an objective of LLM2Vec training has no suffix
             return
         rows = self._decoded(pl_module.model, data)
         norms = pl_module.model.suffix.detach().norm(dim=-1).tolist()

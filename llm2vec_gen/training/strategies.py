@@ -1,4 +1,4 @@
-"""How several ranks train one model: each with its whole backbone, or with its share of it. Trainables are everywhere.
+"""Strategies for one model on several ranks: a replicated or a sharded backbone; trainable parameters are replicated.
 
 The gradients of the trainables, a few million numbers, are averaged in one reduction after the backward pass; nothing
 else of a step travels between replicas. Lightning's own DDP wrapper would send the frozen weights too, and stops where
@@ -37,7 +37,7 @@ class ReplicatedStrategy(DDPStrategy):
         """Average the gradients over the ranks."""
         if self._used is None:  # which trainables the losses reach is a matter of the config: asked once
             own = {name for name, parameter in self._trainables.items() if parameter.grad is not None}
-            self._used = set().union(*ranks.gather(own))
+            self._used = set().union(*ranks.all_gather(own))
         groups: dict[torch.dtype, list[Tensor]] = {}
         for name, parameter in self._trainables.items():
             if name in self._used:
@@ -49,13 +49,13 @@ class ReplicatedStrategy(DDPStrategy):
         for gradients in groups.values():
             flat = torch.cat([gradient.flatten() for gradient in gradients])
             dist.all_reduce(flat)
-            flat /= ranks.count()
+            flat /= ranks.world_size()
             for gradient, piece in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
                 gradient.copy_(piece.view_as(gradient))
 
 
 class ShardedStrategy(ReplicatedStrategy):
-    """One frozen backbone over all ranks (`trainer=fsdp`), its layers whole only while they compute."""
+    """One frozen backbone over all ranks (`trainer=fsdp`), its layers gathered only while they compute."""
 
     def model_to_device(self) -> None:
         """Shard the backbone layer by layer on its way to the device; it never is there as a whole."""

@@ -9,10 +9,10 @@ from llm2vec_gen.types import InputError
 
 def test_bundles_are_sorted_and_within_the_budget():
     lengths = [3, 9, 1, 4, 9, 2]
-    bundles = micro_batches(lengths, 12)
-    assert sorted(row for bundle in bundles for row in bundle) == list(range(6))
-    assert [lengths[row] for bundle in bundles for row in bundle] == sorted(lengths, reverse=True)
-    assert all(sum(lengths[row] for row in bundle) <= 12 for bundle in bundles)
+    batches = micro_batches(lengths, 12)
+    assert sorted(row for micro_batch in batches for row in micro_batch) == list(range(6))
+    assert [lengths[row] for micro_batch in batches for row in micro_batch] == sorted(lengths, reverse=True)
+    assert all(sum(lengths[row] for row in micro_batch) <= 12 for micro_batch in batches)
 
 
 def test_a_row_above_the_budget_stands_alone_or_is_refused():

@@ -7,9 +7,9 @@ import torch
 
 from benchmarks.plain import Plain
 from llm2vec_gen.backbones.base import Backbone
-from llm2vec_gen.backbones.lean_steps import LeanSteps
+from llm2vec_gen.backbones.lean_steps import FastDecoder
 from llm2vec_gen.backbones.sampling import Sampler
-from llm2vec_gen.backbones.stepping import PackedSteps
+from llm2vec_gen.backbones.stepping import PackedDecoder
 from llm2vec_gen.types import InputError
 from tests.backbones.tiny import FAMILIES, backbone, close, rows, tiny_lm
 
@@ -69,9 +69,9 @@ def test_sampling_is_seeded_and_independent_of_company():
 
 def test_top_k_and_top_p_keep_the_likeliest():
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
-    assert Sampler({"top_k": 2}, 0, 1)._shares(logits)[0].tolist() == pytest.approx([0.625, 0.375, 0, 0])
-    assert Sampler({"top_p": 0.7}, 0, 1)._shares(logits)[0].tolist() == pytest.approx([0.625, 0.375, 0, 0])
-    assert Sampler({"temperature": 0.5}, 0, 1)._shares(logits)[0, 0].item() == pytest.approx(0.25 / 0.365)
+    assert Sampler({"top_k": 2}, 0, 1)._probabilities(logits)[0].tolist() == pytest.approx([0.625, 0.375, 0, 0])
+    assert Sampler({"top_p": 0.7}, 0, 1)._probabilities(logits)[0].tolist() == pytest.approx([0.625, 0.375, 0, 0])
+    assert Sampler({"temperature": 0.5}, 0, 1)._probabilities(logits)[0, 0].item() == pytest.approx(0.25 / 0.365)
 
 
 def test_sampled_shares_are_those_of_the_logits():
@@ -105,14 +105,14 @@ def test_nothing_to_do_and_nothing_to_start_from():
 def test_lean_steps_serve_these_families_and_give_the_models_own_states(family):
     frozen = backbone(family)
     prefix = frozen.prefix_pass(rows(4, 9, 1))
-    lean, whole = frozen.passes.steps(prefix, 4), PackedSteps(frozen.lm, prefix, 4)
-    assert type(lean) is LeanSteps
+    fast, whole = frozen.runner.decoder(prefix, 4), PackedDecoder(frozen.lm, prefix, 4)
+    assert type(fast) is FastDecoder
     for step in range(3):
         vectors = frozen.embed(rows(3, seed=step)[0])
-        assert close(lean(vectors), whole(vectors), 1e-6)
+        assert close(fast(vectors), whole(vectors), 1e-6)
         if step == 1:
-            for steps in (lean, whole):
-                steps.keep(torch.tensor([2, 0, 1]))
+            for decoder in (fast, whole):
+                decoder.keep(torch.tensor([2, 0, 1]))
 
 
 def test_a_layer_that_only_looks_alike_is_not_stepped_lean():
@@ -121,7 +121,7 @@ def test_a_layer_that_only_looks_alike_is_not_stepped_lean():
     for layer in lm.model.layers:
         layer.mlp.act_fn = torch.nn.ReLU()
     frozen = Backbone.of(lm, None)
-    assert type(frozen.passes.steps(frozen.prefix_pass(rows(4, 9)), 4)) is PackedSteps
+    assert type(frozen.runner.decoder(frozen.prefix_pass(rows(4, 9)), 4)) is PackedDecoder
     prompts = rows(3, 5)
     for prompt, (ids, _) in zip(prompts, frozen.generate(prompts, 6, stop=False), strict=True):
         assert ids.tolist() == greedy(frozen, frozen.embed(prompt), 6)

@@ -9,9 +9,9 @@ import torch
 
 from llm2vec_gen.backbones import attention
 from llm2vec_gen.backbones.base import Backbone
-from llm2vec_gen.backbones.packed import PackedPasses
-from llm2vec_gen.backbones.padded import PaddedPasses
-from llm2vec_gen.backbones.passes import choose_passes
+from llm2vec_gen.backbones.packed import PackedRunner
+from llm2vec_gen.backbones.padded import PaddedRunner
+from llm2vec_gen.backbones.passes import choose_runner
 from llm2vec_gen.backbones.prefix import Prefix
 from tests.backbones.tiny import FAMILIES, backbone, close, rows, tiny_lm
 
@@ -23,7 +23,7 @@ def alone(frozen: Backbone, ids: torch.Tensor) -> torch.Tensor:
     lm = frozen.lm
     lm.set_attn_implementation("eager")
     states = lm.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0]
-    lm.set_attn_implementation(attention.ATTENTION if isinstance(frozen.passes, PackedPasses) else "sdpa")
+    lm.set_attn_implementation(attention.ATTENTION if isinstance(frozen.runner, PackedRunner) else "sdpa")
     return states
 
 
@@ -40,11 +40,11 @@ def test_states_are_those_of_each_row_alone(family, way):
                 assert close(states, alone(frozen, row), 1e-6)
 
 
-@pytest.mark.parametrize("strip", [2, 64])
+@pytest.mark.parametrize("tile", [2, 64])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_suffix_after_prefix_is_the_end_of_the_whole(family, way, strip, monkeypatch):
-    monkeypatch.setattr(attention, "STRIP", strip)
+def test_suffix_after_prefix_is_the_end_of_the_whole(family, way, tile, monkeypatch):
+    monkeypatch.setattr(attention, "QUERY_TILE", tile)
     frozen = backbone(family, way=way)
     queries, tails = rows(*LENGTHS), rows(*[5] * len(LENGTHS), seed=8)
     prefix = frozen.prefix_pass(queries)
@@ -83,9 +83,9 @@ def test_full_pass_equals_prefix_and_suffix():
 def test_neighbours_of_one_shape_share_a_call_and_short_strangers_a_strip():
     like = torch.zeros(1)
     alike = attention.blocks([200, 200, 200], [0, 0, 0], like)
-    assert [(block.rows, block.own) for block in alike] == [(3, 200)]
+    assert [(block.rows, block.query_length) for block in alike] == [(3, 200)]
     strangers = attention.blocks([5, 6, 7], [2, 0, 1], like)
-    assert [(block.rows, block.own, block.past) for block in strangers] == [(1, 18, 3)]
+    assert [(block.rows, block.query_length, block.past_length) for block in strangers] == [(1, 18, 3)]
     allowed = (strangers[0].mask == 0).int()
     assert allowed[:5, :2].all() and not allowed[5:, :2].any() and allowed[11:, 2].all()
     assert torch.equal(allowed[:5, 3:8], torch.ones(5, 5, dtype=torch.int).tril()) and not allowed[:5, 8:].any()
@@ -112,7 +112,7 @@ def test_a_model_that_cannot_pack_says_so_once_and_runs_padded():
     )  # fmt: skip
     with pytest.warns(UserWarning, match="Qwen2ForCausalLM cannot run packed.*sliding.*padded") as caught:
         frozen = Backbone.of(Qwen2ForCausalLM(config).double(), None)
-    assert len(caught) == 1 and isinstance(frozen.passes, PaddedPasses)
+    assert len(caught) == 1 and isinstance(frozen.runner, PaddedRunner)
     ids = rows(12, 5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -125,10 +125,10 @@ def test_a_model_that_cannot_pack_says_so_once_and_runs_padded():
 
 def test_a_model_whose_packed_states_are_wrong_runs_padded(monkeypatch):
     monkeypatch.setattr(attention.Layout, "attend", lambda self, layer, q, k, v, scaling: q.transpose(1, 2))
-    monkeypatch.setattr(PackedPasses, "record", lambda self, vectors, lengths, prefix=None: None)
+    monkeypatch.setattr(PackedRunner, "prefill", lambda self, vectors, lengths, prefix=None: None)
     with pytest.warns(UserWarning, match="packed states differ"):
-        passes = choose_passes(tiny_lm("qwen3"))
-    assert isinstance(passes, PaddedPasses) and passes.lm.config._attn_implementation == "sdpa"
+        runner = choose_runner(tiny_lm("qwen3"))
+    assert isinstance(runner, PaddedRunner) and runner.lm.config._attn_implementation == "sdpa"
 
 
 def test_the_packed_model_is_still_an_ordinary_language_model():
@@ -177,10 +177,10 @@ def test_the_check_of_a_kernel_accepts_the_right_one_and_no_other():
     """A stand-in kernel on the CPU: bottom-right causal passes; top-left causal, or a leak between rows, does not."""
     from llm2vec_gen.backbones.varlen import _check
 
-    def kernel(q, k, v, own_ends, both_ends, longest_own, longest_both, scale, shift=True, leak=False):
+    def kernel(q, k, v, query_ends, key_ends, longest_own, longest_both, scale, shift=True, leak=False):
         outputs = []
-        for row in range(len(own_ends) - 1):
-            own, both = slice(*own_ends[row : row + 2].tolist()), slice(*both_ends[row : row + 2].tolist())
+        for row in range(len(query_ends) - 1):
+            own, both = slice(*query_ends[row : row + 2].tolist()), slice(*key_ends[row : row + 2].tolist())
             both = slice(0, both.stop) if leak else both
             n, m = own.stop - own.start, both.stop - both.start
             keys, values = (tensor[both].repeat_interleave(2, dim=1).float() for tensor in (k, v))

@@ -7,10 +7,10 @@ import copy
 import pytest
 import torch
 
-from llm2vec_gen.backbones import passes
+from llm2vec_gen.backbones import passes as runner
 from llm2vec_gen.backbones.base import Backbone
-from llm2vec_gen.backbones.padded import PaddedPasses
-from llm2vec_gen.backbones.uncached import UncachedPasses, UncachedSteps
+from llm2vec_gen.backbones.padded import PaddedRunner
+from llm2vec_gen.backbones.uncached import UncachedDecoder, UncachedRunner
 from llm2vec_gen.types import InputError
 from tests.backbones.tiny import close, other_lm, rows
 
@@ -44,7 +44,7 @@ def built(family: str) -> tuple[Backbone, torch.nn.Module]:
 @torch.no_grad()
 def test_suffix_states_and_greedy_ids_are_those_of_the_plain_model(family):
     frozen, plain = built(family)
-    assert type(frozen.passes) is (UncachedPasses if family in HYBRID else PaddedPasses)
+    assert type(frozen.runner) is (UncachedRunner if family in HYBRID else PaddedRunner)
     queries, tail = rows(*LENGTHS), rows(5, seed=8)[0]
     suffix = frozen.embed(tail).expand(len(queries), -1, -1)
     shared = rows(9, seed=4)[0]
@@ -77,14 +77,14 @@ def test_gradient_through_the_suffix_is_that_of_the_plain_model(family):
 def test_decoding_goes_on_with_fewer_rows(family):
     frozen, _ = built(family)
     prefix = frozen.prefix_pass(rows(4, 0, 9, 4))
-    kept, slow = frozen.passes.steps(prefix, 4), UncachedSteps(frozen.passes, prefix)
-    assert frozen.passes.stateful
+    kept, slow = frozen.runner.decoder(prefix, 4), UncachedDecoder(frozen.runner, prefix)
+    assert frozen.runner.stateful
     count = 4
     for step, chosen in enumerate([[3, 1, 0], [1, 2], [0]]):
         vectors = frozen.embed(rows(count, seed=step)[0])
         assert close(kept(vectors), slow(vectors), TOLERANCE[family])
-        for steps in (kept, slow):
-            steps.keep(torch.tensor(chosen))
+        for decoder in (kept, slow):
+            decoder.keep(torch.tensor(chosen))
         count = len(chosen)
 
 
@@ -121,7 +121,7 @@ def test_keys_and_values_of_unlike_sizes_decode():
 
 def test_packed_attention_refuses_what_it_does_not_compute(monkeypatch):
     """Gemma 2 caps its attention scores; were its windows no reason, this still is one."""
-    monkeypatch.setattr(passes, "_cannot_pack", lambda lm: None)
+    monkeypatch.setattr(runner, "_cannot_pack", lambda lm: None)
     with pytest.warns(UserWarning, match="cannot run packed.*packed attention has no .*softcap"):
         frozen = Backbone.of(other_lm("gemma2"), None)
-    assert type(frozen.passes) is PaddedPasses
+    assert type(frozen.runner) is PaddedRunner

@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from llm2vec_gen.backbones.base import Backbone
-from llm2vec_gen.backbones.padded import PaddedPasses
+from llm2vec_gen.backbones.padded import PaddedRunner
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -105,7 +105,7 @@ def backbone(
     built = Backbone.of(tiny_lm(family, dtype, **changes), None)
     if way == "padded":
         built.lm.set_attn_implementation("sdpa")
-        built.passes = PaddedPasses(built.lm)
+        built.runner = PaddedRunner(built.lm)
     return built
 
 

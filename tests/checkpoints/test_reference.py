@@ -120,7 +120,7 @@ def test_code_in_a_projection_is_refused_by_name_and_not_run(tmp_path: Path) -> 
         with pytest.raises(InputError, match=r"asks for posix\.system.*refused"):
             checkpoints.read(folder)
     (folder / "alignment_mlp").write_bytes(pickle.dumps(_Evil(tmp_path / "ran")))
-    with pytest.raises(InputError, match="no whole torch.save file"):
+    with pytest.raises(InputError, match="not a complete torch.save file"):
         checkpoints.read(folder)
     assert not (tmp_path / "ran").exists()
 

@@ -49,8 +49,8 @@ def test_vectors_are_the_states_of_the_first_token(model, folder):
 
 def test_instructions(model, folder):
     expected = plain(model, [f"find: {text.strip()}" for text in TEXTS])
-    told = FirstToken(folder, device="cpu", use_instruction=True)
-    assert torch.allclose(told.encode(TEXTS, "find:"), expected, rtol=0, atol=1e-5)
+    logged_step = FirstToken(folder, device="cpu", use_instruction=True)
+    assert torch.allclose(logged_step.encode(TEXTS, "find:"), expected, rtol=0, atol=1e-5)
     deaf = FirstToken(folder, device="cpu")
     assert torch.allclose(deaf.encode(TEXTS, "find:"), plain(model, TEXTS), rtol=0, atol=1e-5)
 

@@ -49,9 +49,9 @@ def test_prompt_and_instruction(folder):
     expected = plain(folder, [f"find: {text.strip()}" for text in TEXTS])
     prompted = SentenceTransformerEncoder(folder, device="cpu", prompt="find: ")
     assert torch.allclose(prompted.encode([text.strip() for text in TEXTS]), expected, rtol=0, atol=1e-5)
-    told = SentenceTransformerEncoder(folder, device="cpu", use_instruction=True)
-    assert torch.allclose(told.encode(TEXTS, "find: "), expected, rtol=0, atol=1e-5)
-    assert torch.allclose(told.encode(TEXTS), plain(folder, TEXTS), rtol=0, atol=1e-5)
+    logged_step = SentenceTransformerEncoder(folder, device="cpu", use_instruction=True)
+    assert torch.allclose(logged_step.encode(TEXTS, "find: "), expected, rtol=0, atol=1e-5)
+    assert torch.allclose(logged_step.encode(TEXTS), plain(folder, TEXTS), rtol=0, atol=1e-5)
     deaf = SentenceTransformerEncoder(folder, device="cpu")
     assert torch.allclose(deaf.encode(TEXTS, "find:"), plain(folder, TEXTS), rtol=0, atol=1e-5)
 

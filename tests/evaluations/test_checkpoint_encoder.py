@@ -131,7 +131,7 @@ def test_the_card_has_the_scores_and_says_which_had_other_instructions(tmp_path:
     model = LLM2VecGen.from_pretrained(checkpoint, device="cpu")
     model.instructions = compose(*own).build("instruction").wording()
     model.save_pretrained(artifact.folder)
-    artifact.adopt("model.safetensors")
+    artifact.add_file("model.safetensors")
     artifact.finish()
     score = Score("llm2vec_gen", "own", "task", "retrieval", "default", "test", "ndcg_at_10", 0.5, main=True)
     for instruction, value in (("generative", 0.5), ("none", 0.25), ("embedding", 0.125)):

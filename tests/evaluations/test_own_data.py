@@ -249,4 +249,6 @@ def test_reranking_pairs_without_a_kind(tmp_path):
     rows = [{"query": "x", "document": "a", "label": 1}, {"query": "x", "document": "b", "label": 2}]
     refused(OwnReranking, write(tmp_path / "a.csv", rows), "'x' has no irrelevant document", document="document")
     rows[1]["label"] = "0.5"
-    refused(OwnReranking, write(tmp_path / "a.csv", rows), "row 2: the label 0.5 is no whole", document="document")
+    refused(
+        OwnReranking, write(tmp_path / "a.csv", rows), "row 2: the label 0.5 is not a complete", document="document"
+    )

@@ -38,12 +38,12 @@ def stand_ins(tmp_path_factory):
 BUILT = {}  # what was built, by its settings: rows share most of it
 
 
-def build(plan, noun, **dependencies):
-    group, _, name = noun.partition(".")
+def build(plan, component, **dependencies):
+    group, _, name = component.partition(".")
     settings = json.dumps(plan.settings[group][name] if name else plan.settings[group], sort_keys=True)
-    if (noun, settings, *dependencies) not in BUILT:
-        BUILT[noun, settings, *dependencies] = plan.build(noun, **dependencies)
-    return BUILT[noun, settings, *dependencies]
+    if (component, settings, *dependencies) not in BUILT:
+        BUILT[component, settings, *dependencies] = plan.build(component, **dependencies)
+    return BUILT[component, settings, *dependencies]
 
 
 def build_encoders(plan):
@@ -61,22 +61,22 @@ def test_every_row_shrinks_to_the_pocket_and_builds(row, stand_ins):
     assert plan.settings["backbone"]["path"].startswith("package://")
     assert set(plan.settings["evaluation"]) == {"pocket", "decoding"}
     assert plan.settings["trainer"]["accelerator"] == "cpu" and plan.settings["name"] is None
-    for noun in ("data", "generator", "instruction", "training"):
-        build(plan, noun)
+    for component in ("data", "generator", "instruction", "training"):
+        build(plan, component)
     for group in ("loss", "interpreter"):
         assert [build(plan, f"{group}.{name}") for name in plan.settings[group]]
     for name in plan.settings["evaluation"]:
         assert build(plan, f"evaluation.{name}", instruction=build(plan, "instruction")).tasks()
     build_encoders(plan)
-    for verb in ("complete", "embed", "train", "evaluate", "interpret"):
-        assert plan.artifact(verb).digest
+    for step in ("complete", "embed", "train", "evaluate", "interpret"):
+        assert plan.artifact(step).digest
 
 
 def test_a_row_is_a_hole_in_the_pocket_where_what_it_stands_on_was_not_made(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("POCKET_LARGE", str(tmp_path / "nowhere"))
     plan = compose("scale=pocket", f"paths.outputs={tmp_path}")
     assert plan.gather(["paper/figure6/completions_4b_teacher_8b:llm2vec_gen"], [42]) == []
-    assert "completions_4b_teacher_8b is a hole" in caplog.text and "nowhere does not exist" in caplog.text
+    assert "completions_4b_teacher_8b stays empty" in caplog.text and "nowhere does not exist" in caplog.text
 
 
 def test_a_baseline_that_is_null_is_not_there():
@@ -95,19 +95,19 @@ def test_make_reproduce_runs_every_row_and_draws_every_table(tmp_path):
 
 def digests(row, *overrides):
     plan = compose(f"experiment={row}", *overrides)
-    return {verb: plan.artifact(verb).digest for verb in ("complete", "embed", "train", "evaluate")}
+    return {step: plan.artifact(step).digest for step in ("complete", "embed", "train", "evaluate")}
 
 
 def changed(row, default, *overrides):
     one, other = digests(row, *overrides), digests(default, *overrides)
-    return [verb for verb in one if one[verb] != other[verb]]
+    return [step for step in one if one[step] != other[step]]
 
 
 ALL = ["complete", "embed", "train", "evaluate"]
 
 
 @pytest.mark.parametrize(
-    ("row", "verbs"),
+    ("row", "steps"),
     [
         ("reconstruction_only", ALL[2:]),
         ("alignment_only", ALL[2:]),
@@ -122,8 +122,8 @@ ALL = ["complete", "embed", "train", "evaluate"]
     ],
 )
 @pytest.mark.parametrize("scale", [[], ["scale=pocket"]], ids=["full", "pocket"])
-def test_an_ablation_changes_its_own_verb_and_those_after_it(row, verbs, scale):
-    assert changed(f"paper/table3/{row}", "paper/table3/both_losses", *scale) == verbs
+def test_an_ablation_changes_its_own_verb_and_those_after_it(row, steps, scale):
+    assert changed(f"paper/table3/{row}", "paper/table3/both_losses", *scale) == steps
 
 
 def test_rows_share_what_they_can():

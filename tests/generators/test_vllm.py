@@ -135,7 +135,7 @@ def test_other_sampling_is_refused_before_a_model_is_loaded(sampling: Any, monke
 
 
 def test_a_template_that_fills_the_prompt_is_refused() -> None:
-    with pytest.raises(InputError, match="leaves no room for a query"):
+    with pytest.raises(InputError, match="leaves no tokens for a query"):
         VLLMGenerator("owner/model", max_prompt_tokens=1).complete(QUERIES[:1])
 
 

@@ -1,4 +1,4 @@
-"""A script like those in experiments/ whose verb does what `seed` says, so that a sweep costs nothing."""
+"""A script like those in experiments/ whose step does what `seed` says, so that a sweep costs nothing."""
 
 from __future__ import annotations
 

@@ -27,13 +27,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "data.answer_column=answer", "generator=replay", f"backbone.path={tiny_backbone_folder(folder)}",
         "training.max_steps=2", "training.schedule_steps=2", "training.warmup_steps=0", "training.batch_size=8",
     ]  # fmt: skip
-    for verb in ("complete", "embed"):
-        assert call(verb, *common).returncode == 0
+    for step in ("complete", "embed"):
+        assert call(step, *common).returncode == 0
     return common
 
 
-def call(verb: str, *overrides: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "experiments" / f"{verb}.py"), *overrides]
+def call(step: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "experiments" / f"{step}.py"), *overrides]
     return subprocess.run(command, capture_output=True, text=True, timeout=200)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llm2vec_gen.artifacts import Artifact
-from llm2vec_gen.loggers.base import Job, JobLogger, listening, main_scores, tell
+from llm2vec_gen.loggers.base import Job, JobLogger, job_logging, log_artifact, main_scores
 from llm2vec_gen.types import InputError, Reading, Score
 
 
@@ -20,31 +20,31 @@ class Recorder:
 
     def __init__(self) -> None:
         self.job: Job | None = None
-        self.heard: list[tuple[Any, ...]] = []
+        self.logged: list[tuple[Any, ...]] = []
 
     def start(self, job: Job) -> None:
         self.job = job
-        self.heard.append(("start", job.verb))
+        self.logged.append(("start", job.step))
 
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        self.heard.append(("metrics", metrics, step))
+        self.logged.append(("metrics", metrics, step))
 
     def log_table(self, name: str, columns: Any, rows: Any, step: int) -> None:
-        self.heard.append(("table", name, [list(row) for row in rows], step))
+        self.logged.append(("table", name, [list(row) for row in rows], step))
 
     def log_histogram(self, name: str, values: Any, step: int) -> None:
-        self.heard.append(("histogram", name, list(values), step))
+        self.logged.append(("histogram", name, list(values), step))
 
     def log_artifact(self, folder: Path, manifest: dict[str, Any]) -> None:
-        self.heard.append(("artifact", manifest["verb"], folder))
+        self.logged.append(("artifact", manifest["step"], folder))
 
     def close(self, status: int) -> None:
         self.job = None
-        self.heard.append(("close", status))
+        self.logged.append(("close", status))
 
 
-def job(tmp_path: Path, verb: str = "run") -> Job:
-    return Job("digest-seed1", verb, "name", {"training": {"max_steps": 5}}, tmp_path)
+def job(tmp_path: Path, step: str = "run") -> Job:
+    return Job("digest-seed1", step, "name", {"training": {"max_steps": 5}}, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -62,36 +62,36 @@ def test_a_logger_is_closed_with_the_exit_status(tmp_path: Path, end: BaseExcept
     recorder = Recorder()
     with (
         pytest.raises(type(end)) if end else contextlib.nullcontext(),
-        listening([recorder], lambda: job(tmp_path)),
+        job_logging([recorder], lambda: job(tmp_path)),
     ):
         if end:
             raise end
-    assert recorder.heard == [("start", "run"), ("close", status)]
+    assert recorder.logged == [("start", "run"), ("close", status)]
 
 
 def test_a_sigterm_closes_too_and_its_handler_goes(tmp_path: Path) -> None:
     recorder, before = Recorder(), signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        with pytest.raises(SystemExit), listening([recorder], lambda: job(tmp_path)):
+        with pytest.raises(SystemExit), job_logging([recorder], lambda: job(tmp_path)):
             os.kill(os.getpid(), signal.SIGTERM)
             signal.pause()
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert recorder.heard[-1] == ("close", 143)
+    assert recorder.logged[-1] == ("close", 143)
 
 
 def test_a_verb_inside_of_a_job_is_a_part_of_it(tmp_path: Path) -> None:
     recorder = Recorder()
-    with listening([recorder], lambda: job(tmp_path)), listening([recorder], lambda: job(tmp_path, "train")):
-        assert recorder.job is not None and recorder.job.verb == "run"
-    assert recorder.heard == [("start", "run"), ("close", 0)]
+    with job_logging([recorder], lambda: job(tmp_path)), job_logging([recorder], lambda: job(tmp_path, "train")):
+        assert recorder.job is not None and recorder.job.step == "run"
+    assert recorder.logged == [("start", "run"), ("close", 0)]
 
 
 def test_what_is_no_job_logger_is_left_alone(tmp_path: Path) -> None:
     asked: list[str] = []
-    with listening([object()], lambda: asked.append("job")):
-        tell([object()], tmp_path / "nowhere", 5)
+    with job_logging([object()], lambda: asked.append("job")):
+        log_artifact([object()], tmp_path / "nowhere", 5)
     assert asked == []
 
 
@@ -105,12 +105,12 @@ def test_scores_and_readings_are_told_with_their_artifact(tmp_path: Path) -> Non
     read.finish()
     recorder = Recorder()
     assert isinstance(recorder, JobLogger)
-    tell([recorder], made.folder, 5)
-    assert recorder.heard == []  # of no job
+    log_artifact([recorder], made.folder, 5)
+    assert recorder.logged == []  # of no job
     recorder.job = job(tmp_path)
     for artifact in (made, read):
-        tell([recorder], artifact.folder, 5)
-    metrics, table, first, readings, second = recorder.heard
+        log_artifact([recorder], artifact.folder, 5)
+    metrics, table, first, readings, second = recorder.logged
     assert metrics == ("metrics", {"evaluate/teacher/pocket/sts/spearman": 0.5}, 5)
     assert table[1] == "evaluate/teacher/scores" and "spearman" in table[2][0] and "per_query" not in str(table)
     assert readings[2] == [["queries", "", "1", "", "why", "logit_lens", "", "a b | c", ""]]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llm2vec_gen.loggers.base import Job, listening
+from llm2vec_gen.loggers.base import Job, job_logging
 from llm2vec_gen.loggers.tensorboard import TensorBoard
 from llm2vec_gen.loggers.wandb import Wandb
 from llm2vec_gen.training.fit import fit
@@ -22,7 +22,7 @@ def test_all_loggers_carry_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HOME", str(tmp_path))
     data, loggers = stub_data(), [Wandb(offline=True), TensorBoard(str(tmp_path / "events"))]
     settings = TrainingSettings(max_steps=6, schedule_steps=6, warmup_steps=1, batch_size=4, log_every_n_steps=2)
-    with listening(loggers, lambda: Job("abc-seed3", "train", "student", {}, tmp_path)):
+    with job_logging(loggers, lambda: Job("abc-seed3", "train", "student", {}, tmp_path)):
         fit(
             StubModel(), stub_losses(), data.completions, data.targets, settings, TrainerSettings(), tmp_path / "run",
             seed=3, loggers=loggers,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llm2vec_gen.loggers.base import Job, listening
+from llm2vec_gen.loggers.base import Job, job_logging
 from llm2vec_gen.loggers.tensorboard import TensorBoard
 from llm2vec_gen.types import InputError
 
@@ -16,7 +16,7 @@ def test_the_event_file_holds_metrics_tables_and_histograms(tmp_path: Path) -> N
     accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     for losses in ([3.0, 2.0], [1.0]):  # a resumed job goes on in its folder
         logger = TensorBoard(str(tmp_path))
-        with listening([logger], lambda: Job("abc-seed1", "run", "student", {}, tmp_path)):
+        with job_logging([logger], lambda: Job("abc-seed1", "run", "student", {}, tmp_path)):
             for loss in losses:
                 logger.log_metrics({"train/loss": loss}, int(10 - loss))
             logger.log_table("train/examples", ["query", "decoded"], [["a|b", "c\nd"]], 8)

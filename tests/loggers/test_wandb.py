@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from llm2vec_gen.artifacts import Artifact
-from llm2vec_gen.loggers.base import Job, listening, tell
+from llm2vec_gen.loggers.base import Job, job_logging, log_artifact
 from llm2vec_gen.loggers.wandb import Wandb
 from llm2vec_gen.types import InputError
 from tests.builders import tiny_backbone_folder
@@ -22,8 +22,8 @@ from tests.loggers.wandb_file import config, history, only, records, runs
 ROOT = Path(__file__).parents[2]
 
 
-def job(outputs: Path, verb: str = "run", group: str | None = "sweep-7") -> Job:
-    return Job("abc-seed1", verb, "student", {"training": {"max_steps": 5}}, outputs, group)
+def job(outputs: Path, step: str = "run", group: str | None = "sweep-7") -> Job:
+    return Job("abc-seed1", step, "student", {"training": {"max_steps": 5}}, outputs, group)
 
 
 @pytest.fixture(autouse=True)
@@ -40,13 +40,13 @@ def test_a_job_is_one_run_with_its_own_axes(tmp_path: Path) -> None:
     made.write_text("x.txt", "x")
     made.finish(rows=3)
     logger = Wandb(tags=["ablation"], offline=True)
-    with listening([logger], lambda: job(tmp_path)):
+    with job_logging([logger], lambda: job(tmp_path)):
         for step in (10, 20, 15, 20):  # a resumed training steps back
             logger.log_metrics({"train/loss": step / 10}, step)
         logger.log_metrics({"evaluate/m/e/t/f": 0.5}, 5)
         logger.log_table("interpret/readings", ["query", "text"], [["why", None], ["how", "so"]], 5)
         logger.log_histogram("train/suffix_norms", [1.0, 2.0, 2.0], 20)
-        tell([logger], made.folder, 5)
+        log_artifact([logger], made.folder, 5)
     (folder,) = runs(tmp_path)
     found = records(folder)
     (run,) = only(found, "run")
@@ -68,7 +68,7 @@ def test_a_job_is_one_run_with_its_own_axes(tmp_path: Path) -> None:
 def test_jobs_of_one_process_are_runs_of_their_own(tmp_path: Path) -> None:
     for number in range(2):
         logger = Wandb(offline=True)
-        with listening([logger], lambda number=number: Job(f"id{number}", "train", "n", {}, tmp_path)):  # type: ignore
+        with job_logging([logger], lambda number=number: Job(f"id{number}", "train", "n", {}, tmp_path)):  # type: ignore
             logger.log_metrics({"train/loss": float(number)}, 1)
     found = [records(folder) for folder in runs(tmp_path)]
     assert {only(rows, "run")[0].run_id for rows in found} == {"id0", "id1"}
@@ -76,7 +76,7 @@ def test_jobs_of_one_process_are_runs_of_their_own(tmp_path: Path) -> None:
 
 
 def test_nothing_is_opened_before_there_is_something_to_log(tmp_path: Path) -> None:
-    with pytest.raises(InputError), listening([Wandb(offline=True)], lambda: job(tmp_path)):
+    with pytest.raises(InputError), job_logging([Wandb(offline=True)], lambda: job(tmp_path)):
         raise InputError("a wrong config")
     assert not runs(tmp_path)
 

@@ -17,7 +17,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from llm2vec_gen.artifacts import Artifact
 from llm2vec_gen.loggers import wandb_files
-from llm2vec_gen.loggers.base import Job, listening, tell
+from llm2vec_gen.loggers.base import Job, job_logging, log_artifact
 from llm2vec_gen.loggers.wandb import Wandb
 from llm2vec_gen.training.callbacks import MetricLog
 from llm2vec_gen.training.metrics_file import MetricsFile
@@ -41,7 +41,7 @@ def row(step: int) -> dict[str, float]:
 def log(outputs: Path, first: int, last: int, then: Any = lambda: None) -> None:
     """One process of a training that logs these steps; `metrics.csv` has the steps before."""
     logger = Wandb(offline=True)
-    with listening([logger], lambda: Job(RUN, "train", "student", {}, outputs)):
+    with job_logging([logger], lambda: Job(RUN, "train", "student", {}, outputs)):
         logger.resume({step: row(step) for step in range(1, first)}, first - 1)
         for step in range(first, last + 1):
             logger.log_metrics(row(step), step)
@@ -156,22 +156,22 @@ def test_a_job_killed_after_its_training_has_the_whole_curve(tmp_path: Path, kil
     made.finish(steps=60)
     for _ in range(2):
         logger = Wandb(offline=True)
-        with listening([logger], lambda: Job(RUN, "run", "student", {}, tmp_path)):
-            tell([logger], made.folder, 60)
+        with job_logging([logger], lambda: Job(RUN, "run", "student", {}, tmp_path)):
+            log_artifact([logger], made.folder, 60)
         assert sorted(steps(tmp_path)) == list(range(1, 61))
 
 
 def test_a_resumed_training_tells_its_loggers(tmp_path: Path) -> None:
     """Steps of the second objective come after those of the first."""
-    told: list[Any] = []
-    logger = SimpleNamespace(resume=lambda rows, step: told.append((rows, step)))
+    logged_step: list[Any] = []
+    logger = SimpleNamespace(resume=lambda rows, step: logged_step.append((rows, step)))
     curve = MetricsFile(tmp_path / "metrics.csv")
     for step in (2, 4, 6):
         curve.log_metrics({"train/loss": 1 / step}, step)
     curve.log_metrics({"lr-AdamW": 0.5}, 4)
     trainer = SimpleNamespace(global_step=5, loggers=[logger, curve])
     MetricLog(2, steps_before=100).on_train_start(trainer, None)
-    assert told == [({102: {"train/loss": 0.5}, 104: {"train/loss": 0.25}}, 105)]
+    assert logged_step == [({102: {"train/loss": 0.5}, 104: {"train/loss": 0.25}}, 105)]
 
 
 # ---- axes
@@ -179,7 +179,7 @@ def test_a_resumed_training_tells_its_loggers(tmp_path: Path) -> None:
 
 def test_metrics_of_other_callbacks_are_on_the_axis_of_training(tmp_path: Path) -> None:
     logger = Wandb(offline=True)
-    with listening([logger], lambda: Job(RUN, "train", "student", {}, tmp_path)):
+    with job_logging([logger], lambda: Job(RUN, "train", "student", {}, tmp_path)):
         logger.log_metrics({"lr-AdamW": 0.5, "Monitor.start/cpu": 3.0}, 9)
         logger.log_metrics({"lr-AdamW": 0.25}, 19)
         logger.log_metrics({"own": 1.0})

@@ -212,7 +212,7 @@ def test_target_modules_are_checked() -> None:
 
 @pytest.mark.parametrize("wrong", [{"rank": 0}, {"rank": 1.5}, {"alpha": 0}])
 def test_sizes_are_checked(wrong: dict) -> None:
-    with pytest.raises(InputError, match=f"teaching.lora.{next(iter(wrong))}="):
+    with pytest.raises(InputError, match=f"teacher_training.lora.{next(iter(wrong))}="):
         Lora(**wrong)
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from llm2vec_gen import LLM2VecGen, checkpoints
 from llm2vec_gen.backbones.base import Backbone
 from llm2vec_gen.checkpoints import merged
-from llm2vec_gen.models import initial
+from llm2vec_gen.models import initialization
 from llm2vec_gen.types import InputError
 from tests.backbones.tiny import other_lm
 from tests.builders import tiny_backbone_folder, tiny_tokenizer
@@ -38,7 +38,7 @@ def test_the_suffix_starts_among_the_input_vectors(family, tmp_path):
     vectors = model.backbone.embed(torch.arange(400))
     rows = model.lm.get_input_embeddings().weight
     assert torch.allclose(vectors, SCALES[family] * rows, rtol=1e-5)
-    suffix = initial.suffix(model.backbone, 2000)
+    suffix = initialization.suffix(model.backbone, 2000)
     assert torch.allclose(suffix.mean(0), vectors.mean(0), atol=0.15 * float(vectors.std()))
     assert torch.allclose(suffix.std(0), vectors.std(0), rtol=0.15)
 

@@ -1,4 +1,4 @@
-"""stage=range: real processes that share complete and embed leave what a single process leaves."""
+"""executor=range: real processes that share complete and embed leave what a single process leaves."""
 
 from __future__ import annotations
 
@@ -9,42 +9,45 @@ from pathlib import Path
 
 import pytest
 
-from llm2vec_gen.artifacts import finished_parts, read_manifest
+from llm2vec_gen.artifacts import finished_shards, read_manifest
 
 ROOT = Path(__file__).parents[2]
-OVERRIDES = ["data.limit=23", "data.answers=true", "generator=replay", "part_size=4"]
+OVERRIDES = ["data.limit=23", "data.answers=true", "generator=replay", "shard_size=4"]
 
 
-def start(verb: str, outputs: Path, *more: str) -> subprocess.Popen[str]:
+def start(step: str, outputs: Path, *more: str) -> subprocess.Popen[str]:
     """A script, on one thread: another number of them adds in another order."""
-    command = [sys.executable, str(ROOT / "experiments" / f"{verb}.py"), f"paths.outputs={outputs}", *OVERRIDES, *more]
+    command = [sys.executable, str(ROOT / "experiments" / f"{step}.py"), f"paths.outputs={outputs}", *OVERRIDES, *more]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
 
-def check_alike(one: Path, two: Path, verb: str) -> None:
-    """Two outputs folders hold the same artifact of a verb: digest, counts, and every part byte for byte."""
-    folders = [manifest.parent for place in (one, two) for manifest in (place / verb).glob("*/manifest.json")]
+def check_alike(one: Path, two: Path, step: str) -> None:
+    """Two outputs folders hold the same artifact of a step: digest, counts, and every part byte for byte."""
+    folders = [manifest.parent for place in (one, two) for manifest in (place / step).glob("*/manifest.json")]
     ours, theirs = map(read_manifest, folders)
     assert folders[0].name == folders[1].name
     assert ours["counts"]["rows"] == theirs["counts"]["rows"] == 23
-    assert ours["parts"] == theirs["parts"]
-    assert [part.start for part in finished_parts(folders[1])] == [0, 4, 8, 12, 16, 20]
+    assert ours["shards"] == theirs["shards"]
+    assert [shard.start for shard in finished_shards(folders[1])] == [0, 4, 8, 12, 16, 20]
 
 
 @pytest.mark.slow
 def test_two_processes_make_the_artifacts_of_one(tmp_path: Path) -> None:
-    for verb in ("complete", "embed"):
-        jobs = [start(verb, tmp_path / "two", "stage=range", f"stage.index={index}", "stage.of=2") for index in (0, 1)]
-        jobs.append(start(verb, tmp_path / "one"))
+    for step in ("complete", "embed"):
+        jobs = [
+            start(step, tmp_path / "two", "executor=range", f"executor.index={index}", "executor.of=2")
+            for index in (0, 1)
+        ]
+        jobs.append(start(step, tmp_path / "one"))
         for job in jobs:
             _, said = job.communicate(timeout=200)
             assert job.returncode == 0, said
-        check_alike(tmp_path / "one", tmp_path / "two", verb)
+        check_alike(tmp_path / "one", tmp_path / "two", step)
 
 
 def test_a_share_out_of_range_is_refused(tmp_path: Path) -> None:
-    job = start("complete", tmp_path, "stage=range", "stage.index=2", "stage.of=2")
+    job = start("complete", tmp_path, "executor=range", "executor.index=2", "executor.of=2")
     _, said = job.communicate(timeout=100)
     assert job.returncode == 2
-    assert "0 <= stage.index < stage.of" in said
+    assert "0 <= executor.index < executor.of" in said

@@ -32,6 +32,6 @@ def test_cells_are_escaped_and_marked():
     assert [cell for cell in parser.cells if cell[0] == "td"] == [
         ("td", "best", "50.0"),
         ("td", None, "10.0"),
-        ("td", "hole", "–"),
+        ("td", "missing", "–"),
     ]
     assert ("th", None, "<ours>") in parser.cells and ("th", None, "x & y") in parser.cells

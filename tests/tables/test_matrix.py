@@ -26,7 +26,7 @@ def test_cells_are_averages_over_tasks_of_runs_of_their_own():
     ]
     (grid,) = matrix(scores=["sts", "retrieval"]).grids(rows)
     assert (grid.rows, grid.columns) == (["low", "alone"], ["1", "2"])
-    assert grid.texts() == [["40.0", "–"], ["–", "20.0"]], "a cell that lacks a task is a hole"
+    assert grid.texts() == [["40.0", "–"], ["–", "20.0"]], "a cell that lacks a task is a missing cell"
     assert matrix(scores=["sts"]).wanted() == ["e/one_a:x", "e/two_a:x", "e/one_b:teacher", "e/two_b:teacher"]
 
 

@@ -38,7 +38,7 @@ def test_what_is_no_score_row(tmp_path, text):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("value", "abc", 'value is "abc", expected a number, or null for a hole'),
+        ("value", "abc", 'value is "abc", expected a number, or null for a missing cell'),
         ("value", True, "value is true, expected a number"),
         ("task", None, "task is null, expected a text"),
         ("encoder", 5, "encoder is 5, expected a text"),

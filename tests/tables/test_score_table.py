@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from llm2vec_gen.tables.base import HOLE
+from llm2vec_gen.tables.base import MISSING
 from llm2vec_gen.tables.score_table import ScoreTable, TableSet
 from llm2vec_gen.types import InputError, Score
 
@@ -47,7 +47,7 @@ def test_row_without_one_task_gets_holes_and_not_the_mean_of_the_rest():
     rows = [row for row in ROWS if (row.encoder, row.task) != ("a", "r2")]
     grid = ScoreTable("t", ["retrieval", "sts"], average="tasks").grids(rows)[0]
     assert values(grid) == [[None, 0.9, None], [0.6, 0.3, 0.5]]
-    assert grid.texts()[0] == [HOLE, "90.0", HOLE]
+    assert grid.texts()[0] == [MISSING, "90.0", MISSING]
 
 
 def test_column_nobody_has_is_a_hole_and_so_is_the_average():

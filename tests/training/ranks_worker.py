@@ -67,10 +67,12 @@ def train(folder: Path, way: str, strategy: str | None = None, stop: int | None 
 
 def keep(folder: Path, way: str, model: Any, counts: dict[str, Any]) -> None:
     model.eval()
-    golden = model.encode(["a query", "another, which is longer"])  # all ranks: a spread backbone needs them
-    if ranks.own() == 0:
+    reference_embeddings = model.encode(
+        ["a query", "another, which is longer"]
+    )  # all ranks: a spread backbone needs them
+    if ranks.rank() == 0:
         tensors = {name: value.detach() for name, value in model.trainables().items()}
-        torch.save({"model": tensors, "counts": counts, "golden": golden}, folder / f"{way}.pt")
+        torch.save({"model": tensors, "counts": counts, "golden": reference_embeddings}, folder / f"{way}.pt")
 
 
 if __name__ == "__main__":

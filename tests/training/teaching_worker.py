@@ -1,7 +1,7 @@
 """One teaching run in a process of its own: python teaching_worker.py FOLDER [kill-at-step]; prints nothing.
 
 As one of several ranks (RANK, WORLD_SIZE) it trains without dropout, in fp64, so that ranks can be compared with one
-process; views of SimCSE would then be the same, therefore the second lesson is supervised.
+process; views of SimCSE would then be the same, therefore the second objective is supervised.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from llm2vec_gen.backbones.base import Backbone
-from llm2vec_gen.training.lessons.masked_prediction import MaskedPrediction
+from llm2vec_gen.training.lessons.mntp import MaskedNextTokenPrediction
 from llm2vec_gen.training.lessons.simcse import SimCSE
 from llm2vec_gen.training.lessons.supervised_contrastive import SupervisedContrastive
 from llm2vec_gen.training.settings import TrainerSettings, TrainingSettings
-from llm2vec_gen.training.teaching import Teaching
+from llm2vec_gen.training.teaching import LLM2VecTraining
 from llm2vec_gen.types import Completion
 from tests.builders import tiny_lm, tiny_tokenizer
 from tests.training.worker import Signal
@@ -51,13 +51,13 @@ def completions(count: int = 13) -> list[Completion]:
 
 def recipe(
     dropout: bool = True, supervised: bool = False, lora: dict[str, Any] | None = None, **changes: Any
-) -> Teaching:
+) -> LLM2VecTraining:
     """MNTP, then SimCSE or supervised contrastive learning."""
     settings = TrainingSettings(**{**SETTINGS, **changes})
     off: dict[str, Any] = {} if dropout else {"lora_dropout": 0.0, "attention_dropout": 0.0}
     second = SupervisedContrastive(settings, **off) if supervised else SimCSE(settings)
-    lessons = {"mntp": MaskedPrediction(settings, **off), "supervised" if supervised else "simcse": second}
-    return Teaching(lessons, {"rank": 2, "alpha": 4, **(lora or {})})
+    objectives = {"mntp": MaskedNextTokenPrediction(settings, **off), "supervised" if supervised else "simcse": second}
+    return LLM2VecTraining(objectives, {"rank": 2, "alpha": 4, **(lora or {})})
 
 
 def backbone(double: bool = False) -> Backbone:

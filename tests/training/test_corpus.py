@@ -56,7 +56,7 @@ def test_a_query_source_is_a_corpus(tmp_path: Path) -> None:
     assert found == [("0", "q0", "a0"), ("1", "q1", "a1"), ("2", "q2", "a2")]
     without = QueryLog(str(log))
     assert [text for _, text in rows(tmp_path / "rows.arrow", without, "texts")] == ["q0", "q1", "q2"]
-    with pytest.raises(InputError, match="the corpus has no pairs to learn from"):
+    with pytest.raises(InputError, match="the corpus has no pairs to train on"):
         rows(tmp_path / "rows.arrow", without, "pairs")
 
 
@@ -106,7 +106,7 @@ def test_wrong_triplet_files_are_named(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("content", [b"", b"{broken", b'{"query": "\xe9"}'])
 def test_a_damaged_triplet_file_is_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.jsonl").write_bytes(content)
-    with pytest.raises(InputError, match=r"teaching.corpus.path=.*a.jsonl"):
+    with pytest.raises(InputError, match=r"teacher_training.corpus.path=.*a.jsonl"):
         Triplets(str(tmp_path / "a.jsonl"))
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from llm2vec_gen.training.settings import TrainerSettings, TrainingSettings, check_losses, rank, started
+from llm2vec_gen.training.settings import TrainerSettings, TrainingSettings, check_losses, env_rank, env_world_size
 from llm2vec_gen.types import InputError
 
 
@@ -84,13 +84,13 @@ def test_settings_that_cannot_work_are_refused(changes: dict, words: str) -> Non
 
 def test_another_number_of_processes_than_asked_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    TrainerSettings().check_started()
+    TrainerSettings().check_world_size()
     with pytest.raises(InputError, match=r"trainer\.devices=2 .* 1 are running"):
-        TrainerSettings(devices=2).check_started()
+        TrainerSettings(devices=2).check_world_size()
     monkeypatch.setenv("WORLD_SIZE", "4")
-    TrainerSettings(devices=2, num_nodes=2).check_started()
+    TrainerSettings(devices=2, num_nodes=2).check_world_size()
     with pytest.raises(InputError, match="4 are running"):
-        TrainerSettings().check_started()
+        TrainerSettings().check_world_size()
 
 
 def test_a_slurm_step_of_several_tasks_is_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,10 +98,10 @@ def test_a_slurm_step_of_several_tasks_is_a_group(monkeypatch: pytest.MonkeyPatc
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SLURM_NTASKS", "4")  # of the allocation: nothing was started yet
     monkeypatch.setenv("SLURM_PROCID", "0")
-    assert (started(), rank()) == (None, 0)
+    assert (env_world_size(), env_rank()) == (None, 0)
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     monkeypatch.setenv("SLURM_PROCID", "3")
-    assert (started(), rank()) == (4, 3)
+    assert (env_world_size(), env_rank()) == (4, 3)
 
 
 def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

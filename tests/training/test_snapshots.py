@@ -51,10 +51,10 @@ def test_they_change_nothing_of_the_run(tmp_path: Path, monkeypatch: pytest.Monk
     watched = trained(tmp_path / "a", monkeypatch, listener)
     alone = trained(tmp_path / "b", monkeypatch, None)
     assert all(torch.equal(one, two) for one, two in zip(watched.parameters(), alone.parameters(), strict=True))
-    tables = [entry for entry in listener.heard if entry[0] == "table"]
+    tables = [entry for entry in listener.logged if entry[0] == "table"]
     assert [table[3] for table in tables] == [7, 14, 17]
     assert [row[0] for row in tables[0][2]] == ["id0", "id7", "id14"]  # spread over the 22 rows
-    norms = [entry for entry in listener.heard if entry[0] == "histogram"]
+    norms = [entry for entry in listener.logged if entry[0] == "histogram"]
     assert norms[-1][2] == pytest.approx(watched.suffix.norm(dim=-1).tolist())
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from llm2vec_gen.training.callbacks import EndedEarly, Stopped
 from llm2vec_gen.training.metrics_file import MetricsFile
 from llm2vec_gen.training.settings import TrainingSettings
-from llm2vec_gen.training.teaching import Teaching
+from llm2vec_gen.training.teaching import LLM2VecTraining
 from llm2vec_gen.types import InputError
 from tests.training.teaching_worker import SETTINGS, as_rank, completions, recipe, teach
 from tests.training.worker import Signal, Stop
@@ -25,16 +25,16 @@ from tests.training.worker import Signal, Stop
 CONF = Path(__file__).parents[2] / "conf"
 WORKER = Path(__file__).with_name("teaching_worker.py")
 CLOCK = ("train/seconds_per_step", "train/tokens_per_second")
-FILES = ("adapter_config.json", "adapter_model.safetensors", "lesson.json")
+FILES = ("adapter_config.json", "adapter_model.safetensors", "objective.json")
 
 
-def left(folder: Path, lessons: tuple[str, ...] = ("mntp", "simcse")) -> dict[str, Any]:
+def left(folder: Path, objectives: tuple[str, ...] = ("mntp", "simcse")) -> dict[str, Any]:
     """Adapters byte for byte, and the curves without what a clock said."""
     found: dict[str, Any] = {}
-    for lesson in lessons:
-        found |= {f"{lesson}/{name}": (folder / lesson / name).read_bytes() for name in FILES}
-        rows = MetricsFile(folder / lesson / "metrics.csv").rows()
-        found[lesson] = [{key: value for key, value in row.items() if key not in CLOCK} for row in rows]
+    for objective in objectives:
+        found |= {f"{objective}/{name}": (folder / objective / name).read_bytes() for name in FILES}
+        rows = MetricsFile(folder / objective / "metrics.csv").rows()
+        found[objective] = [{key: value for key, value in row.items() if key not in CLOCK} for row in rows]
     return found
 
 
@@ -69,17 +69,17 @@ def test_another_seed_gives_other_adapters(whole: dict[str, Any], tmp_path: Path
 
 
 @pytest.mark.parametrize("step", [2, 6])
-@pytest.mark.parametrize("lesson", ["mntp", "simcse"])
-def test_a_stopped_run_continues_bit_for_bit(whole: dict[str, Any], tmp_path: Path, step: int, lesson: str) -> None:
+@pytest.mark.parametrize("objective", ["mntp", "simcse"])
+def test_a_stopped_run_continues_bit_for_bit(whole: dict[str, Any], tmp_path: Path, step: int, objective: str) -> None:
     class In(Signal):
         def on_train_batch_end(self, trainer: Any, module: Any, *rest: Any) -> None:
-            if module.name == lesson:
+            if module.name == objective:
                 super().on_train_batch_end(trainer, module, *rest)
 
     with pytest.raises(Stopped):
         teach(tmp_path, [In(step, signal.SIGTERM)])
-    assert (tmp_path / "mntp" / FILES[1]).exists() == (lesson == "simcse")
-    assert torch.load(tmp_path / lesson / "resume/last.ckpt", weights_only=True)["global_step"] == step
+    assert (tmp_path / "mntp" / FILES[1]).exists() == (objective == "simcse")
+    assert torch.load(tmp_path / objective / "resume/last.ckpt", weights_only=True)["global_step"] == step
     teach(tmp_path)
     assert left(tmp_path) == whole
 
@@ -87,11 +87,13 @@ def test_a_stopped_run_continues_bit_for_bit(whole: dict[str, Any], tmp_path: Pa
 def test_callbacks_begin_anew_with_each_lesson(tmp_path: Path) -> None:
     rule = EarlyStopping("train/loss", patience=1, min_delta=100.0)
     counts = teach(tmp_path, [rule, ModelCheckpoint(monitor="train/loss", every_n_train_steps=2)])
-    for lesson in ("mntp", "simcse"):
-        rows = MetricsFile(tmp_path / lesson / "metrics.csv").rows()
-        assert [row["step"] for row in rows] == [2, 4], "the first row is the best of its lesson, the second no better"
-        assert counts[f"{lesson}_step"] == 4
-        assert [file.suffix for file in (tmp_path / lesson / "checkpoints").iterdir()] == [".ckpt"]
+    for objective in ("mntp", "simcse"):
+        rows = MetricsFile(tmp_path / objective / "metrics.csv").rows()
+        assert [row["step"] for row in rows] == [2, 4], (
+            "the first row is the best of its objective, the second no better"
+        )
+        assert counts[f"{objective}_step"] == 4
+        assert [file.suffix for file in (tmp_path / objective / "checkpoints").iterdir()] == [".ckpt"]
 
 
 def test_a_lesson_that_ends_early_otherwise_is_not_taught(whole: dict[str, Any], tmp_path: Path) -> None:
@@ -124,12 +126,12 @@ def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
     errors = [process.communicate(timeout=240)[1].decode() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
     as_rank(tmp_path / "one", 1)
-    for lesson in ("mntp", "supervised"):
-        one, two = (load_file(tmp_path / folder / lesson / FILES[1]) for folder in ("one", "two"))
+    for objective in ("mntp", "supervised"):
+        one, two = (load_file(tmp_path / folder / objective / FILES[1]) for folder in ("one", "two"))
         assert one.keys() == two.keys()
         for name in one:
             assert torch.allclose(one[name], two[name], rtol=1e-4, atol=1e-7), name
-        rows = [MetricsFile(tmp_path / folder / lesson / "metrics.csv").rows() for folder in ("one", "two")]
+        rows = [MetricsFile(tmp_path / folder / objective / "metrics.csv").rows() for folder in ("one", "two")]
         for ours, theirs in zip(*rows, strict=True):
             for key in ours.keys() - {*CLOCK, "train/masked_tokens"}:
                 assert ours[key] == pytest.approx(theirs[key], rel=1e-4), key
@@ -138,19 +140,23 @@ def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ presets
 
 
-@pytest.mark.parametrize("preset", sorted(file.stem for file in (CONF / "teaching").glob("*.yaml")))
+@pytest.mark.parametrize("preset", sorted(file.stem for file in (CONF / "teacher_training").glob("*.yaml")))
 def test_presets_are_the_published_recipe(preset: str) -> None:
     with hydra.initialize_config_dir(str(CONF), version_base=None):
-        overrides = [f"+teaching={preset}", "teaching.lessons.mntp.training.max_steps=7", "+backbone=pocket"]
-        config = hydra.compose(overrides=overrides).teaching
-    lessons = {name: hydra.utils.instantiate(node, _convert_="all") for name, node in config.lessons.items()}
-    Teaching(lessons, config.lora, None, config.fields)
-    assert lessons["mntp"].training.max_steps == 7
+        overrides = [
+            f"+teacher_training={preset}",
+            "teacher_training.objectives.mntp.training.max_steps=7",
+            "+backbone=pocket",
+        ]
+        config = hydra.compose(overrides=overrides).teacher_training
+    objectives = {name: hydra.utils.instantiate(node, _convert_="all") for name, node in config.objectives.items()}
+    LLM2VecTraining(objectives, config.lora, None, config.fields)
+    assert objectives["mntp"].training.max_steps == 7
     if preset.startswith("pocket"):
         return
     second = "simcse" if preset in ("llm2vec", "llm2vec_mistral") else "supervised"
-    assert list(lessons) == ["mntp", second]
-    masking, contrast = lessons.values()
+    assert list(objectives) == ["mntp", second]
+    masking, contrast = objectives.values()
     mistral = preset == "llm2vec_mistral"
     assert (masking.mask_token, masking.probability) == ("_", 0.8 if mistral else 0.2)
     assert masking.replacement == ("mask" if mistral else "bert")
@@ -168,29 +174,31 @@ def test_presets_are_the_published_recipe(preset: str) -> None:
 
 
 def test_a_corpus_smaller_than_a_batch_is_refused_before_any_training(tmp_path: Path) -> None:
-    message = "the corpus has 2 texts, fewer than one batch of teaching.lessons.mntp.training.batch_size=4"
+    message = "the corpus has 2 texts, fewer than one batch of teacher_training.objectives.mntp.training.batch_size=4"
     with pytest.raises(InputError, match=message):
         teach(tmp_path, rows=completions(1))
-    lessons = recipe(supervised=True).lessons
+    objectives = recipe(supervised=True).objectives
     small = TrainingSettings(**{**SETTINGS, "batch_size": 2})
-    lessons["mntp"].training = small
-    with pytest.raises(InputError, match="the corpus has 3 pairs, fewer than one batch of teaching.lessons.supervised"):
-        Teaching(lessons).teach(_backbone(), completions(3), _trainer(), tmp_path, 0)
+    objectives["mntp"].training = small
+    with pytest.raises(
+        InputError, match="the corpus has 3 pairs, fewer than one batch of teacher_training.objectives.supervised"
+    ):
+        LLM2VecTraining(objectives).teach(_backbone(), completions(3), _trainer(), tmp_path, 0)
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_a_mask_token_and_modules_that_are_not_there(tmp_path: Path) -> None:
-    teaching = recipe()
-    teaching.lessons["mntp"].mask_token = "<blank>"  # type: ignore[attr-defined]
+    teacher_training = recipe()
+    teacher_training.objectives["mntp"].mask_token = "<blank>"  # type: ignore[attr-defined]
     with pytest.raises(InputError, match="mask_token='<blank>' is no token of the tokenizer of backbone.path=tiny"):
-        teaching.teach(_backbone(), completions(), _trainer(), tmp_path, 0)
+        teacher_training.teach(_backbone(), completions(), _trainer(), tmp_path, 0)
     backbone = _backbone()
     for module in backbone.lm.modules():
         module.__dict__.pop("attention_dropout", None)
     with pytest.raises(InputError, match="attention_dropout=0.3: the attention layers .* have no dropout to set"):
         recipe().teach(backbone, completions(), _trainer(), tmp_path / "none", 0)
     assert not list((tmp_path / "none").rglob("adapter_model.safetensors"))
-    with pytest.raises(InputError, match=r"teaching.lora.target_modules=\['c_attn'\]: .* has no layer c_attn"):
+    with pytest.raises(InputError, match=r"teacher_training.lora.target_modules=\['c_attn'\]: .* has no layer c_attn"):
         teach(tmp_path, lora={"target_modules": ["c_attn"]})
 
 
@@ -215,16 +223,22 @@ def test_a_state_of_another_training_is_not_continued(tmp_path: Path) -> None:
 
 
 def test_recipes_are_checked() -> None:
-    lessons = recipe().lessons
+    objectives = recipe().objectives
     for wrong, message in [
-        ({"lessons": {}}, "teaching.lessons are none"),
-        ({"lessons": dict.fromkeys("abc", lessons["mntp"])}, "lessons are a, b, c; an encoder stacks one or two"),
-        ({"lessons": lessons, "fields": ["answer"]}, r"teaching.fields=\['answer'\]: expected some of query"),
-        ({"lessons": lessons, "fields": []}, r"teaching.fields=\[\]"),
-        ({"lessons": lessons, "corpus": "a.jsonl"}, "teaching.corpus=a.jsonl: expected a source of rows"),
+        ({"objectives": {}}, "teacher_training.objectives are none"),
+        (
+            {"objectives": dict.fromkeys("abc", objectives["mntp"])},
+            "objectives are a, b, c; an encoder stacks one or two",
+        ),
+        (
+            {"objectives": objectives, "fields": ["answer"]},
+            r"teacher_training.fields=\['answer'\]: expected some of query",
+        ),
+        ({"objectives": objectives, "fields": []}, r"teacher_training.fields=\[\]"),
+        ({"objectives": objectives, "corpus": "a.jsonl"}, "teacher_training.corpus=a.jsonl: expected a source of rows"),
     ]:
         with pytest.raises(InputError, match=message):
-            Teaching(**wrong)
+            LLM2VecTraining(**wrong)
 
 
 def _backbone() -> Any:

@@ -1,1 +1,1 @@
-"""What a language model is taught on its way to a text encoder: one lesson per file, an adapter per lesson."""
+"""Training objectives that turn a language model into a text encoder: one per file, one adapter each."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from llm2vec_gen.training.lessons.base import LessonBatch, Noise, Tokenize, keys_of
-from llm2vec_gen.training.lessons.contrast import ContrastiveLesson
+from llm2vec_gen.training.lessons.base import Noise, ObjectiveBatch, Tokenize, keys_of
+from llm2vec_gen.training.lessons.contrastive import ContrastiveObjective
 from llm2vec_gen.training.settings import TrainingSettings
 from llm2vec_gen.types import InputError
 
 
-class SimCSE(ContrastiveLesson):
+class SimCSE(ContrastiveObjective):
     """Both views go through one pass as rows of their own, so that each draws its own dropout.
 
     As in LLM2Vec's code the 0.3 of its recipe are dropped from the attention weights; the inputs of the adapter's
@@ -30,7 +30,7 @@ class SimCSE(ContrastiveLesson):
                 "of them over 0"
             )
 
-    def batch(self, ids: list[str], rows: list[tuple[str, ...]], tokenize: Tokenize, noise: Noise) -> LessonBatch:
+    def batch(self, ids: list[str], rows: list[tuple[str, ...]], tokenize: Tokenize, noise: Noise) -> ObjectiveBatch:
         """Columns: the texts, twice."""
         texts = tokenize([text for (text,) in rows])
-        return LessonBatch(ids, [texts, texts], keys_of([texts, texts]))
+        return ObjectiveBatch(ids, [texts, texts], keys_of([texts, texts]))

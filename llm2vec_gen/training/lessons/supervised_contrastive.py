@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from llm2vec_gen.training.lessons.base import LessonBatch, Noise, Tokenize, keys_of
-from llm2vec_gen.training.lessons.contrast import ContrastiveLesson
+from llm2vec_gen.training.lessons.base import Noise, ObjectiveBatch, Tokenize, keys_of
+from llm2vec_gen.training.lessons.contrastive import ContrastiveObjective
 
 
-class SupervisedContrastive(ContrastiveLesson):
+class SupervisedContrastive(ContrastiveObjective):
     """Candidates of each query: the completions and the hard negatives of the whole effective batch. A candidate that
     is the same text as the query's own completion is no negative."""
 
     reads = "pairs"
 
-    def batch(self, ids: list[str], rows: list[tuple[str, ...]], tokenize: Tokenize, noise: Noise) -> LessonBatch:
+    def batch(self, ids: list[str], rows: list[tuple[str, ...]], tokenize: Tokenize, noise: Noise) -> ObjectiveBatch:
         """Columns: queries, completions and, where the corpus has them, negatives."""
         columns = [tokenize(column) for column in zip(*rows, strict=True)]
-        return LessonBatch(ids, columns, keys_of(columns))
+        return ObjectiveBatch(ids, columns, keys_of(columns))

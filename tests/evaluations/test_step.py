@@ -1,4 +1,4 @@
-"""The evaluate verb around the benchmarks: what it keeps on disk, what it does not do twice, what a failure leaves."""
+"""The evaluate step around the benchmarks: what it keeps on disk, what it does not do twice, what a failure leaves."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def notes(tmp_path: Path) -> list[str]:
     return file.read_text().splitlines() if file.is_file() else []
 
 
-def script(verb: str, settings: list[str]) -> list[str]:
-    return [sys.executable, str(ROOT / "experiments" / f"{verb}.py"), *settings]
+def script(step: str, settings: list[str]) -> list[str]:
+    return [sys.executable, str(ROOT / "experiments" / f"{step}.py"), *settings]
 
 
 # ---- embeddings are kept

@@ -1,4 +1,4 @@
-"""Where training starts: the suffix inside the cloud of word vectors, the projections near nothing in particular."""
+"""Initialization: the suffix near the mean of the word vectors, the projections as usual or from the targets."""
 
 from __future__ import annotations
 

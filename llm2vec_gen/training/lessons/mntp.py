@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from llm2vec_gen.training import ranks
-from llm2vec_gen.training.lessons.base import Lesson, LessonBatch, Noise, Tokenize, share_of
+from llm2vec_gen.training.lessons.base import Noise, Objective, ObjectiveBatch, Tokenize, check_fraction
 from llm2vec_gen.training.settings import TrainingSettings
 from llm2vec_gen.types import InputError
 
 REPLACEMENTS = {"bert": (0.8, 0.1), "mask": (1.0, 0.0)}
-"""Of the chosen tokens: the share that becomes the mask token, and the share that becomes a random token."""
+"""Fractions of the chosen tokens that become the mask token and a random token."""
 
 
-class MaskedPrediction(Lesson):
+class MaskedNextTokenPrediction(Objective):
     """Tokens are chosen with `probability`, each for itself; never the first one (nothing stands before it), never a
     special token.
 
@@ -43,9 +43,9 @@ class MaskedPrediction(Lesson):
     ):
         super().__init__(training, max_length, lora_dropout, attention_dropout)
         self.mask_token, self.probability, self.replacement = mask_token, probability, replacement
-        share_of("probability", probability, above=0.0)
+        check_fraction("probability", probability, above=0.0)
         if replacement not in REPLACEMENTS:
-            raise InputError(f"replacement={replacement} of a lesson: expected {' or '.join(REPLACEMENTS)}")
+            raise InputError(f"replacement={replacement} of an objective: expected {' or '.join(REPLACEMENTS)}")
         self._mask_id, self._vocabulary, self._special = -1, 0, torch.empty(0, dtype=torch.long)
 
     def prepare(self, backbone: Any) -> None:
@@ -59,11 +59,11 @@ class MaskedPrediction(Lesson):
         self._mask_id, self._vocabulary = int(vocabulary[self.mask_token]), len(backbone.tokenizer)
         self._special = torch.tensor(sorted(backbone.tokenizer.all_special_ids), dtype=torch.long)
 
-    def batch(self, ids: list[str], rows: list[tuple[str, ...]], tokenize: Tokenize, noise: Noise) -> LessonBatch:
+    def batch(self, ids: list[str], rows: list[tuple[str, ...]], tokenize: Tokenize, noise: Noise) -> ObjectiveBatch:
         """Columns: ids as the model sees them; the token to guess at each position, -1 where there is none."""
         texts = tokenize([text for (text,) in rows])
         masked = [self.masked(row, noise(place)) for place, row in enumerate(texts)]
-        return LessonBatch(ids, [[inputs for inputs, _ in masked], [targets for _, targets in masked]])
+        return ObjectiveBatch(ids, [[inputs for inputs, _ in masked], [targets for _, targets in masked]])
 
     def masked(self, ids: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """(inputs, targets) of one text; targets[i] is the chosen token at i + 1, else -1."""
@@ -79,9 +79,9 @@ class MaskedPrediction(Lesson):
         targets[:-1] = torch.where(chosen, ids, -1)[1:]
         return inputs, targets
 
-    def loss(self, encoder: Any, batch: LessonBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, encoder: Any, batch: ObjectiveBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean of -log p over the chosen tokens of all ranks."""
         inputs, targets = batch.columns
         own = torch.stack([(row >= 0).sum() for row in targets]).sum()
-        share = ranks.count() / ranks.total(own).clamp_min(1)
-        return encoder.token_loss(inputs, targets) * share, {"masked_tokens": own.float()}
+        scale = ranks.world_size() / ranks.all_reduce_sum(own).clamp_min(1)
+        return encoder.token_loss(inputs, targets) * scale, {"masked_tokens": own.float()}

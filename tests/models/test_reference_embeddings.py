@@ -10,7 +10,7 @@ import torch
 
 from llm2vec_gen import LLM2VecGen, checkpoints
 from llm2vec_gen.backbones.base import Backbone
-from llm2vec_gen.models import golden
+from llm2vec_gen.models import reference_embeddings
 from tests.builders import tiny_backbone_folder
 
 
@@ -38,7 +38,7 @@ def test_another_value_is_told_with_both(folder: Path) -> None:
     checkpoints.write(folder, checkpoint.settings, checkpoint.tensors, checkpoint.files)
     with pytest.warns(UserWarning, match="dimension 7 is .* now and was 1000") as caught:
         LLM2VecGen.from_pretrained(folder, device="cpu")
-    assert sum("golden sentence" in str(warning.message) for warning in caught) == 1
+    assert sum("reference sentence" in str(warning.message) for warning in caught) == 1
 
 
 def test_16_bit_on_one_side_is_compared_coarsely(folder: Path) -> None:
@@ -50,6 +50,6 @@ def test_16_bit_on_one_side_is_compared_coarsely(folder: Path) -> None:
 
 def test_recording_leaves_training_on(folder: Path) -> None:
     model = LLM2VecGen.from_pretrained(folder, device="cpu").train()
-    golden.record(model)
+    reference_embeddings.record(model)
     assert model.training
     assert not model.lm.training

@@ -1,4 +1,4 @@
-"""What the contrastive lessons share: each anchor's own positive against everything else in the effective batch."""
+"""The base of the contrastive objectives: each anchor's own positive against everything else in the effective batch."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from llm2vec_gen.training import ranks
-from llm2vec_gen.training.lessons.base import Lesson, LessonBatch
+from llm2vec_gen.training.lessons.base import Objective, ObjectiveBatch
 from llm2vec_gen.training.settings import TrainingSettings
 from llm2vec_gen.types import InputError
 
 
-class ContrastiveLesson(Lesson):
+class ContrastiveObjective(Objective):
     """Batches of two or three columns: anchors, positives, and hard negatives where there are any.
 
     The loss is `in_batch_loss` over the effective batch: the columns of all ranks are brought together.
@@ -34,11 +34,11 @@ class ContrastiveLesson(Lesson):
         super().__init__(training, max_length, lora_dropout, attention_dropout)
         self.temperature = temperature
         if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not temperature > 0:
-            raise InputError(f"temperature={temperature} of a lesson: expected a number over 0")
+            raise InputError(f"temperature={temperature} of an objective: expected a number over 0")
         if training.batch_size < 2:
-            raise InputError(f"batch_size={training.batch_size} of a contrastive lesson: expected 2 or more")
+            raise InputError(f"batch_size={training.batch_size} of a contrastive objective: expected 2 or more")
 
-    def loss(self, encoder: Any, batch: LessonBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, encoder: Any, batch: ObjectiveBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """`in_batch_loss` over all ranks, with one pass over all columns."""
         size = len(batch.ids)
         own = encoder.pooled([row for column in batch.columns for row in column])
@@ -47,7 +47,7 @@ class ContrastiveLesson(Lesson):
         similarities = normalize(vectors[0], dim=-1) @ normalize(torch.cat(vectors[1:]), dim=-1).T
         loss = in_batch_loss(similarities / self.temperature, same(keys[1], torch.cat(keys[1:])))
         # Each rank computes all of it, with gradients through its own rows alone: the ranks' gradients add up.
-        return loss + (ranks.count() - 1) * (loss - loss.detach()), observe(similarities.detach())
+        return loss + (ranks.world_size() - 1) * (loss - loss.detach()), observe(similarities.detach())
 
 
 def in_batch_loss(scores: Tensor, masked: Tensor | None = None) -> Tensor:
@@ -68,11 +68,11 @@ def same(own: Tensor, candidates: Tensor) -> Tensor:
 
 def gathered(rows: Tensor) -> Tensor:
     """The rows of all ranks, in their order; gradients flow through this rank's own."""
-    if ranks.count() == 1:
+    if ranks.world_size() == 1:
         return rows
-    parts = [torch.empty_like(rows) for _ in range(ranks.count())]
+    parts = [torch.empty_like(rows) for _ in range(ranks.world_size())]
     dist.all_gather(parts, rows.detach().contiguous())
-    parts[ranks.own()] = rows
+    parts[ranks.rank()] = rows
     return torch.cat(parts)
 
 

@@ -1,7 +1,7 @@
-"""How a text becomes the rows of a query pass: what stands before the suffix, and the suffix itself.
+"""Tokenization of a query and its suffix: the tokens before the suffix, and the suffix vectors.
 
-Our own suffix has no spelling: it is appended as vectors, and no text can contain it. The suffix of a published
-checkpoint consists of tokens that a text may spell and keeps meaning what it meant there.
+Our own suffix is appended as vectors, and no text can contain it. The suffix of a published checkpoint consists of
+tokens that a text can contain, as in the software that wrote it.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from llm2vec_gen.types import InputError
 COMPLETE = -1
 
 
-class Spelling:
-    """Texts -> query ids, cut to the room beside the suffix; the suffix is the same S vectors for every text."""
+class SuffixTokenization:
+    """Texts -> query ids, cut to the length beside the suffix; the suffix is the same S vectors for every text."""
 
     def __init__(self, backbone: Backbone):
         self.backbone, self.tokenizer = backbone, backbone.tokenizer
 
     def ids(self, texts: Sequence[str], max_length: int, suffix_length: int) -> tuple[list[Tensor], int]:
-        """Ids of each query, its suffix not included, and how many queries were cut to the room beside it."""
-        room = max_length - suffix_length
-        rows = self.backbone.tokenize(texts, max_length=room + 1)
-        return [row[:room] for row in rows], sum(len(row) > room for row in rows)
+        """Ids of each query, its suffix not included, and how many queries were cut."""
+        available = max_length - suffix_length
+        rows = self.backbone.tokenize(texts, max_length=available + 1)
+        return [row[:available] for row in rows], sum(len(row) > available for row in rows)
 
     def split(self, ids: Sequence[Tensor], suffix: Tensor) -> tuple[list[Tensor], Tensor]:
         """Input vectors of what stands before the suffix, per row, and the suffix vectors (B, S, D)."""
@@ -39,25 +39,25 @@ class Spelling:
         return row
 
 
-class LiteralSpelling(Spelling):
+class LiteralSuffixTokenization(SuffixTokenization):
     """Suffix tokens with ids of their own in the checkpoint's tokenizer, appended to the text as text.
 
     Where truncation has eaten into them the last S ids are overwritten, as in the software that wrote these
-    checkpoints, and two freaks are kept because vectors must equal theirs: a suffix token inside a text stands for its
-    trained row, and a cut text that itself spells S of them ends without a suffix: such a row ends with the id COMPLETE
-    instead, and the last S of its own ids stand where the suffix would.
+    checkpoints, and two special cases are kept because the vectors must be equal: a suffix token inside a text stands
+    for its trained row, and a cut text that itself spells S of them ends without a suffix: such a row ends with the id
+    COMPLETE instead, and the last S of its own ids stand where the suffix would.
     """
 
-    def __init__(self, backbone: Backbone, tokenizer: Any, spellings: Sequence[str], token_ids: Sequence[int]):
+    def __init__(self, backbone: Backbone, tokenizer: Any, suffix_tokens: Sequence[str], token_ids: Sequence[int]):
         super().__init__(backbone)
-        self.tokenizer, self.spellings = tokenizer, list(spellings)
-        if tokenizer.convert_tokens_to_ids(self.spellings) != list(token_ids):
-            raise InputError(f"the checkpoint's tokenizer gives {self.spellings} other ids than {list(token_ids)}")
+        self.tokenizer, self.suffix_tokens = tokenizer, list(suffix_tokens)
+        if tokenizer.convert_tokens_to_ids(self.suffix_tokens) != list(token_ids):
+            raise InputError(f"the checkpoint's tokenizer gives {self.suffix_tokens} other ids than {list(token_ids)}")
         self.token_ids = torch.tensor(list(token_ids), dtype=torch.long)
         self._check_vocabulary()
 
     def _check_vocabulary(self) -> None:
-        own = {token: i for token, i in self.tokenizer.get_vocab().items() if token not in self.spellings}
+        own = {token: i for token, i in self.tokenizer.get_vocab().items() if token not in self.suffix_tokens}
         other = self.backbone.tokenizer.get_vocab()
         if own != other:
             differing = sorted(set(own.items()) ^ set(other.items()), key=str)[:3]
@@ -70,7 +70,7 @@ class LiteralSpelling(Spelling):
         """Ids of each query before its suffix, COMPLETE at the end of a row that gets none; how many were cut."""
         if not texts:
             return [], 0
-        appended = "".join(self.spellings)
+        appended = "".join(self.suffix_tokens)
         found = self.tokenizer([text + appended for text in texts], padding=False, truncation=False, verbose=False)
         cut = sum(len(ids) > max_length for ids in found["input_ids"])
         rows = [torch.tensor(ids[:max_length], dtype=torch.long) for ids in found["input_ids"]]

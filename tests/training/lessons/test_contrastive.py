@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from llm2vec_gen.training.lessons.base import LessonBatch, keys_of
-from llm2vec_gen.training.lessons.contrast import ContrastiveLesson, in_batch_loss, same
+from llm2vec_gen.training.lessons.base import ObjectiveBatch, keys_of
+from llm2vec_gen.training.lessons.contrastive import ContrastiveObjective, in_batch_loss, same
 from llm2vec_gen.training.lessons.simcse import SimCSE
 from llm2vec_gen.training.lessons.supervised_contrastive import SupervisedContrastive
 from llm2vec_gen.training.settings import TrainingSettings
@@ -24,9 +24,9 @@ class Given:
         return self.table[torch.tensor([int(row[0]) for row in ids])]
 
 
-def columns(*rows: list[int]) -> LessonBatch:
+def columns(*rows: list[int]) -> ObjectiveBatch:
     found = [[torch.tensor([one]) for one in row] for row in rows]
-    return LessonBatch([str(place) for place in range(len(rows[0]))], found, keys_of(found))
+    return ObjectiveBatch([str(place) for place in range(len(rows[0]))], found, keys_of(found))
 
 
 def supervised(**settings) -> SupervisedContrastive:
@@ -89,10 +89,10 @@ def test_the_loss_and_its_gradient_equal_a_plain_loop(extra: int) -> None:
 
 
 def test_simcse_sees_each_text_twice() -> None:
-    lesson = SimCSE(TrainingSettings())
-    assert (lesson.temperature, lesson.attention_dropout, lesson.lora_dropout) == (1 / 20, 0.3, 0.05)
+    objective = SimCSE(TrainingSettings())
+    assert (objective.temperature, objective.attention_dropout, objective.lora_dropout) == (1 / 20, 0.3, 0.05)
     tokens = {"a": torch.tensor([1, 2]), "b": torch.tensor([3])}
-    batch = lesson.batch(["0", "1"], [("a",), ("b",)], lambda texts: [tokens[text] for text in texts], None)
+    batch = objective.batch(["0", "1"], [("a",), ("b",)], lambda texts: [tokens[text] for text in texts], None)
     assert [[row.tolist() for row in column] for column in batch.columns] == [[[1, 2], [3]]] * 2
 
     class Views:
@@ -102,7 +102,7 @@ def test_simcse_sees_each_text_twice() -> None:
             assert [row.tolist() for row in ids] == [[1, 2], [3]] * 2
             return torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6], [0.0, 2.0]], dtype=torch.float64)
 
-    loss, _ = lesson.loss(Views(), batch)
+    loss, _ = objective.loss(Views(), batch)
     first = -math.log(math.exp(16.0) / (math.exp(16.0) + math.exp(0.0)))
     second = -math.log(math.exp(20.0) / (math.exp(12.0) + math.exp(20.0)))
     assert loss.item() == pytest.approx((first + second) / 2, rel=1e-9)
@@ -119,5 +119,7 @@ def test_wrong_settings_are_named() -> None:
         SimCSE(TrainingSettings(), lora_dropout=0, attention_dropout=0)
     with pytest.raises(InputError, match="temperature=0"):
         supervised(temperature=0)
-    with pytest.raises(InputError, match="batch_size=1 of a contrastive lesson"):
-        ContrastiveLesson.__init__(SupervisedContrastive.__new__(SupervisedContrastive), TrainingSettings(batch_size=1))
+    with pytest.raises(InputError, match="batch_size=1 of a contrastive objective"):
+        ContrastiveObjective.__init__(
+            SupervisedContrastive.__new__(SupervisedContrastive), TrainingSettings(batch_size=1)
+        )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llm2vec_gen.backbones.base import Backbone
-from llm2vec_gen.models.initial import INITIAL_SPREAD
+from llm2vec_gen.models.initialization import INITIAL_SPREAD
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 from llm2vec_gen.types import TargetMoments
 from tests.builders import tiny_backbone_folder

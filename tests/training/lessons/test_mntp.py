@@ -6,7 +6,7 @@ import torch
 
 from llm2vec_gen.backbones.base import Backbone
 from llm2vec_gen.models.adapted_encoder import AdaptedEncoder, Lora, make_bidirectional
-from llm2vec_gen.training.lessons.masked_prediction import MaskedPrediction
+from llm2vec_gen.training.lessons.mntp import MaskedNextTokenPrediction
 from llm2vec_gen.training.settings import TrainingSettings
 from llm2vec_gen.types import InputError
 from tests.builders import tiny_lm, tiny_tokenizer
@@ -21,8 +21,8 @@ def base() -> Backbone:
     return base
 
 
-def lesson(base: Backbone, **settings) -> MaskedPrediction:
-    found = MaskedPrediction(TrainingSettings(), **settings)
+def objective(base: Backbone, **settings) -> MaskedNextTokenPrediction:
+    found = MaskedNextTokenPrediction(TrainingSettings(), **settings)
     found.prepare(base)
     return found
 
@@ -32,7 +32,7 @@ def noise(place: int) -> np.random.Generator:
 
 
 def test_targets_stand_one_position_before_what_was_masked(base: Backbone) -> None:
-    masking = lesson(base, probability=0.5, replacement="mask")
+    masking = objective(base, probability=0.5, replacement="mask")
     ids = base.tokenize(TEXTS[1:2])[0]
     inputs, targets = masking.masked(ids, noise(0))
     mask = base.tokenizer.convert_tokens_to_ids("_")
@@ -47,7 +47,7 @@ def test_shares_are_those_of_the_recipe(base: Backbone) -> None:
     ids = torch.randint(3, 200, (200_000,), generator=torch.Generator().manual_seed(0))
     mask = base.tokenizer.convert_tokens_to_ids("_")
     ids[ids == mask] = mask + 1
-    inputs, targets = lesson(base).masked(ids, noise(1))
+    inputs, targets = objective(base).masked(ids, noise(1))
     chosen = torch.cat([torch.tensor([False]), targets[:-1] >= 0])
     assert chosen.double().mean() == pytest.approx(0.2, abs=0.005)
     assert torch.equal(inputs[~chosen], ids[~chosen])
@@ -58,13 +58,13 @@ def test_shares_are_those_of_the_recipe(base: Backbone) -> None:
     random = inputs[chosen & (inputs != ids) & (inputs != mask)]
     assert random.min() >= 0 and len(base.tokenizer) > random.max() > 300
     assert len(random.unique()) > 300
-    inputs, targets = lesson(base, probability=0.8, replacement="mask").masked(ids, noise(1))
+    inputs, targets = objective(base, probability=0.8, replacement="mask").masked(ids, noise(1))
     assert (targets >= 0).double().mean() == pytest.approx(0.8, abs=0.005)
     assert int((inputs == mask).sum()) == int((targets >= 0).sum())
 
 
 def test_the_first_and_special_tokens_are_never_chosen(base: Backbone) -> None:
-    masking = lesson(base, probability=1.0, replacement="mask")
+    masking = objective(base, probability=1.0, replacement="mask")
     begin, end = base.tokenizer.bos_token_id, base.tokenizer.eos_token_id
     inputs, targets = masking.masked(torch.tensor([begin, 40, 41, end]), noise(0))
     mask = base.tokenizer.convert_tokens_to_ids("_")
@@ -78,7 +78,7 @@ def test_the_first_and_special_tokens_are_never_chosen(base: Backbone) -> None:
 
 @pytest.mark.parametrize("replacement", ["bert", "mask"])
 def test_the_loss_equals_a_plain_loop(base: Backbone, replacement: str) -> None:
-    masking = lesson(base, probability=0.4, replacement=replacement)
+    masking = objective(base, probability=0.4, replacement=replacement)
     batch = masking.batch(list("abcd"), [(text,) for text in TEXTS], base.tokenize, noise)
     torch.manual_seed(0)
     encoder = AdaptedEncoder(base, Lora(4, 8)).double().eval()
@@ -103,7 +103,7 @@ def test_the_loss_equals_a_plain_loop(base: Backbone, replacement: str) -> None:
 
 
 def test_nothing_masked_is_no_loss(base: Backbone) -> None:
-    masking = lesson(base)
+    masking = objective(base)
     batch = masking.batch(["a"], [("a",)], lambda texts: [torch.tensor([40]) for _ in texts], noise)
     encoder = AdaptedEncoder(base, Lora(4, 8))
     loss, _ = masking.loss(encoder, batch)
@@ -114,7 +114,7 @@ def test_nothing_masked_is_no_loss(base: Backbone) -> None:
 
 def test_wrong_settings_are_named(base: Backbone) -> None:
     with pytest.raises(InputError, match=r"mask_token='<mask>' is no token of the tokenizer of backbone.path=tiny"):
-        lesson(base, mask_token="<mask>")
+        objective(base, mask_token="<mask>")
     for wrong, message in [
         ({"probability": 0.0}, "probability=0.0 .*more than 0"),
         ({"probability": 1.2}, "probability=1.2"),
@@ -124,4 +124,4 @@ def test_wrong_settings_are_named(base: Backbone) -> None:
         ({"attention_dropout": -0.1}, "attention_dropout=-0.1"),
     ]:
         with pytest.raises(InputError, match=message):
-            lesson(base, **wrong)
+            objective(base, **wrong)
