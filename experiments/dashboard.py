@@ -1,4 +1,4 @@
-"""The standard views over trained models under paths.outputs: loss ablation, scale, safety against benign retrieval.
+"""The standard views over all trained models under paths.outputs: losses, loss ablation, scale, safety, curves.
 
 python experiments/dashboard.py [overrides]        one page, <paths.outputs>/dashboard/index.html
 With logger=wandb also workspace.json, wandb's definition of the same views; saved in wandb unless it is offline.
@@ -15,10 +15,10 @@ from llm2vec_gen.types import MODEL, InputError
 
 
 def dashboard(plan: Plan) -> Path:
-    """Gather what evaluate and train left behind; the folder of the page."""
-    runs = [run for folder in sorted(plan.outputs.glob("evaluate/*/manifest.json")) for run in _run(folder.parent)]
+    """Gather what train and evaluate left behind; the folder of the page."""
+    runs = _runs(plan.outputs)
     if not runs:
-        raise InputError(f"{plan.outputs} holds no scores of a trained model; run experiments/run.py first")
+        raise InputError(f"{plan.outputs} holds no trained model; run experiments/run.py or train.py first")
     folder = plan.outputs / "dashboard"
     folder.mkdir(exist_ok=True)
     write_text(folder / "index.html", render(runs))
@@ -28,13 +28,26 @@ def dashboard(plan: Plan) -> Path:
     return folder
 
 
-def _run(evaluated: Path) -> list[Run]:
-    """The run of an evaluate artifact, if that is of a trained model."""
-    manifest = read_manifest(evaluated)
-    if manifest["counts"].get("encoder") != MODEL:
-        return []
-    trained = next(evaluated.parents[1].glob(f"train/*-{manifest['upstream']['train']}"), evaluated)
-    return [Run(manifest["settings"], read_scores(evaluated), read_curves(trained))]
+def _runs(outputs: Path) -> list[Run]:
+    """Every complete training, with the scores of its evaluations; then scores of models trained elsewhere."""
+    trained = {_digest(file.parent): file.parent for file in sorted(outputs.glob("train/*/manifest.json"))}
+    evaluated: dict[str, list[Path]] = {}
+    for file in sorted(outputs.glob("evaluate/*/manifest.json")):
+        manifest = read_manifest(file.parent)
+        if manifest["counts"].get("encoder") == MODEL:
+            evaluated.setdefault(manifest["upstream"]["train"], []).append(file.parent)
+    runs = []
+    for digest in [*trained, *(digest for digest in evaluated if digest not in trained)]:
+        # A model that was evaluated in two ways (other tasks, other instructions) is a run for each.
+        for scores in evaluated.get(digest) or [None]:
+            settings = read_manifest(scores or trained[digest])["settings"]
+            curves = read_curves(trained[digest]) if digest in trained else {}
+            runs.append(Run(settings, read_scores(scores) if scores else [], curves))
+    return runs
+
+
+def _digest(artifact: Path) -> str:
+    return artifact.name.rpartition("-")[2]
 
 
 main = entry(dashboard)

@@ -274,7 +274,10 @@ def tabulate(plan: Plan) -> Path:
         scores = plan.gather(table.wanted(), plan.settings["seeds"])
     if all(score.run == scored[0].folder.name for score in scores if score.encoder == MODEL):
         table = table.with_readings(readings)  # they are of this model, whatever else scores are of
-    if not any(table.draws(score) for score in scores):
+    draws = any(table.draws(score) for score in scores)
+    if not draws and not scores and not table.wanted() and not plan.settings.get("evaluation"):
+        log.warning("tabulate: nothing was evaluated (evaluation=[]), so there is no table; the report has the curves")
+    elif not draws:
         log.warning(
             "tabulate: no score in %s is of this table; are paths.outputs, scale and seeds right?", plan.outputs
         )
@@ -293,7 +296,8 @@ def tabulate(plan: Plan) -> Path:
         artifact.write_shard("scores.jsonl", lambda path: score_files.write(path, drawn))
         artifact.finish(plan.settings)
     first = list(dict.fromkeys(reading.key for reading in readings))[:PRINTED]
-    print(files["table.md"], markdown.readings([row for row in readings if row.key in first]), sep="\n")
+    shown_readings = markdown.readings([row for row in readings if row.key in first])
+    print(*filter(None, [files["table.md"] if draws or table.wanted() else "", shown_readings]), sep="\n")
     return plan.publish(artifact)
 
 
@@ -431,5 +435,12 @@ def _log_progress(artifact: artifacts.Artifact) -> None:
 
 def _counts(artifact: artifacts.Artifact) -> str:
     counts = artifacts.read_manifest(artifact.folder)["counts"]
-    shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in counts.items()}
-    return ", ".join(f"{name} {value}" for name, value in shown.items() if (name, value) != ("rows", 0))
+    return ", ".join(_count(name, value) for name, value in counts.items() if (name, value) != ("rows", 0))
+
+
+def _count(name: str, value: Any) -> str:
+    """A count in words; a mapping as its own counts in brackets, without those that are empty."""
+    if isinstance(value, Mapping):
+        inner = ", ".join(_count(key, item) for key, item in value.items() if item not in ({}, None))
+        return f"{name} ({inner or 'nothing'})"
+    return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"

@@ -117,7 +117,9 @@ def _run_job(step: StepFunction, config: DictConfig) -> int:
     """Run one job and print its folder; its exit status. Only a signal stops the jobs after it."""
     status = _status(step, config)
     try:
-        if status is not None and not env_world_size() and reuse_result(status, config):  # others wait for a first rank
+        if (
+            status is not None and not env_world_size() and reuse_result(step, status, config)
+        ):  # others wait for a first rank
             return status.exit or 0
         with status.write_on_exit() if status else contextlib.nullcontext():
             config, node, note = remove_pocket_defaults(config, HydraConfig.get())
@@ -206,19 +208,25 @@ def _status(step: StepFunction, config: DictConfig) -> Status | None:
     return Status(Path(job.runtime.output_dir), job.job.num, step.__name__, digest, list(job.overrides.task))
 
 
-def reuse_result(status: Status, config: DictConfig) -> bool:
+def _results(step: StepFunction, config: DictConfig) -> dict[str, float]:
+    """The losses and scores of a job's complete artifacts."""
+    adjusted, node, _ = remove_pocket_defaults(config, HydraConfig.get())
+    return measures.results(Plan.of(adjusted, node), step.__name__)
+
+
+def reuse_result(step: StepFunction, status: Status, config: DictConfig) -> bool:
     """Whether the result of an earlier job is reused; then the status is that of the earlier job."""
-    outputs, sweep = (
-        Path(config.paths.outputs),
-        config.sweep,
-    )  # the job itself reports values that are neither true nor false
+    outputs, sweep = Path(config.paths.outputs), config.sweep
+    # A value that is neither true nor false is reported by the job itself.
     earlier = status.previous_result(outputs, sweep.retry_failed is True) if sweep.skip_done is True else None
     if earlier is None:
         return False
     where = earlier.skipped or str(earlier.place)
     if earlier.place.resolve() != status.place.resolve():
         status.steps, status.folder, status.skipped = earlier.steps, earlier.folder, where
-        status.results, status.started = earlier.results, earlier.started
+        # A status of an older version has no results: they are read from the artifacts.
+        status.results = earlier.results or (_results(step, config) if earlier.state == "done" else {})
+        status.started = earlier.started
         status.end(earlier.state, earlier.exit or 0, earlier.error)
     status.exit = earlier.exit
     hint = "; sweep.retry_failed=true tries it again" if earlier.state == "failed" else ""

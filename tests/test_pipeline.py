@@ -58,8 +58,11 @@ def made(step: str, outputs: Path, world: list[str], *more: str) -> Path:
 @pytest.fixture(scope="module")
 def whole(world: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     outputs = tmp_path_factory.mktemp("whole")
-    folder = made("run", outputs, world)
-    assert (folder / "manifest.json").is_file()
+    done = call("run", outputs, world)
+    assert done.returncode == 0, done.stderr
+    assert (Path(done.stdout.splitlines()[-1]) / "manifest.json").is_file()
+    assert "|" not in done.stdout and "nothing was evaluated" in done.stderr  # evaluation=[]: no empty table
+    assert "{" not in done.stderr  # no printed mapping in the log
     return outputs
 
 

@@ -33,6 +33,11 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["+evaluation.limit=2"], "write evaluation.pocket.limit"),
         (["+sweep.skip=true"], "sweep.skip is an unknown setting: sweep takes skip_done"),
         (["+interpret.limits=2"], "interpret.limits is an unknown setting: interpret takes limit"),
+        (["+backbone.recommended.learning_rat=1"], "backbone.recommended.learning_rat is an unknown .* learning_rate"),
+        (
+            ["+backbone.recommended.teacher={pth: x}"],
+            "backbone.recommended.teacher.pth is an unknown setting: backbone.recommended.teacher takes path",
+        ),
         (["+paths.output=x"], "paths.output is an unknown setting: paths takes outputs"),
         (
             ["+teacher_training.objectives.mntp.rate=1"],

@@ -54,7 +54,7 @@ class Job:
         """Return the result of an earlier job if it can be reused (sweep.skip_done), before anything is started."""
         step = self.task.__name__
         status = Status(self.folder, self.number, step, config_digest(self.config, step), self.shown())
-        return self.returned(status.exit or 0) if reuse_result(status, self.config) else None
+        return self.returned(status.exit or 0) if reuse_result(self.task, status, self.config) else None
 
     def returned(self, status: int) -> JobReturn:
         """What Hydra's sweepers expect of a launcher."""

@@ -33,13 +33,34 @@ def check_top_level(config: DictConfig, hydra_node: DictConfig) -> None:
     """
     known, plain = _known()
     raw: Any = OmegaConf.to_container(config, resolve=False)
+    recommended = raw["backbone"].get("recommended") if isinstance(raw.get("backbone"), dict) else None
     found = [(name, name, [*known], "this config") for name in raw if name not in known]
     for node, keys in plain.items():
         inner = raw[node] if isinstance(raw.get(node), dict) else {}
         found += [(f"{node}.{key}", key, keys, node) for key in inner if key not in keys and "_target_" not in inner]
+    found += _unknown_within(recommended, _recommended(), "backbone.recommended")
     for full, key, near, owner in found:
         if not _referred(full, raw, hydra_node):
             raise targets.unknown_key(full, str(key), near, owner)
+
+
+@functools.cache
+def _recommended() -> dict[str, Any]:
+    """What the shipped backbones recommend to other groups, merged: the keys that those groups refer to."""
+    files = [OmegaConf.load(file) for file in sorted((CONF / "backbone").glob("*.yaml"))]
+    merged: Any = OmegaConf.merge(*[file.get("recommended") or {} for file in files])  # type: ignore[union-attr,arg-type]
+    return OmegaConf.to_container(merged, resolve=False)  # type: ignore[return-value]
+
+
+def _unknown_within(given: Any, known: Any, where: str) -> Iterator[tuple[str, str, list[str], str]]:
+    """Each key of nested mappings that is not among the known ones: in full, itself, those beside it, their owner."""
+    if not isinstance(given, dict) or not isinstance(known, dict):
+        return
+    for key, value in given.items():
+        if key not in known:
+            yield f"{where}.{key}", str(key), [*known], where
+        else:
+            yield from _unknown_within(value, known[key], f"{where}.{key}")
 
 
 @functools.cache

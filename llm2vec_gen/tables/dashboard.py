@@ -29,7 +29,7 @@ LOWER_IS_BETTER = frozenset({"harmful retrieval"})
 
 @dataclass(frozen=True)
 class Run:
-    """What one trained model left on disk: its config, its scores, its logged curves."""
+    """One trained model: its config, its scores (none if it was not evaluated) and its logged curves."""
 
     settings: Mapping[str, Any]
     scores: Sequence[Score]
@@ -47,6 +47,24 @@ def losses_of(run: Run) -> str:
     return " + ".join(f"{name} {weight:g}" for name, weight in weights.items() if weight) or "none"
 
 
+def final_losses(runs: Sequence[Run]) -> Grid:
+    """A row per group of runs, a column per loss: the last values logged, not weighted, over the group."""
+    names = list(dict.fromkeys(name for run in runs for name in run.curves if name in _loss_names(run)))
+    rows = sorted({losses_of(run) for run in runs})
+    cells = [[over_runs([_last(run, name) for run in runs if losses_of(run) == row]) for name in names] for row in rows]
+    note = "The last logged values, not weighted; train/loss is the weighted sum."
+    return Grid("Final losses", rows, names, cells, note=note, scale=1.0, decimals=4, corner="losses", bold=False)
+
+
+def _loss_names(run: Run) -> set[str]:
+    return {"train/loss", *(f"train/{name}" for name in run.settings["loss"])}
+
+
+def _last(run: Run, name: str) -> float | None:
+    points = run.curves.get(name)
+    return points[-1][1] if points else None
+
+
 def backbone_of(run: Run) -> str:
     """The last part of the backbone's path."""
     return Path(run.settings["backbone"]["path"]).name
@@ -60,9 +78,11 @@ def render(runs: Sequence[Run]) -> str:
         "Loss ablation": f"{html.render(ablation)}\n{_drawn(ablation, figures.bars)}",
         "Scale": f"{html.render(scale)}\n{_drawn(scale, figures.bars)}",
         "Safety against benign retrieval": safety(runs),
+        "Final losses": html.render(final_losses(runs)),
         "Training": curves(runs),
     }
-    return page("LLM2Vec-Gen", f"{len(runs)} trained models", sections)
+    evaluated = sum(bool(run.scores) for run in runs)
+    return page("LLM2Vec-Gen", f"{len(runs)} trained models, {evaluated} of them evaluated", sections)
 
 
 def view(title: str, runs: Sequence[Run], group: Callable[[Run], str], corner: str) -> Grid:

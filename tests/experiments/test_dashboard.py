@@ -50,8 +50,9 @@ def test_a_page_and_a_workspace_of_the_trained_models(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     folder = Path(done.stdout.splitlines()[-1])
     page = (folder / "index.html").read_text()
-    assert "2 trained models" in page
-    assert "alignment 0.5 + reconstruction 1" in page and "alignment 0.25" not in page
+    assert "3 trained models, 2 of them evaluated" in page  # the third has the scores of its teacher alone
+    assert "alignment 0.5 + reconstruction 1" in page and "alignment 0.25" in page
+    assert "Final losses" in page and "1.5000" in page
     views = json.loads((folder / "workspace.json").read_text())
     assert "Loss ablation" in json.dumps(views)
     assert not (tmp_path / "wandb").exists()  # no run is opened for it
@@ -60,4 +61,4 @@ def test_a_page_and_a_workspace_of_the_trained_models(tmp_path: Path) -> None:
 def test_nothing_to_show_is_said(tmp_path: Path) -> None:
     done = call(tmp_path)
     assert done.returncode == 2
-    assert "holds no scores of a trained model" in done.stderr
+    assert "holds no trained model" in done.stderr
