@@ -20,7 +20,7 @@ import lightning
 import torch
 from torch.nn.functional import normalize
 
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.config import compose
 from llm2vec_gen.losses.alignment import AlignmentLoss
 from llm2vec_gen.losses.reconstruction import ReconstructionLoss

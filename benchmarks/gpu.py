@@ -57,7 +57,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     from benchmarks.profile import Phases, one_step
     from benchmarks.workload import Workload, build_model, random_lm
-    from llm2vec_gen.backbones.base import Backbone
+    from llm2vec_gen.backbones.backbone import Backbone
 
     dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
     peak = matrix_peak(options.device, dtype)

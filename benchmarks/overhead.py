@@ -112,7 +112,7 @@ def stand_in(width: int) -> Any:
     import torch
     from torch import nn
 
-    from llm2vec_gen.backbones.base import Backbone
+    from llm2vec_gen.backbones.backbone import Backbone
     from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
     from llm2vec_gen.types import EncoderOutput
 
@@ -174,9 +174,9 @@ def around(model: Any, completions: Any, targets: Any, settings: Any, name: str,
     from llm2vec_gen.loggers.base import Job, job_logging
     from llm2vec_gen.losses.alignment import AlignmentLoss
     from llm2vec_gen.training.callbacks import ProgressBar
+    from llm2vec_gen.training.callbacks.snapshots import Snapshots
     from llm2vec_gen.training.fit import fit
     from llm2vec_gen.training.settings import TrainerSettings
-    from llm2vec_gen.training.snapshots import Snapshots
 
     work, whole, save, loss = Work(), Work(), Work(), AlignmentLoss()
     save.around(lightning.Trainer, "save_checkpoint")

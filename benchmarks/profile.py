@@ -66,7 +66,7 @@ def profile(options: argparse.Namespace) -> dict[str, float]:
     import torch
 
     from benchmarks.workload import Workload, build_model, load_backbone, random_lm
-    from llm2vec_gen.backbones.base import Backbone
+    from llm2vec_gen.backbones.backbone import Backbone
 
     torch.set_num_threads(options.threads)
     if options.device == "cpu" or options.backbone:

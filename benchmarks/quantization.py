@@ -49,10 +49,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from benchmarks.workload import Workload
+    from llm2vec_gen.errors import InputError
     from llm2vec_gen.losses.alignment import AlignmentLoss
     from llm2vec_gen.losses.reconstruction import ReconstructionLoss
     from llm2vec_gen.models.query_pass import QueryPass
-    from llm2vec_gen.types import InputError
 
     try:
         model = build(options, *OPTIONS[options.section])
@@ -83,7 +83,7 @@ def build(options: argparse.Namespace, dtype: str, quantization: str) -> Any:
     """The trained model, or an untrained one, over the backbone in that form."""
     from benchmarks.workload import build_model
     from llm2vec_gen import checkpoints
-    from llm2vec_gen.backbones.base import Backbone
+    from llm2vec_gen.backbones.backbone import Backbone
     from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 
     path = options.backbone or checkpoints.read(options.checkpoint).backbone_path()

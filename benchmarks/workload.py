@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 from llm2vec_gen.types import Batch
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from llm2vec_gen.config import Plan
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.scripts import entry
-from llm2vec_gen.types import InputError
 
 
 def build_pocket(plan: Plan) -> Path:
     """Train the language model with its own settings and seed (`shape`, `schedule` change some), and put it in `to`."""
-    from llm2vec_gen.training.language_model import Schedule, Shape, build
+    from llm2vec_gen.pocket.language_model import Schedule, Shape, build
 
     shape, schedule = Shape(**_known(Shape, plan, "shape")), Schedule(**_known(Schedule, plan, "schedule"))
     shipped = Path(__file__).resolve().parents[1] / "llm2vec_gen" / "pocket" / "lm"

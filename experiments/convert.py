@@ -6,8 +6,8 @@ python experiments/convert.py from=<folder or hub id> to=<new folder> format=<on
 from pathlib import Path
 
 from llm2vec_gen.config import Plan
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.scripts import entry
-from llm2vec_gen.types import InputError
 
 
 def convert(plan: Plan) -> Path:

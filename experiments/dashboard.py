@@ -7,11 +7,12 @@ With logger=wandb also workspace.json, wandb's definition of the same views; sav
 from pathlib import Path
 
 from llm2vec_gen.artifacts import read_curves, read_manifest, read_scores
-from llm2vec_gen.artifacts.files import write_text
+from llm2vec_gen.atomic_files import write_text
 from llm2vec_gen.config import Plan
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.scripts import entry
 from llm2vec_gen.tables.dashboard import Run, render
-from llm2vec_gen.types import MODEL, InputError
+from llm2vec_gen.types import MODEL
 
 
 def dashboard(plan: Plan) -> Path:

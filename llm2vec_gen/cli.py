@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm2vec_gen import progress, threads
-from llm2vec_gen.types import InputError, repair_surrogates
+from llm2vec_gen.errors import InputError, repair_surrogates
 
 if TYPE_CHECKING:
     from llm2vec_gen.models.llm2vec_gen import LLM2VecGen

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, TypeVar
 
 from llm2vec_gen import progress
-from llm2vec_gen.types import InputError, one_line
+from llm2vec_gen.errors import InputError, one_line
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 PACKAGE = "package://"
 

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from llm2vec_gen import artifacts
 from llm2vec_gen.checkpoints import native
+from llm2vec_gen.errors import InputError, check_integer
 from llm2vec_gen.evaluations.base import by_task
 from llm2vec_gen.generators.base import check_blank
 from llm2vec_gen.loggers.base import job_logging, log_artifact
 from llm2vec_gen.progress import track
-from llm2vec_gen.types import MODEL, InputError, check_integer
+from llm2vec_gen.types import MODEL
 
 if TYPE_CHECKING:
     from llm2vec_gen.config import Plan
@@ -46,7 +47,7 @@ def logged(step: Callable[..., Path]) -> Callable[..., Path]:
         with job_logging(plan.loggers, lambda: plan.job(step.__name__)):
             folder = step(plan, *arguments)
             if step.__name__ != "run":
-                log_artifact(plan.loggers, folder, plan.settings["training"]["max_steps"])
+                log_artifact(plan.loggers, artifacts, folder, plan.settings["training"]["max_steps"])
         return folder
 
     return logged_step
@@ -132,13 +133,13 @@ def embed(plan: Plan) -> Path:
 @logged
 def train(plan: Plan) -> Path:
     """Completions and targets -> checkpoint: suffix tokens and two projections over a frozen backbone."""
-    from llm2vec_gen.training import ranks
+    from llm2vec_gen.distributed import collectives
     from llm2vec_gen.training.fit import RESUME, fit
 
     completions = artifacts.Completions(plan.require("complete"))
     targets = artifacts.Targets(plan.require("embed"), completions)
     artifact = plan.artifact("train")
-    with ranks.lock(artifact) as unfinished:
+    with collectives.lock(artifact) as unfinished:
         if unfinished:
             _log_folder(artifact)
             training, trainer = plan.build("training"), plan.build("trainer")
@@ -156,9 +157,9 @@ def train(plan: Plan) -> Path:
                          artifact.folder, plan.settings["seed"], plan.loggers, list(callbacks))  # fmt: skip
             model.card = plan.card(training) | {"run": artifact.folder.name}
             model.instructions = instructions
-            with ranks.folder_of(artifact) as folder:
+            with collectives.folder_of(artifact) as folder:
                 model.save_pretrained(folder)
-            if ranks.rank() == 0:
+            if collectives.rank() == 0:
                 artifact.add_file("model.safetensors")
                 artifact.finish(plan.settings, **counts)
                 shutil.rmtree(artifact.folder / RESUME, ignore_errors=True)
@@ -169,13 +170,13 @@ def train(plan: Plan) -> Path:
 @logged
 def teach(plan: Plan) -> Path:
     """Completions -> a teacher: the backbone as a text encoder, two adapters that `teacher=llm2vec` loads."""
-    from llm2vec_gen.training import ranks
+    from llm2vec_gen.distributed import collectives
 
     completions = None
     if plan.settings["teacher_training"]["corpus"] is None:
         completions = artifacts.Completions(plan.require("complete"))
     artifact = plan.artifact("teach")
-    with ranks.lock(artifact) as unfinished:
+    with collectives.lock(artifact) as unfinished:
         if unfinished:
             _log_folder(artifact)
             teacher_training, trainer = plan.build("teacher_training"), plan.build("trainer")
@@ -190,7 +191,7 @@ def teach(plan: Plan) -> Path:
                 plan.loggers,
                 list(callbacks),
             )
-            if ranks.rank() == 0:
+            if collectives.rank() == 0:
                 for name in teacher_training.files():
                     artifact.add_file(name)
                 artifact.finish(plan.settings, **counts)
@@ -303,11 +304,11 @@ def tabulate(plan: Plan) -> Path:
 
 def _tabulate_sweep(plan: Plan, folder: str) -> Path:
     """The jobs of a multirun -> one table of their losses and scores, from their status files alone."""
-    from llm2vec_gen.status import jobs_of
+    from llm2vec_gen.sweeps.status import read_statuses
     from llm2vec_gen.tables import html, report
     from llm2vec_gen.tables.sweep import SweepTable
 
-    table = SweepTable(jobs_of(folder), title=f"Sweep {Path(folder).name}")
+    table = SweepTable(read_statuses(folder), title=f"Sweep {Path(folder).name}")
     files = {f"table.{ending}": text for ending, text in table.files(()).items()}
     files["report.html"] = report.page("LLM2Vec-Gen", folder, {"Sweep": "\n".join(map(html.render, table.grids()))})
     artifact = plan.artifact("tabulate", shown=artifacts.digest(files))

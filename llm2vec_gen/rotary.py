@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 _LENGTHS: ContextVar[Tensor | None] = ContextVar("lengths", default=None)
 

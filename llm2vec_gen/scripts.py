@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from llm2vec_gen import launch, measures, progress, threads
+from llm2vec_gen import progress, threads
 from llm2vec_gen.artifacts import read_curves, read_manifest
 from llm2vec_gen.config import (
     CONF,
@@ -31,9 +31,11 @@ from llm2vec_gen.config import (
     literal,
     remove_pocket_defaults,
 )
-from llm2vec_gen.status import Status, worst_exit_status
-from llm2vec_gen.training.settings import env_rank, env_world_size
-from llm2vec_gen.types import InputError, Unfinished, exit_status
+from llm2vec_gen.distributed import launcher
+from llm2vec_gen.distributed.environment import env_rank, env_world_size
+from llm2vec_gen.errors import InputError, Unfinished, exit_status
+from llm2vec_gen.sweeps import metric
+from llm2vec_gen.sweeps.status import Status, worst_exit_status
 
 StepFunction = Callable[[Plan], Path]
 
@@ -107,7 +109,7 @@ def _prepare() -> None:
     threads.set_command_process()
     progress.log_to_stderr()
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, launch.handle_sigterm)
+        signal.signal(signal.SIGTERM, launcher.handle_sigterm)
 
 
 # ---- one job
@@ -163,19 +165,19 @@ def _make(step: StepFunction, config: DictConfig, node: DictConfig, note: str, s
         config.sweep.name = literal(Path(hydra_config.sweep.dir).name)
     plan = Plan.of(config, node, note)
     try:
-        folder = launch.run_step(step, plan)
+        folder = launcher.run_step(step, plan)
         if status is not None:
             status.folder = str(folder)
         return folder
     finally:
         if status is not None:
             status.steps = _training_steps(plan, step.__name__)
-            status.results = measures.results(plan, step.__name__)
+            status.results = metric.results(plan, step.__name__)
 
 
 def _training_steps(plan: Plan, step: str) -> int | None:
     """Return the training steps so far, None for a step that does not train."""
-    if step not in launch.DISTRIBUTED_STEPS:
+    if step not in launcher.DISTRIBUTED_STEPS:
         return None
     artifact = plan.artifact("teach" if step == "teach" else "train")
     if artifact.is_complete:
@@ -211,7 +213,7 @@ def _status(step: StepFunction, config: DictConfig) -> Status | None:
 def _results(step: StepFunction, config: DictConfig) -> dict[str, float]:
     """The losses and scores of a job's complete artifacts."""
     adjusted, node, _ = remove_pocket_defaults(config, HydraConfig.get())
-    return measures.results(Plan.of(adjusted, node), step.__name__)
+    return metric.results(Plan.of(adjusted, node), step.__name__)
 
 
 def reuse_result(step: StepFunction, status: Status, config: DictConfig) -> bool:

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from llm2vec_gen.types import InputError, closest, one_line, wrong_input
+from llm2vec_gen.errors import InputError, closest, one_line, wrong_input
 
 
 def locate(name: str) -> Callable[..., Any]:

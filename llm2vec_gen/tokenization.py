@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 
 class Tokenization:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from llm2vec_gen.types import InputError, one_line
+from llm2vec_gen.errors import InputError, one_line
 
 UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError)
 """What transformers raises for a folder that it cannot load; NotImplementedError is a RuntimeError."""

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from llm2vec_gen.artifacts import Artifact, Completions, Targets, digest, fingerprint, read_manifest, read_scores
-from llm2vec_gen.types import Completion, InputError, Score
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.types import Completion, Score
 
 
 def completion(row: int) -> Completion:
@@ -159,7 +160,7 @@ def test_a_full_disk_at_the_manifest_leaves_the_parts(tmp_path: Path, monkeypatc
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as full:
-        full.setattr("llm2vec_gen.artifacts.files.write_text", fail)
+        full.setattr("llm2vec_gen.atomic_files.write_text", fail)
         with pytest.raises(InputError, match=r"no space left .*manifest\.json .*same command again"):
             made.finish()
     assert not made.is_complete

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from llm2vec_gen import LLM2VecGen, cli
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.interpreters.logit_lens import LogitLens
 from llm2vec_gen.types import Query
 from tests.builders import tiny_backbone_folder

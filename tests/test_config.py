@@ -19,7 +19,8 @@ from llm2vec_gen import pipeline
 from llm2vec_gen.artifacts import fingerprint
 from llm2vec_gen.artifacts.identity import hashed_config
 from llm2vec_gen.config import CONF, compose
-from llm2vec_gen.types import InputError, Reading
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.types import Reading
 
 ROOT = Path(__file__).parents[1]
 MANY = {"loss", "evaluation", "interpreter", "baseline"}

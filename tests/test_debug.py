@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llm2vec_gen.artifacts import read_curves
-from llm2vec_gen.training.profiling import REGIONS
+from llm2vec_gen.training.callbacks.profiling import REGIONS
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from llm2vec_gen import launch, pipeline
+from llm2vec_gen import pipeline
 from llm2vec_gen.config import compose
 from llm2vec_gen.devices import usable
-from llm2vec_gen.types import Completion, InputError
+from llm2vec_gen.distributed import launcher
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.types import Completion
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
 SMALL = ["evaluation=[]", "baseline=[]", "callbacks=none"]
@@ -19,7 +21,7 @@ SMALL = ["evaluation=[]", "baseline=[]", "callbacks=none"]
 @pytest.mark.parametrize("trainer", ["gpu", "ddp", "fsdp"])
 def test_tables_are_drawn_without_the_devices_of_the_training(tmp_path: Path, trainer: str) -> None:
     plan = compose(f"paths.outputs={tmp_path}", f"trainer={trainer}", *SMALL)
-    assert (launch.run_step(pipeline.tabulate, plan) / "report.html").is_file()
+    assert (launcher.run_step(pipeline.tabulate, plan) / "report.html").is_file()
 
 
 @pytest.mark.parametrize("trainer", ["gpu", "ddp", "fsdp"])
@@ -34,7 +36,7 @@ def test_a_training_is_refused_before_it_starts(tmp_path: Path, trainer: str, st
             made.write_targets(0, torch.ones(1, 2))
         made.finish()
     with pytest.raises(InputError, match="this machine shows 0"):
-        launch.run_step(step, plan)  # type: ignore[arg-type]
+        launcher.run_step(step, plan)  # type: ignore[arg-type]
 
 
 def test_a_finished_training_needs_no_devices(tmp_path: Path) -> None:
@@ -49,7 +51,7 @@ def test_a_finished_training_needs_no_devices(tmp_path: Path) -> None:
         else:
             upstream.write_targets(0, torch.ones(1, 2))
         upstream.finish()
-    assert launch.run_step(pipeline.train, plan) == made.folder
+    assert launcher.run_step(pipeline.train, plan) == made.folder
 
 
 @pytest.mark.parametrize(("component", "override"), [("teacher", "teacher=pocket"), ("backbone", "backbone=pocket")])

@@ -12,21 +12,23 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "llm2vec_gen"
 LAYERS = [
-    {"types", "version", "pocket", "progress", "threads"},
-    {"paths", "endpoint", "targets", "local_files", "devices", "rotary", "tokenization", "weights"},
-    {"backbones", "encoders", "losses", "evaluations", "data", "tables", "artifacts", "checkpoints", "stages"},
-    {"models", "generators", "loggers", "status"},
+    {"types", "errors", "version", "pocket", "progress", "threads", "distributed"},
+    {"distributed.collectives", "distributed.environment", "paths", "endpoint", "targets", "local_files", "devices",
+     "rotary", "tokenization", "weights", "atomic_files", "locks"},
+    {"backbones", "encoders", "losses", "evaluations", "data", "tables", "artifacts", "checkpoints", "executors",
+     "loggers", "sweeps"},
+    {"models", "generators", "distributed.strategies"},
     {"training", "interpreters", "integrations"},
-    {"pipeline", "config", "measures"},
-    {"launch"},
-    {"scripts", "rank"},
+    {"pipeline", "config"},
+    {"distributed.launcher"},
+    {"scripts", "distributed.worker"},
     {"cli", "__init__", "hydra_plugins", "experiments"},
-]
+]  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 HOMES = {  # outside library -> the only places that may import it
     "hydra": {"config", "scripts", "hydra_plugins"},
     "omegaconf": {"config", "scripts", "hydra_plugins"},
-    "lightning": {"training", "loggers"},
+    "lightning": {"training", "loggers", "distributed.strategies", "distributed.collectives"},
     "mteb": {"evaluations", "integrations"},
     "wandb": {"loggers"},
     "wandb_workspaces": {"loggers"},
@@ -34,18 +36,24 @@ HOMES = {  # outside library -> the only places that may import it
     "sentence_transformers": {"encoders", "integrations"},
     "torchmetrics": {"training", "evaluations"},
     "vllm": {"generators"},
-    "ray": {"stages"},
+    "ray": {"executors"},
     "optuna": {"hydra_plugins"},
     "submitit": {"hydra_plugins"},
     "joblib": {"hydra_plugins"},
-    "transformers": {"backbones", "generators", "encoders", "models", "training", "tokenization"},
+    "transformers": {"backbones", "generators", "encoders", "models", "training", "tokenization", "pocket"},
 }
 FILES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "hydra_plugins").rglob("*.py"), *(ROOT / "experiments").glob("*.py")])
 
 
 def home(file: Path) -> str:
-    top, *rest = file.relative_to(ROOT).parts
-    return (rest[0] if top == "llm2vec_gen" else top).removesuffix(".py")
+    top, *rest = file.relative_to(ROOT).with_suffix("").parts
+    return layer_of(rest) if top == "llm2vec_gen" else top
+
+
+def layer_of(parts: list[str]) -> str:
+    """The entry of LAYERS for a module of the package: its folder, or the module where it has an entry of its own."""
+    module = ".".join(parts[:2])
+    return module if module in LEVEL else parts[0]
 
 
 def imports(file: Path) -> list[str]:
@@ -60,8 +68,8 @@ def imports(file: Path) -> list[str]:
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: relative import"
-            if node.module == "llm2vec_gen":
-                found += [f"llm2vec_gen.{alias.name}" for alias in node.names]
+            if node.module in ("llm2vec_gen", "llm2vec_gen.distributed"):  # names of modules
+                found += [f"{node.module}.{alias.name}" for alias in node.names]
             else:
                 found.append(node.module or "")
     return found
@@ -73,7 +81,7 @@ def test_imports_only_downwards(file: Path) -> None:
     assert here in LEVEL, f"{here} has no layer; give it one in tests/test_layers.py and CONTRIBUTING.md"
     for module in imports(file):
         if module.startswith("llm2vec_gen."):
-            there = module.split(".")[1]
+            there = layer_of(module.split(".")[1:])
             if there == "__version__":
                 continue
             assert there == here or LEVEL[there] < LEVEL[here], f"{here} imports {there}, which is not below it"

@@ -17,9 +17,9 @@ import pytest
 from llm2vec_gen import cli
 from llm2vec_gen.data.hub import HubDataset
 from llm2vec_gen.data.query_log import QueryLog
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.evaluations.records import records
 from llm2vec_gen.local_files import column_names, data_files, format_of, read_rows, stem_of, value_of
-from llm2vec_gen.types import InputError
 
 TRICKY = [
     {"id": "007", "query": "NA"},

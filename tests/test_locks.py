@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from llm2vec_gen.artifacts import Artifact, keep_error, locks, missing_tasks
-from llm2vec_gen.artifacts.locks import Lock
+from llm2vec_gen import locks
+from llm2vec_gen.artifacts import Artifact, keep_error, missing_tasks
+from llm2vec_gen.locks import Lock
 
 
 @pytest.fixture(params=[errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP], ids=errno.errorcode.get)
@@ -34,7 +35,7 @@ def refuse(*_):
     raise OSError(errno.ENOSYS, "no flock")
 if sys.argv[2] == "named":
     fcntl.flock = refuse
-from llm2vec_gen.artifacts.locks import Lock
+from llm2vec_gen.locks import Lock
 Lock(sys.argv[1]).acquire()
 print("held", flush=True)
 time.sleep(600)

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from llm2vec_gen import LLM2VecGen
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.config import compose, quoted
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.paths import declares_path, local_path
-from llm2vec_gen.types import InputError
 from tests.builders import tiny_backbone_folder
 
 NAMES = [

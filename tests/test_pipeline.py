@@ -16,7 +16,8 @@ import pytest
 from llm2vec_gen import pipeline
 from llm2vec_gen.artifacts import Completions, Targets, read_manifest
 from llm2vec_gen.config import compose
-from llm2vec_gen.types import Completion, InputError
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.types import Completion
 from tests.builders import tiny_backbone_folder
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llm2vec_gen.status import Status
+from llm2vec_gen.sweeps.status import Status
 from tests.hydra_plugins.sweeps import SCRIPT, runs, start, statuses, sweep, wait_for
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llm2vec_gen import targets
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 HERE = "tests.test_targets"
 

@@ -23,7 +23,8 @@ from llm2vec_gen.artifacts import (
     missing_tasks,
     scores_for_table,
 )
-from llm2vec_gen.types import InputError, Score
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.types import Score
 
 WORKER = Path(__file__).with_name("tasks_worker.py")
 

@@ -41,7 +41,7 @@ def test_what_the_user_set_stays(given: dict[str, str], kept: str) -> None:
 LOAD = """
 import sys, torch
 from llm2vec_gen import threads
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.backbone import Backbone
 torch.set_num_threads(2)
 if sys.argv[-1] == "ours":
     threads.set_command_process()

@@ -8,8 +8,8 @@ import warnings
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.tokenization import Tokenization, declared_end, restore_end
-from llm2vec_gen.types import InputError
 from tests.builders import CORPUS, END, FAMILIES, SPECIAL, tiny_backbone_folder, tiny_tokenizer
 
 TEXTS = [*CORPUS, "", "  spaced out \n\n", "\u2603 \u00e9\u00e8", "a\n\nb"]

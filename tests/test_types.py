@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llm2vec_gen.types import InputError, check_integer, describe_error, exit_status, one_line, wrong_input
+from llm2vec_gen.errors import InputError, check_integer, describe_error, exit_status, one_line, wrong_input
 
 
 @pytest.mark.parametrize(

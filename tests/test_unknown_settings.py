@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llm2vec_gen.config import Plan, compose, quoted
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 
 @pytest.fixture(autouse=True)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.encoders.llm2vec import LLM2Vec
 from llm2vec_gen.encoders.sentence_transformer import SentenceTransformerEncoder
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.weights import check_finite
 from tests.builders import tiny_backbone_folder, tiny_lm
 

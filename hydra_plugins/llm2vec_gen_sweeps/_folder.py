@@ -9,9 +9,9 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from llm2vec_gen.artifacts.files import now, write_json
-from llm2vec_gen.artifacts.locks import Lock
-from llm2vec_gen.types import InputError
+from llm2vec_gen.atomic_files import now, write_json
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.locks import Lock
 
 RECORD = "sweep.json"
 

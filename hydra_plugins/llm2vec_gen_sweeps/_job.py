@@ -14,9 +14,9 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from llm2vec_gen.config import config_digest
+from llm2vec_gen.errors import exit_status
 from llm2vec_gen.scripts import reuse_result
-from llm2vec_gen.status import Status
-from llm2vec_gen.types import exit_status
+from llm2vec_gen.sweeps.status import Status
 
 
 class Job:

@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm2vec_gen.artifacts.locks import Lock
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.locks import Lock
 
 
 @dataclass(frozen=True)

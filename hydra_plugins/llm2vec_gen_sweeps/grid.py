@@ -18,10 +18,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from hydra_plugins.llm2vec_gen_sweeps._folder import SweepFolder
 from llm2vec_gen.artifacts import digest
+from llm2vec_gen.atomic_files import write_text
 from llm2vec_gen.config import config_digest, quoted
-from llm2vec_gen.status import Status, write_table
-from llm2vec_gen.training.settings import env_rank, env_world_size
-from llm2vec_gen.types import InputError, describe_error
+from llm2vec_gen.distributed.environment import env_rank, env_world_size
+from llm2vec_gen.errors import InputError, describe_error
+from llm2vec_gen.sweeps.status import Status
+from llm2vec_gen.tables import sweep
 
 
 class GridSweeper(Sweeper):
@@ -111,7 +113,9 @@ class GridSweeper(Sweeper):
             place = self.folder / str(number)
             waiting = Status(place, number, self.step, "", list(filter_overrides(overrides)), state="not started")
             statuses.append(Status.read(place) or waiting)
-        print(write_table(self.folder, statuses), f"in {self.folder}", sep="", file=sys.stderr, flush=True)
+        table = sweep.markdown(statuses)
+        write_text(self.folder / sweep.FILE, table)
+        print(table, f"in {self.folder}", sep="", file=sys.stderr, flush=True)
         codes = [1 if status.exit is None else status.exit for status in statuses]
         self.task_function.statuses.extend(codes)  # type: ignore[attr-defined]
 

@@ -19,8 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.llm2vec_gen_sweeps._job import Job
 from hydra_plugins.llm2vec_gen_sweeps._slots import Slot, slots_of_cores, slots_of_gpus, visible_gpus
-from llm2vec_gen.launch import stop_with_parent
-from llm2vec_gen.types import check_integer, describe_error
+from llm2vec_gen.distributed.launcher import stop_with_parent
+from llm2vec_gen.errors import check_integer, describe_error
 
 LOG = "job.log"
 

@@ -15,14 +15,14 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.llm2vec_gen_sweeps.grid import GridSweeper
-from llm2vec_gen import measures
 from llm2vec_gen.artifacts import digest
-from llm2vec_gen.artifacts.files import write_json
-from llm2vec_gen.artifacts.locks import Lock
+from llm2vec_gen.atomic_files import write_json
 from llm2vec_gen.config import Plan, config_digest
-from llm2vec_gen.status import Status
-from llm2vec_gen.training.settings import env_world_size
-from llm2vec_gen.types import InputError, check_integer
+from llm2vec_gen.distributed.environment import env_world_size
+from llm2vec_gen.errors import InputError, check_integer
+from llm2vec_gen.locks import Lock
+from llm2vec_gen.sweeps.metric import check, direction_of, read
+from llm2vec_gen.sweeps.status import Status
 
 if TYPE_CHECKING:
     import optuna
@@ -36,7 +36,7 @@ class OptunaSweeper(GridSweeper):
         super().__init__(params)
         self.metric, self.n_trials, self.n_jobs, self.seed = metric, n_trials, n_jobs, seed
         self.name, self.storage = study, Path(storage).resolve()
-        self.direction: Any = direction or measures.direction_of(metric)
+        self.direction: Any = direction or direction_of(metric)
         self._check(direction)
 
     def _check(self, direction: str | None) -> None:
@@ -61,7 +61,7 @@ class OptunaSweeper(GridSweeper):
         self.space, self.fixed = self._split(arguments)
         self.drawn_from = {key: _distribution(key, override) for key, override in self.space.items()}
         self.compose([*self.fixed, *(f"{key}={_first(drawn)}" for key, drawn in self.drawn_from.items())])
-        measures.check(Plan.composed(self.compose(self.fixed), quiet=True), self.metric, self.step)
+        check(Plan.composed(self.compose(self.fixed), quiet=True), self.metric, self.step)
         self.storage.parent.mkdir(parents=True, exist_ok=True)
         lock = Lock(f"{self.storage}.lock")
         if not lock.acquire(timeout=0):
@@ -95,7 +95,7 @@ class OptunaSweeper(GridSweeper):
         for trial, overrides, status in zip(self._asked, jobs, statuses, strict=True):
             value = math.nan
             if status.state == "done":
-                value = measures.read(Plan.composed(self.compose(overrides), quiet=True), self.metric)
+                value = read(Plan.composed(self.compose(overrides), quiet=True), self.metric)
             if math.isfinite(value):
                 self.study.tell(trial, value)
                 print(f"trial {trial.number}: {self.metric} {value:.6g}", file=sys.stderr)

@@ -16,7 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from hydra_plugins.llm2vec_gen_sweeps._job import Job
-from llm2vec_gen.types import InputError, describe_error
+from llm2vec_gen.errors import InputError, describe_error
 
 FOLDER = "slurm"  # in the sweep's folder: what submitit writes
 

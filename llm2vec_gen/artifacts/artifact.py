@@ -14,19 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llm2vec_gen.artifacts.digests import checksum, commit, digest
-from llm2vec_gen.artifacts.files import (
-    FORMAT,
-    MANIFEST,
-    Shard,
-    finished_shards,
-    metadata_path,
-    now,
-    replacing,
-    write_json,
-    write_text,
-)
-from llm2vec_gen.artifacts.locks import Lock
-from llm2vec_gen.types import Completion, InputError, Reading, Score
+from llm2vec_gen.artifacts.files import FORMAT, MANIFEST, Shard, finished_shards, metadata_path
+from llm2vec_gen.atomic_files import now, replacing, write_json, write_text
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.locks import Lock
+from llm2vec_gen.types import Completion, Reading, Score
 from llm2vec_gen.version import __version__
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 LARGE = 64 << 20  # bytes from which a file's checksum is also kept on disk, since reading it takes a while
 

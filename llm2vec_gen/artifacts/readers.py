@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from llm2vec_gen.artifacts.digests import checksum
-from llm2vec_gen.artifacts.files import FORMAT, MANIFEST, finished_shards, write_json
+from llm2vec_gen.artifacts.files import FORMAT, MANIFEST, finished_shards
 from llm2vec_gen.artifacts.rows import ParquetRows
-from llm2vec_gen.types import Completion, InputError, Reading, Score
+from llm2vec_gen.atomic_files import write_json
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.types import Completion, Reading, Score
 
 if TYPE_CHECKING:
     import numpy as np

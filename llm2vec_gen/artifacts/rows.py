@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm2vec_gen.artifacts.digests import digest
-from llm2vec_gen.artifacts.files import Shard, replacing
+from llm2vec_gen.artifacts.files import Shard
+from llm2vec_gen.atomic_files import replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from llm2vec_gen.artifacts.artifact import Artifact
-from llm2vec_gen.artifacts.files import now, write_json
-from llm2vec_gen.artifacts.locks import Lock
 from llm2vec_gen.artifacts.readers import read_scores
+from llm2vec_gen.atomic_files import now, write_json
+from llm2vec_gen.errors import InputError, describe_error
+from llm2vec_gen.locks import Lock
 from llm2vec_gen.progress import LOG_INTERVAL_S, duration
-from llm2vec_gen.types import InputError, Score, describe_error
+from llm2vec_gen.types import Score
 
 POLL_INTERVAL_S = 1.0  # seconds between two checks of the tasks that other processes run
 

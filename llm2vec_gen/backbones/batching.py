@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 
 def micro_batches(lengths: Sequence[int], budget: int, strict: bool = False) -> list[list[int]]:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm2vec_gen.backbones.fallbacks import warn_once
-from llm2vec_gen.types import one_line
+from llm2vec_gen.errors import one_line
 
 FEWEST_INPUTS = 256  # below, nothing is gained; small models keep the rounding of the default product
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llm2vec_gen.backbones.batching import micro_batches
 from llm2vec_gen.backbones.sampling import Sampler
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 Generated = tuple[Tensor, str]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 
 def adjustment(lm: Any) -> Callable[[Tensor], Tensor] | None:

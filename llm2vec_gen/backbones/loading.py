@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError
 
 from llm2vec_gen import threads
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.paths import PACKAGE, on_disk
-from llm2vec_gen.types import InputError
 from llm2vec_gen.weights import UNLOADABLE, why_not
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json")

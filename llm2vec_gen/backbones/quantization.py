@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 NEEDS = {"int8": "torchao", "nf4": "bitsandbytes", "fp8": "torchao"}
 

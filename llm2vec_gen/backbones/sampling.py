@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 KNOWN = ("do_sample", "temperature", "top_p", "top_k", "repetition_penalty")
 

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 
 class Shards:

@@ -35,7 +35,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 FORMATS = {
     "native": "llm2vec_gen.checkpoints.native",

@@ -16,7 +16,7 @@ from safetensors.torch import save as tensors_to_bytes
 from safetensors.torch import save_file
 from torch import Tensor
 
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 TEXT_LIMIT = 64 << 20  # the largest text files are tokenizers, 17 MB at most so far
 

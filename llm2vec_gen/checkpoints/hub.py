@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 # What the formats read; optimizer states, pickled arguments and whole decoders stay where they are.
 PATTERNS = (

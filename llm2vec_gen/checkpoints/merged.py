@@ -19,7 +19,7 @@ from torch import Tensor
 from llm2vec_gen.checkpoints import card, folder, native, tokenizer_files
 from llm2vec_gen.checkpoints.base import Checkpoint, suffix_rows
 from llm2vec_gen.checkpoints.reference_writer import older_rope
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 HEAD, ORIGINAL = "head.safetensors", "llm2vec_gen"
 _EMBEDDING = "embed_tokens.weight"

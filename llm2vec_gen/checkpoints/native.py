@@ -14,7 +14,7 @@ from typing import Any
 
 from llm2vec_gen.checkpoints import card, folder
 from llm2vec_gen.checkpoints.base import TOKENIZER_FILES, Checkpoint
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 WEIGHTS, CONFIG, CARD, SCORES = "model.safetensors", "config.json", "README.md", "scores.json"
 FORMAT_NAME, FORMAT_VERSION = "llm2vec-gen", 1

@@ -19,7 +19,7 @@ from torch import Tensor
 from llm2vec_gen.checkpoints import folder, reference_writer, torch_zip
 from llm2vec_gen.checkpoints.base import TOKENIZER_FILES, Checkpoint, check_tensor
 from llm2vec_gen.checkpoints.reference_writer import PROJECTIONS
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 RUN, MODE = "run_config.yml", "encoder_decoder_config.json"
 ADAPTER, ADAPTER_CONFIG, ENCODER = (

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from llm2vec_gen.checkpoints import card, folder, tokenizer_files, torch_zip
 from llm2vec_gen.checkpoints.base import Checkpoint, suffix_rows
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 PROJECTIONS = {"reconstruction_projection": "reconstruction_mlp", "alignment_projection": "alignment_mlp"}  # ours: file
 EXTRA_KEYS = (

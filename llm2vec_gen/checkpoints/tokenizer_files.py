@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llm2vec_gen.checkpoints.folder import parse_json
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 

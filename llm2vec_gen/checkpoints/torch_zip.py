@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from llm2vec_gen.checkpoints import folder
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 _STORAGES = {
     "FloatStorage": torch.float32,

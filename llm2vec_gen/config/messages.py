@@ -12,7 +12,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
-from llm2vec_gen.types import InputError, closest, one_line, wrong_input
+from llm2vec_gen.errors import InputError, closest, one_line, wrong_input
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 

@@ -22,17 +22,26 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from llm2vec_gen import targets
-from llm2vec_gen.artifacts import VERSIONS, Artifact, digest, read_manifest, scores_for_table
+from llm2vec_gen.artifacts import (
+    VERSIONS,
+    Artifact,
+    digest,
+    read_curves,
+    read_manifest,
+    read_scores,
+    scores_for_table,
+)
 from llm2vec_gen.artifacts.identity import INPUTS, RUNTIME_GROUPS, UPSTREAM, deciding_callbacks, hashed_config
 from llm2vec_gen.config import checks
 from llm2vec_gen.config.messages import CONF, CONFIG_ERRORS, format_config_error, quoted
 from llm2vec_gen.config.renamed import current_overrides
 from llm2vec_gen.config.world import remove_pocket_defaults, without_hydra
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.loggers.base import Job
 from llm2vec_gen.paths import on_disk
 from llm2vec_gen.tables import score_files
 from llm2vec_gen.training.settings import TrainingSettings
-from llm2vec_gen.types import MODEL, InputError, Score
+from llm2vec_gen.types import MODEL, Score
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +115,22 @@ class Plan:
     def build_all(self, group: str, **dependencies: Any) -> dict[str, Any]:
         """Every member of a select-many group (loss, evaluation, interpreter, baseline), by its key."""
         return {key: self.build(f"{group}.{key}", **dependencies) for key in self.settings.get(group) or {}}
+
+    # ---- what finished steps left
+
+    def counts(self, step: str) -> dict[str, Any] | None:
+        """Return the counts in the manifest of a step's artifact; None where it is not complete."""
+        artifact = self.artifact(step)
+        return read_manifest(artifact.folder)["counts"] if artifact.is_complete else None
+
+    def curves(self) -> dict[str, list[tuple[int, float]]]:
+        """Return the logged curves of the training as (step, value), complete or not."""
+        return read_curves(self.artifact("train").folder)
+
+    def scores(self, encoder: str = MODEL) -> list[Score] | None:
+        """Return the scores of an encoder of this config; None where its evaluation is not complete."""
+        artifact = self.artifact("evaluate", encoder)
+        return read_scores(artifact.folder) if artifact.is_complete else None
 
     def encoders(self) -> list[str]:
         """Return the encoders to evaluate: the trained model, the teacher and the baselines; or the one that `encoder`

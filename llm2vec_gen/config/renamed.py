@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Sequence
 
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 log = logging.getLogger(__name__)
 

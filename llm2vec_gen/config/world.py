@@ -10,8 +10,8 @@ import hydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from llm2vec_gen.config.messages import CONFIG_ERRORS, format_config_error
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.paths import on_disk
-from llm2vec_gen.types import InputError
 
 POCKET_MODEL = "package://llm2vec_gen/pocket/lm"  # that of conf/backbone/pocket.yaml
 

@@ -16,8 +16,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from llm2vec_gen.errors import InputError, repair_surrogates
 from llm2vec_gen.local_files import Record, columns_of, read_rows, value_of
-from llm2vec_gen.types import InputError, Query, repair_surrogates
+from llm2vec_gen.types import Query
 
 COLUMN_KEYS = ("data.query_column", "data.answer_column", "data.id_column")
 USER, ASSISTANT = frozenset({"user", "human"}), frozenset({"assistant", "gpt", "model"})

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from llm2vec_gen.data.base import COLUMN_KEYS, LocalRows, QuerySource, Row, check_columns, row_from
+from llm2vec_gen.errors import InputError, one_line
 from llm2vec_gen.local_files import Record, column_names, data_files, stem_of
 from llm2vec_gen.paths import PathOrId, on_disk
-from llm2vec_gen.types import InputError, one_line
 
 OTHER_SPLITS = frozenset({"test", "validation", "valid", "val", "dev", "eval"})
 

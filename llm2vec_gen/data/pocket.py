@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llm2vec_gen.data.base import QuerySource, Row
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.pocket import world
-from llm2vec_gen.types import InputError
 
 SPLITS = {"train": "embedder_queries", "heldout": "heldout_queries", "lm": "lm_pairs"}
 

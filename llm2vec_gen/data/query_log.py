@@ -7,9 +7,9 @@ from pathlib import Path
 
 from llm2vec_gen import local_files
 from llm2vec_gen.data.base import COLUMN_KEYS, LocalRows, QuerySource, Row, row_from
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.local_files import FORMATS
 from llm2vec_gen.paths import PathOrId, on_disk
-from llm2vec_gen.types import InputError
 
 
 class QueryLog(QuerySource):

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from llm2vec_gen import progress
 from llm2vec_gen.devices import usable
+from llm2vec_gen.errors import InputError, check_texts, repair_surrogates
 from llm2vec_gen.paths import on_disk
 from llm2vec_gen.rotary import masked_rows_apart
 from llm2vec_gen.tokenization import Tokenization, restore_end
-from llm2vec_gen.types import InputError, check_texts, repair_surrogates
 from llm2vec_gen.weights import UNLOADABLE, check_finite, why_not
 
 

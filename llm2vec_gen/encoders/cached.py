@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from llm2vec_gen import progress
-from llm2vec_gen.types import Encoder, InputError, check_texts
+from llm2vec_gen.errors import InputError, check_texts
+from llm2vec_gen.types import Encoder
 
 RECORD = np.dtype([("key", "<u8", 2), ("checksum", "<u4")])
 """The index entry of a row in a shard: 16 bytes of the hash of instruction and text, and the row's CRC-32."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llm2vec_gen.encoders.pooled import PooledStates, Span
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 TEMPLATE = "Say the text once more.\nText: {text}\nOnce more: {text}"
 

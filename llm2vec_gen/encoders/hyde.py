@@ -13,8 +13,9 @@ from torch import Tensor
 
 from llm2vec_gen import progress
 from llm2vec_gen.encoders.base import Encoder
+from llm2vec_gen.errors import check_integer, check_texts
 from llm2vec_gen.types import Encoder as EncoderContract
-from llm2vec_gen.types import Instruction, Query, check_integer, check_texts
+from llm2vec_gen.types import Instruction, Query
 
 if TYPE_CHECKING:
     from llm2vec_gen.generators.base import Generator

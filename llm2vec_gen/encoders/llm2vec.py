@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from llm2vec_gen.encoders.base import TransformerEncoder, load_pretrained, mean_of
+from llm2vec_gen.errors import InputError, one_line
 from llm2vec_gen.paths import PathOrId, on_disk
-from llm2vec_gen.types import InputError, one_line
 from llm2vec_gen.weights import why_not
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")

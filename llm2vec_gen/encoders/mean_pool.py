@@ -12,7 +12,8 @@ from torch import Tensor
 
 from llm2vec_gen.encoders.base import tokenized
 from llm2vec_gen.encoders.pooled import PooledStates, Span
-from llm2vec_gen.types import InputError, Query, QuerySource
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.types import Query, QuerySource
 
 
 class MeanPool(PooledStates):

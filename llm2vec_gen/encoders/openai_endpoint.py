@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llm2vec_gen.encoders.base import Encoder, chunks
 from llm2vec_gen.endpoint import Endpoint
-from llm2vec_gen.types import check_texts
+from llm2vec_gen.errors import check_texts
 
 
 class OpenAIEndpoint(Encoder):

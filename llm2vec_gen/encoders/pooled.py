@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llm2vec_gen import progress
 from llm2vec_gen.encoders.base import Encoder, chunks
-from llm2vec_gen.types import check_texts
+from llm2vec_gen.errors import check_texts
 
 CHUNK = 128  # texts whose states are held at a time
 

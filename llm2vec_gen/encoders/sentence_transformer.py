@@ -10,10 +10,10 @@ from torch import Tensor
 
 from llm2vec_gen.devices import usable
 from llm2vec_gen.encoders.base import Encoder
+from llm2vec_gen.errors import InputError, check_texts
 from llm2vec_gen.paths import PathOrId
 from llm2vec_gen.rotary import masked_rows_apart
 from llm2vec_gen.tokenization import restore_end
-from llm2vec_gen.types import InputError, check_texts
 from llm2vec_gen.weights import UNLOADABLE, check_finite, why_not
 
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from llm2vec_gen.errors import InputError, check_integer
 from llm2vec_gen.evaluations.base import Evaluation, data_revision, instruction_for
 from llm2vec_gen.evaluations.beir import Relevant, read_beir
 from llm2vec_gen.evaluations.own_data import lengths
 from llm2vec_gen.evaluations.ranking import Vectors, hit, ndcg, rank
 from llm2vec_gen.evaluations.records import ID, LIST, TEXT, records
 from llm2vec_gen.paths import PathOrId, on_disk
-from llm2vec_gen.types import Encoder, InputError, Instruction, Query, Score, check_integer
+from llm2vec_gen.types import Encoder, Instruction, Query, Score
 
 log = logging.getLogger(__name__)
 

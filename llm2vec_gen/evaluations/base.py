@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
-from llm2vec_gen.types import Encoder, InputError, Instruction, Query, Score, closest
+from llm2vec_gen.errors import InputError, closest
+from llm2vec_gen.types import Encoder, Instruction, Query, Score
 
 
 class Evaluation(ABC):

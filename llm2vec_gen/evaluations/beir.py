@@ -7,10 +7,10 @@ from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.evaluations.records import ID, TEXT, located_records, records
 from llm2vec_gen.local_files import Record
 from llm2vec_gen.paths import PathOrId, on_disk
-from llm2vec_gen.types import InputError
 
 log = logging.getLogger(__name__)
 

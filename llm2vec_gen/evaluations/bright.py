@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from llm2vec_gen.errors import InputError, closest
 from llm2vec_gen.evaluations.base import Evaluation, data_revision, instruction_for
 from llm2vec_gen.evaluations.ranking import Vectors, ndcg, rank, recall
 from llm2vec_gen.evaluations.records import ID, LIST, TEXT, records
 from llm2vec_gen.paths import PathOrId
-from llm2vec_gen.types import Encoder, InputError, Instruction, Query, Score, closest
+from llm2vec_gen.types import Encoder, Instruction, Query, Score
 
 DOMAINS = (
     "biology",

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.evaluations.base import Evaluation, data_revision, encoder_name
-from llm2vec_gen.types import Encoder, InputError, Instruction, Query, QuerySource, Score
+from llm2vec_gen.types import Encoder, Instruction, Query, QuerySource, Score
 
 log = logging.getLogger(__name__)
 

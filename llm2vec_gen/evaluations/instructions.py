@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llm2vec_gen.types import InputError, closest
+from llm2vec_gen.errors import InputError, closest
 
 
 class NoInstruction:

@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from llm2vec_gen.errors import InputError, closest, describe_error
 from llm2vec_gen.evaluations.base import Evaluation
-from llm2vec_gen.types import Encoder, InputError, Instruction, Score, closest, describe_error
+from llm2vec_gen.types import Encoder, Instruction, Score
 
 
 class MtebSuite(Evaluation):

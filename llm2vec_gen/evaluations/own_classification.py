@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llm2vec_gen.errors import InputError, check_integer
 from llm2vec_gen.evaluations.own_data import OwnData, Row, class_sizes, lengths, log, with_values
 from llm2vec_gen.paths import PathOrId, on_disk
-from llm2vec_gen.types import Encoder, InputError, Instruction, Query, Score, check_integer
+from llm2vec_gen.types import Encoder, Instruction, Query, Score
 
 
 @dataclass(frozen=True)

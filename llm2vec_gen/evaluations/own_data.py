@@ -12,11 +12,12 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+from llm2vec_gen.errors import InputError, check_integer, closest
 from llm2vec_gen.evaluations.base import Evaluation, data_revision
 from llm2vec_gen.evaluations.records import records
 from llm2vec_gen.local_files import Record, column_names, value_of
 from llm2vec_gen.paths import PathOrId, on_disk
-from llm2vec_gen.types import Encoder, InputError, Instruction, Score, check_integer, closest
+from llm2vec_gen.types import Encoder, Instruction, Score
 
 log = logging.getLogger(__name__)
 

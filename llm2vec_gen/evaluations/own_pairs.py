@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.evaluations.item_values import average_precision_values
 from llm2vec_gen.evaluations.own_data import OwnData, lengths, with_values
 from llm2vec_gen.paths import PathOrId
-from llm2vec_gen.types import Encoder, InputError, Instruction, Score
+from llm2vec_gen.types import Encoder, Instruction, Score
 
 SAME = {("0", "1"): "1", ("false", "true"): "true"}  # the label values that need no `positive`
 

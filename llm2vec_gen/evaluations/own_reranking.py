@@ -6,10 +6,11 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.evaluations.own_data import OwnData, Row, lengths, with_values
 from llm2vec_gen.local_files import value_of
 from llm2vec_gen.paths import PathOrId
-from llm2vec_gen.types import Encoder, InputError, Instruction, Query, Score
+from llm2vec_gen.types import Encoder, Instruction, Query, Score
 
 
 @dataclass(frozen=True)

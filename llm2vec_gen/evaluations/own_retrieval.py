@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from functools import cached_property
 
+from llm2vec_gen.errors import InputError, check_flag
 from llm2vec_gen.evaluations.base import Evaluation, data_revision, instruction_for
 from llm2vec_gen.evaluations.beir import Relevant, read_beir
 from llm2vec_gen.evaluations.own_data import lengths
 from llm2vec_gen.evaluations.ranking import SIMILARITIES, Vectors, hit, ndcg, rank, recall
 from llm2vec_gen.paths import PathOrId
-from llm2vec_gen.types import Encoder, InputError, Instruction, Query, Score, check_flag
+from llm2vec_gen.types import Encoder, Instruction, Query, Score
 
 log = logging.getLogger(__name__)
 

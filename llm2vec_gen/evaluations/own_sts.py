@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.evaluations.item_values import spearman_values
 from llm2vec_gen.evaluations.own_data import OwnData, with_values
 from llm2vec_gen.evaluations.own_pairs import PairRows, pair_lengths
 from llm2vec_gen.paths import PathOrId
-from llm2vec_gen.types import Encoder, InputError, Instruction, Score
+from llm2vec_gen.types import Encoder, Instruction, Score
 
 
 class OwnSTS(OwnData):

@@ -10,8 +10,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from llm2vec_gen.errors import InputError, closest
 from llm2vec_gen.evaluations.bright import DOMAINS
-from llm2vec_gen.types import InputError, closest
 
 BRIGHT = {f"bright_{domain}": domain for domain in DOMAINS}  # task -> domain
 

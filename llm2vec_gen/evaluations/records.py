@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from llm2vec_gen.errors import InputError, one_line
 from llm2vec_gen.local_files import Record, data_files, read_rows, stem_of
 from llm2vec_gen.paths import on_disk
-from llm2vec_gen.types import InputError, one_line
 
 TEXT, ID, LIST = (str,), (str, int), (list,)  # what stands in a column
 

@@ -11,7 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
-from llm2vec_gen.types import Completion, InputError, Query
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.types import Completion, Query
 
 
 class Generator(ABC):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.generators.base import Generator
-from llm2vec_gen.types import Completion, InputError, Query
+from llm2vec_gen.types import Completion, Query
 
 
 class Replay(Generator):

@@ -8,9 +8,10 @@ from typing import Any, Literal
 from torch import Tensor
 
 from llm2vec_gen import progress
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.backbone import Backbone
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.generators.base import Generator, query_seed
-from llm2vec_gen.types import Completion, InputError, Query
+from llm2vec_gen.types import Completion, Query
 
 SAMPLING_FIELDS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 NEUTRAL = {"temperature": 1.0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.generators.base import Generator, query_seed
 from llm2vec_gen.paths import PathOrId
 from llm2vec_gen.tokenization import Tokenization
-from llm2vec_gen.types import Completion, InputError, Query
+from llm2vec_gen.types import Completion, Query
 
 
 class VLLMGenerator(Generator):

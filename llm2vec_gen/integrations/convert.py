@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from llm2vec_gen import checkpoints
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
-from llm2vec_gen.types import InputError
 
 
 def convert(

@@ -28,11 +28,12 @@ from mteb.models.model_meta import ModelMeta, ScoringFunction
 from llm2vec_gen import checkpoints, targets
 from llm2vec_gen.artifacts import digest
 from llm2vec_gen.checkpoints import prompts
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.evaluations.instructions import InstructionTable, NoInstruction
 from llm2vec_gen.evaluations.mteb_encoder import MtebEncoder
 from llm2vec_gen.models import identity
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
-from llm2vec_gen.types import InputError, Instruction
+from llm2vec_gen.types import Instruction
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llm2vec_gen.errors import InputError, check_texts
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
-from llm2vec_gen.types import InputError, check_texts
 
 
 class LLM2VecGenModel:

@@ -23,9 +23,9 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from llm2vec_gen.artifacts import digest
 from llm2vec_gen.checkpoints import card
 from llm2vec_gen.checkpoints.prompts import joinable
+from llm2vec_gen.errors import InputError, check_texts
 from llm2vec_gen.models import storage
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
-from llm2vec_gen.types import InputError, check_texts
 
 NAME = "llm2vec-gen/sentence_transformer"  # mteb asks for owner/name
 

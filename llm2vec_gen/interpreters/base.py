@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from llm2vec_gen.types import Query, Reading, check_integer
+from llm2vec_gen.errors import check_integer
+from llm2vec_gen.types import Query, Reading
 
 
 class Interpreter(ABC):

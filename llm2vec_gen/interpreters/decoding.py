@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from llm2vec_gen.errors import check_integer
 from llm2vec_gen.interpreters.base import Interpreter
-from llm2vec_gen.types import Query, Reading, check_integer
+from llm2vec_gen.types import Query, Reading
 
 
 class Decoding(Interpreter):

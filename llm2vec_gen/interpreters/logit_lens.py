@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from llm2vec_gen.errors import InputError, check_integer
 from llm2vec_gen.interpreters.base import Interpreter
-from llm2vec_gen.types import InputError, Query, Reading, check_integer
+from llm2vec_gen.types import Query, Reading
 
 SPACES = ("states", "soft_prompts")
 

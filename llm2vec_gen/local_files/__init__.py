@@ -12,10 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.local_files import json_rows, parquet, tables
 from llm2vec_gen.local_files.names import FORMATS, Numbered, Record, data_files, format_of, stem_of
 from llm2vec_gen.local_files.text import read_lines
-from llm2vec_gen.types import InputError
 
 __all__ = [
     "FORMATS", "Numbered", "Record", "column_names", "columns_of", "data_files", "format_of", "read_lines", "read_rows",

@@ -8,9 +8,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from llm2vec_gen.errors import InputError, one_line
 from llm2vec_gen.local_files.names import Numbered, Record, format_of
 from llm2vec_gen.local_files.text import pieces
-from llm2vec_gen.types import InputError, one_line
 
 CHARACTERS_AT_A_TIME = 1 << 16
 BLANKS = re.compile(r"[ \t\n\r]*")

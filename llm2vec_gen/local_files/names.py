@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 Record = dict[str, Any]
 Numbered = Iterator[tuple[int, Record]]

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from llm2vec_gen.errors import InputError, one_line
 from llm2vec_gen.local_files.names import Numbered
 from llm2vec_gen.local_files.text import check_pointer
-from llm2vec_gen.types import InputError, one_line
 
 ROWS_AT_A_TIME = 1000  # how many rows are Python objects at a time
 

@@ -6,9 +6,9 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
+from llm2vec_gen.errors import InputError, one_line
 from llm2vec_gen.local_files.names import Numbered, format_of
 from llm2vec_gen.local_files.text import pieces, read_lines
-from llm2vec_gen.types import InputError, one_line
 
 csv.field_size_limit(1 << 30)  # Python's own limit is 131,072 characters of a cell
 RETURN = "\ud800"  # a character that no decoded text holds

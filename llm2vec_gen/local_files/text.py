@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
-from llm2vec_gen.types import InputError, one_line
+from llm2vec_gen.errors import InputError, one_line
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec"
 GZIP = b"\x1f\x8b"

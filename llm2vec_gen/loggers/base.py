@@ -15,8 +15,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from llm2vec_gen.artifacts import read_curves, read_manifest, read_readings, read_scores
-from llm2vec_gen.types import Reading, Score, exit_status
+from llm2vec_gen.errors import exit_status
+from llm2vec_gen.types import Reading, Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,18 @@ class ResumableLogger(Protocol):
         """Hold each of these rows (step -> metrics) once and forget the rows after `step`: training goes on there."""
 
 
+class ArtifactReader(Protocol):
+    """What `log_artifact` reads of an artifact's folder; the module `llm2vec_gen.artifacts` is one."""
+
+    def read_manifest(self, folder: Path) -> dict[str, Any]: ...
+
+    def read_scores(self, folder: Path) -> list[Score]: ...
+
+    def read_readings(self, folder: Path) -> list[Reading]: ...
+
+    def read_curves(self, folder: Path) -> dict[str, list[tuple[int, float]]]: ...
+
+
 @contextlib.contextmanager
 def job_logging(loggers: Iterable[Any], job: Callable[[], Job]) -> Iterator[None]:
     """Log a job within the block; close the loggers at its end, also after an error or SIGTERM.
@@ -91,26 +103,26 @@ def job_logging(loggers: Iterable[Any], job: Callable[[], Job]) -> Iterator[None
             raise
 
 
-def log_artifact(loggers: Iterable[Any], folder: Path, step: int) -> None:
+def log_artifact(loggers: Iterable[Any], reader: ArtifactReader, folder: Path, step: int) -> None:
     """Log a complete artifact, computed now or found; `step` is the training step of the job's model."""
     active = [logger for logger in loggers if isinstance(logger, JobLogger) and logger.job is not None]
     if not active or not (folder / "manifest.json").is_file():  # other processes still write their shard
         return
-    manifest = read_manifest(folder)
+    manifest = reader.read_manifest(folder)
     for logger in active:
         if manifest["step"] == "train" and isinstance(logger, ResumableLogger):
-            rows = _training_rows(folder)
+            rows = _training_rows(reader.read_curves(folder))
             logger.resume(rows, max(rows, default=0))
         if manifest["step"] == "evaluate":
-            _log_scores(logger, read_scores(folder), step)
+            _log_scores(logger, reader.read_scores(folder), step)
         if manifest["step"] == "interpret":
-            _log_readings(logger, read_readings(folder), step)
+            _log_readings(logger, reader.read_readings(folder), step)
         logger.log_artifact(folder, manifest)
 
 
-def _training_rows(folder: Path) -> dict[int, dict[str, float]]:
+def _training_rows(curves: Mapping[str, Sequence[tuple[int, float]]]) -> dict[int, dict[str, float]]:
     rows: dict[int, dict[str, float]] = {}
-    for name, curve in read_curves(folder).items():
+    for name, curve in curves.items():
         for step, value in curve if name.startswith("train/") else ():
             rows.setdefault(step, {})[name] = value
     return rows

@@ -10,8 +10,8 @@ import numpy as np
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.loggers.base import Job
-from llm2vec_gen.types import InputError
 
 
 class TensorBoard(Logger):

@@ -16,10 +16,10 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from llm2vec_gen.artifacts.locks import Lock
+from llm2vec_gen.errors import InputError, one_line
+from llm2vec_gen.locks import Lock
 from llm2vec_gen.loggers import wandb_files
 from llm2vec_gen.loggers.base import Job
-from llm2vec_gen.types import InputError, one_line
 
 PARTS = ("train", "evaluate", "interpret")
 WITHOUT = "set logger.wandb.offline=true (wandb sync uploads it later) or logger=csv"

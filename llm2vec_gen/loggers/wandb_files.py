@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm2vec_gen.artifacts.files import replacing
-from llm2vec_gen.artifacts.locks import Lock
+from llm2vec_gen.atomic_files import replacing
+from llm2vec_gen.locks import Lock
 
 BLOCK, START = 32768, 7
 HEADER = struct.Struct("<IHB")  # CRC-32 of kind and data, length of the data, kind

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 OWN = "evaluate/llm2vec_gen/pocket"
 MEASURES = {

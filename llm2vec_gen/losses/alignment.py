@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.losses.base import Loss
-from llm2vec_gen.types import Batch, EncoderOutput, InputError, TargetMoments
+from llm2vec_gen.types import Batch, EncoderOutput, TargetMoments
 
 REDUCTIONS = ("mean", "sum", "variance")
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from llm2vec_gen.types import Batch, EncoderOutput, InputError, TargetMoments
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.types import Batch, EncoderOutput, TargetMoments
 
 
 class Loss(nn.Module, ABC):

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
-from llm2vec_gen.artifacts.files import replacing
+from llm2vec_gen.atomic_files import replacing
 from llm2vec_gen.encoders.base import length_sorted_batches, mean_of
 from llm2vec_gen.encoders.llm2vec import FILES, merged, with_adapter
+from llm2vec_gen.errors import InputError, check_integer, one_line
 from llm2vec_gen.rotary import row_lengths
-from llm2vec_gen.types import InputError, check_integer, one_line
 
 KEPT = ("peft_type", "peft_version", "task_type", "r", "lora_alpha", "lora_dropout", "bias", "fan_in_fan_out")
 """The keys of an adapter_config.json beside its base: nothing that other versions of PEFT do not know."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llm2vec_gen.types import InputError, check_integer
+from llm2vec_gen.errors import InputError, check_integer
 
 
 def check_flags(**flags: Any) -> None:

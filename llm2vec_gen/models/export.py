@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from llm2vec_gen.checkpoints.merged import HEAD
+from llm2vec_gen.errors import InputError, one_line
 from llm2vec_gen.models.reference_embeddings import COARSE, TOLERANCE
-from llm2vec_gen.types import InputError, one_line
 
 
 def check(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from llm2vec_gen import checkpoints
 from llm2vec_gen.artifacts import digests
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.backbones.loading import parse_dtype
 from llm2vec_gen.models import storage
 from llm2vec_gen.paths import on_disk

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llm2vec_gen.backbones.base import Backbone
-from llm2vec_gen.types import InputError, TargetMoments
+from llm2vec_gen.backbones.backbone import Backbone
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.types import TargetMoments
 
 PROJECTION_INITS = ("default", "identity", "targets")
 INITIAL_SPREAD = 0.1  # of the targets': more learns slower, because what is spread at the start is noise

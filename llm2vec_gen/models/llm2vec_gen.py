@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize as unit_length
 
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.checkpoints import hub, prompts
+from llm2vec_gen.errors import InputError, check_integer, closest
 from llm2vec_gen.models import identity, initialization, storage
 from llm2vec_gen.models.arguments import (
     check_flags,
@@ -28,7 +29,7 @@ from llm2vec_gen.models.arguments import (
 from llm2vec_gen.models.lora import QueryLora
 from llm2vec_gen.models.query_pass import QueryPass
 from llm2vec_gen.models.suffix_tokenization import SuffixTokenization
-from llm2vec_gen.types import Batch, EncoderOutput, InputError, TargetMoments, check_integer, closest
+from llm2vec_gen.types import Batch, EncoderOutput, TargetMoments
 
 log = logging.getLogger(__name__)
 

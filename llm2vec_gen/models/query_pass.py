@@ -12,9 +12,9 @@ from torch import Tensor
 
 from llm2vec_gen import progress
 from llm2vec_gen.backbones.batching import common_prefix, micro_batches
-from llm2vec_gen.backbones.prefix import Prefix
+from llm2vec_gen.backbones.kv_prefix import Prefix
+from llm2vec_gen.errors import check_integer, check_texts
 from llm2vec_gen.models.arguments import check_flags
-from llm2vec_gen.types import check_integer, check_texts
 
 SHARED_FROM = 8  # a common beginning (an instruction) of this many tokens is computed once per call
 

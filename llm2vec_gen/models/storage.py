@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from llm2vec_gen import checkpoints
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.backbones.inputs import row_scale
 from llm2vec_gen.backbones.loading import load_tokenizer
 from llm2vec_gen.checkpoints.folder import staged
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.models import export, reference_embeddings
 from llm2vec_gen.models.lora import QueryLora
 from llm2vec_gen.models.suffix_tokenization import LiteralSuffixTokenization
 from llm2vec_gen.paths import PathOrId
-from llm2vec_gen.types import InputError
 
 
 def load(cls: Any, source: str | Path, device: Any, dtype: Any, backbone: str | Backbone | None,

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm2vec_gen.backbones.base import Backbone
-from llm2vec_gen.types import InputError
+from llm2vec_gen.backbones.backbone import Backbone
+from llm2vec_gen.errors import InputError
 
 COMPLETE = -1
 

@@ -7,8 +7,9 @@ import textwrap
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.tables.base import MISSING, Cell, Grid, Table
-from llm2vec_gen.types import InputError, Score
+from llm2vec_gen.types import Score
 
 GREY = "#888888"
 COLOURS = ("#3f7fd0", "#e0883a", "#4f9d5b", "#a05fb4", "#c44f4f", "#6b7280")

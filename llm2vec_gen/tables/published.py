@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 FOLDER = Path(__file__).parent / "anchors"
 

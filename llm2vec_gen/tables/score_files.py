@@ -12,8 +12,9 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.tables.base import Table
-from llm2vec_gen.types import InputError, Score
+from llm2vec_gen.types import Score
 
 NUMBER = frozenset({int, float})  # the types of JSON values are compared exactly: a bool is no int
 KINDS: dict[Any, tuple[frozenset[type], str]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import Protocol
 
 from llm2vec_gen.tables.base import MISSING, Cell, Grid, Table
 from llm2vec_gen.types import Score
@@ -12,20 +12,27 @@ from llm2vec_gen.types import Score
 LOSS = "train/"
 """Prefix of the results that are losses; all others are scores, "evaluation/category"."""
 LOWER_IS_BETTER = "harmful_retrieval"
+FILE = "sweep.md"
 
 
-@dataclass(frozen=True)
-class Job:
-    """One job: its overrides, its results by name (losses as they are, scores from 0 to 1), what became of it.
+class Job(Protocol):
+    """One job of a sweep, such as a `sweeps.status.Status`.
 
-    state   "done", or why it has no results
+    results          losses as they are, scores from 0 to 1, by name
+    state            running, done or failed; `observed_state` also tells a process that died
+    skipped          the earlier job whose result was reused
     """
 
     number: int
-    overrides: Sequence[str]
-    results: Mapping[str, float]
-    state: str = "done"
-    error: str | None = None
+    overrides: list[str]
+    results: dict[str, float]
+    state: str
+    error: str | None
+    folder: str | None
+    skipped: str | None
+
+    @property
+    def observed_state(self) -> str: ...
 
 
 class SweepTable(Table):
@@ -58,6 +65,23 @@ class SweepTable(Table):
                 corner="job",
             )
         ]
+
+
+def markdown(jobs: Sequence[Job]) -> str:
+    """Return Markdown: the overrides of all jobs in one line, then a row for each job; failed ones stand out."""
+    shared, own = split_overrides([job.overrides for job in jobs])
+    names = result_names([job.results for job in jobs])
+    rows = [["job", "overrides", "state", *result_headings(names), "folder or error"]]
+    for job, text in zip(jobs, own, strict=True):
+        results = [result_text(name, job.results.get(name)) for name in names]
+        rows.append([str(job.number), text, _mark(job), *results, _result(job)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    lines = ["| " + " | ".join([*map(str.ljust, row[:-1], widths), row[-1]]) + " |" for row in rows]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in [*widths, 15]) + "|")
+    head = [f"every job: {' '.join(shared)}", ""] if shared else []
+    done = sum(job.state == "done" for job in jobs)
+    foot = [explanation(names), ""] if names else []
+    return "\n".join([*head, *lines, "", *foot, f"{done} of {len(jobs)} jobs done"]) + "\n"
 
 
 def split_overrides(jobs: Sequence[Sequence[str]]) -> tuple[list[str], list[str]]:
@@ -107,8 +131,17 @@ def _cell(name: str, value: float | None) -> Cell:
 def _reason(job: Job, row: str, headings: Mapping[str, str]) -> str:
     """Why a job has missing cells; empty where it has none."""
     missing = [heading for name, heading in headings.items() if name not in job.results]
-    if job.state != "done":
-        return f"{row}: {job.state}{f', {job.error}' if job.error else ''}."
+    if job.observed_state != "done":
+        return f"{row}: {job.observed_state}{f', {job.error}' if job.error else ''}."
     if not headings or not missing:
         return ""
     return f"{row}: done, but its artifacts have no {', '.join(missing)}."
+
+
+def _mark(job: Job) -> str:
+    state = job.observed_state if job.state == "done" else job.observed_state.upper()
+    return f"{state} (earlier)" if job.skipped else state
+
+
+def _result(job: Job) -> str:
+    return (job.error if job.state == "failed" else job.folder) or "-"

@@ -10,10 +10,11 @@ import lightning
 import numpy as np
 import torch
 
-from llm2vec_gen.training import ranks
+from llm2vec_gen.distributed import collectives
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.training.loader import BatchLoader, Counts, Shuffle
 from llm2vec_gen.training.settings import TrainingSettings
-from llm2vec_gen.types import Batch, Completion, InputError
+from llm2vec_gen.types import Batch, Completion
 
 
 class Rows(Protocol):
@@ -35,7 +36,7 @@ class TrainingData(lightning.LightningDataModule):
     def train_dataloader(self) -> BatchLoader:
         """One loader for the whole run."""
         settings = self.settings
-        order = Shuffle(self._rows, settings.batch_size, self.seed, ranks.rank(), ranks.world_size())
+        order = Shuffle(self._rows, settings.batch_size, self.seed, collectives.rank(), collectives.world_size())
         self._loader = BatchLoader(
             lambda step: self.batch(step, order.rows(step)), settings.max_steps, settings.prefetch_batches
         )
@@ -53,7 +54,7 @@ class TrainingData(lightning.LightningDataModule):
     def counts(self) -> dict[str, int]:
         """What was trained on so far, over all ranks."""
         own = {} if self._loader is None else dict(self._loader.counts)
-        parts = ranks.all_gather(own)
+        parts = collectives.all_gather(own)
         return {name: sum(part[name] for part in parts) for name in own}
 
 

@@ -19,7 +19,8 @@ from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from llm2vec_gen.training import ranks
+from llm2vec_gen.distributed import collectives
+from llm2vec_gen.errors import InputError, one_line
 from llm2vec_gen.training.callbacks import (
     EndedEarly,
     MetricLog,
@@ -34,7 +35,7 @@ from llm2vec_gen.training.datamodule import CompletionData, Rows
 from llm2vec_gen.training.metrics_file import MetricsFile
 from llm2vec_gen.training.module import TrainingModule
 from llm2vec_gen.training.settings import TrainerSettings, TrainingSettings, check_losses, weight_of
-from llm2vec_gen.types import InputError, TargetMoments, one_line
+from llm2vec_gen.types import TargetMoments
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ def run(
     """
     folder.mkdir(parents=True, exist_ok=True)
     devices = _devices(trainer_settings)
-    if ranks.rank() == 0:
+    if collectives.rank() == 0:
         settings.warn_of_short_run()
     resume = ResumeCheckpoint(folder / RESUME, settings.checkpoint_every_n_steps, identity)
     start = _start(resume.path, identity)
@@ -167,7 +168,7 @@ def run(
             f"config that may end it; saved in {resume.path}: the same command continues from there. A callback of "
             "your own whose stop counts as finished needs the class attribute stops_training = True"
         )
-    if trainer.global_step < settings.max_steps and ranks.rank() == 0:
+    if trainer.global_step < settings.max_steps and collectives.rank() == 0:
         log.info("train: ended after step %d of %d by %s", trainer.global_step, settings.max_steps, ", ".join(rules))
     last = {name.removeprefix("train/"): value for name, value in curve.last().items() if name != "step"}
     return {"steps": trainer.global_step, **last}
@@ -181,13 +182,13 @@ def _configure(model: Any, settings: TrainingSettings) -> None:
 
 def _devices(settings: TrainerSettings) -> dict[str, Any]:
     """Return Lightning's arguments for the devices; initialise the process group, if there is one."""
-    from llm2vec_gen.training.strategies import ReplicatedStrategy, ShardedStrategy
+    from llm2vec_gen.distributed.strategies import ReplicatedStrategy, ShardedStrategy
 
     settings.check_world_size()
     devices = {"accelerator": "gpu" if settings.on_gpu else "cpu", "devices": settings.devices}
     if not settings.uses_process_group:  # also inside of a Slurm job, which Lightning would ask for more
         return devices | {"plugins": [LightningEnvironment(), LocalCheckpointIO()]}
-    ranks.init_process_group(settings.on_gpu)
+    collectives.init_process_group(settings.on_gpu)
     kind = ShardedStrategy if settings.strategy == "fsdp" else ReplicatedStrategy
     plugins = [TorchElasticEnvironment(), LocalCheckpointIO()]
     return devices | {"num_nodes": settings.num_nodes, "strategy": kind(), "plugins": plugins}
@@ -250,7 +251,7 @@ def _explain_interruption(model: Any, settings: TrainingSettings, path: Path) ->
     try:
         yield
     except Stopped as stop:
-        if ranks.rank() == 0:
+        if collectives.rank() == 0:
             print(
                 f"stopped by signal {stop.signum} after step {stop.step} of {settings.max_steps}; saved in {path}: "
                 "the same command continues from there",

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from llm2vec_gen.training import ranks
-from llm2vec_gen.types import Batch, InputError
+from llm2vec_gen.distributed import collectives
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.types import Batch
 
 Counts = Mapping[str, int]
 
@@ -67,13 +68,15 @@ class BatchLoader:
         return self._steps
 
     def state_dict(self) -> dict[str, Any]:
-        parts = ranks.all_gather(dict(self.counts))
+        parts = collectives.all_gather(dict(self.counts))
         counts = {name: sum(part[name] for part in parts) for name in self.counts}
         return {"position": self.position, "counts": counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.position = state["position"]
-        self.counts = Counter({name: value if ranks.rank() == 0 else 0 for name, value in state["counts"].items()})
+        self.counts = Counter(
+            {name: value if collectives.rank() == 0 else 0 for name, value in state["counts"].items()}
+        )
 
     def __iter__(self) -> Iterator[Batch]:
         self.close()

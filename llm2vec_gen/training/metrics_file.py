@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from llm2vec_gen.artifacts.files import check_disk_space, replacing
+from llm2vec_gen.atomic_files import check_disk_space, replacing
 
 
 class MetricsFile(Logger):

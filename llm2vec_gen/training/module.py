@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from llm2vec_gen.training import ranks
-from llm2vec_gen.training.finite import FiniteGuard
+from llm2vec_gen.distributed import collectives
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.training.callbacks.finite import FiniteGuard
 from llm2vec_gen.training.metrics import OBSERVED, IntervalMeans, observe
 from llm2vec_gen.training.settings import TrainingSettings, check_losses, weight_of
-from llm2vec_gen.types import Batch, InputError
+from llm2vec_gen.types import Batch
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class TrainingModule(lightning.LightningModule):
         """Weighted sum of the losses over the effective batch."""
         output = self.model(batch)
         values = {name: loss(self.model, output, batch) for name, loss in self.losses.items()}
-        if ranks.world_size() > 1:
+        if collectives.world_size() > 1:
             values = {name: value * self._rank_scale(self.losses[name], batch, value) for name, value in values.items()}
         total = torch.stack([weight_of(self.losses[name]) * value for name, value in values.items()]).sum()
         own = {name: value.detach() for name, value in values.items()}
@@ -72,7 +73,7 @@ class TrainingModule(lightning.LightningModule):
         if not hasattr(loss, "terms"):
             return 1.0
         terms = torch.tensor(loss.terms(batch), dtype=value.dtype, device=value.device)
-        return terms * ranks.world_size() / ranks.all_reduce_sum(terms)
+        return terms * collectives.world_size() / collectives.all_reduce_sum(terms)
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Clip all trainables together at `gradient_clip`; the logged norm is that before clipping."""
@@ -99,7 +100,7 @@ class TrainingModule(lightning.LightningModule):
         means = dict(zip(self.running_means.names, self.running_means.compute().tolist(), strict=True))
         self.running_means.reset()
         seconds = time.perf_counter() - self._since
-        tokens = sum(ranks.all_gather(self._tokens))
+        tokens = sum(collectives.all_gather(self._tokens))
         suffix = getattr(self.model, "suffix", None)
         self.latest = {
             **{f"train/{name}": value for name, value in means.items()},
@@ -161,7 +162,7 @@ class TrainingModule(lightning.LightningModule):
         if self.trainer.global_step == 0:
             self.initialize()
         if self._restored is not None:
-            self.running_means.restore(self._restored, keep=ranks.rank() == 0)
+            self.running_means.restore(self._restored, keep=collectives.rank() == 0)
             self._restored = None
         self._start_interval()
 
@@ -170,7 +171,7 @@ class TrainingModule(lightning.LightningModule):
         self.guard.check()
         trainables = self.trainables()
         checkpoint["state_dict"] = {name: checkpoint["state_dict"][name] for name in trainables}
-        checkpoint["interval"], checkpoint["ranks"] = self.running_means.saved(), ranks.world_size()
+        checkpoint["interval"], checkpoint["ranks"] = self.running_means.saved(), collectives.world_size()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises InputError unless the checkpoint holds exactly the trainables of this module, in their shapes."""
@@ -184,5 +185,7 @@ class TrainingModule(lightning.LightningModule):
                 "`resume` folder to start anew"
             )
         self._compared = True  # by the run that is continued
-        scale = ranks.world_size() / checkpoint.get("ranks", 1)  # sums over all ranks, of which there may be more now
+        scale = collectives.world_size() / checkpoint.get(
+            "ranks", 1
+        )  # sums over all ranks, of which there may be more now
         self._restored = {name: value * scale for name, value in checkpoint["interval"].items()}

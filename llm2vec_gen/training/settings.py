@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from llm2vec_gen.artifacts.identity import RUNTIME_KEYS
-from llm2vec_gen.types import InputError, check_integer
+from llm2vec_gen.distributed.environment import env_world_size
+from llm2vec_gen.errors import InputError, check_integer
 
 log = logging.getLogger(__name__)
 
@@ -199,21 +200,6 @@ class TrainerSettings:
             below = batch_size // self.world_size * self.world_size
             sizes = " or ".join(str(size) for size in (below, below + self.world_size) if size)
             raise InputError(f"{name}={batch_size} does not divide over {self.world_size} processes; take {sizes}")
-
-
-def env_world_size() -> int | None:
-    """Return how many processes torchrun, srun or the job's launcher started as a group; None without a group."""
-    if "WORLD_SIZE" in os.environ:
-        return int(os.environ["WORLD_SIZE"])
-    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))  # set inside of srun, not in the batch script around it
-    return tasks if tasks > 1 else None
-
-
-def env_rank() -> int:
-    """Return the rank of this process in that group, initialised or not; 0 without a group."""
-    if "RANK" in os.environ:
-        return int(os.environ["RANK"])
-    return int(os.environ.get("SLURM_PROCID", "0")) if env_world_size() else 0
 
 
 def check_losses(losses: Mapping[str, Any] | None) -> None:

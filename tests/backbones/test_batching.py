@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from llm2vec_gen.backbones.batching import common_prefix, inverse, micro_batches, offsets
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 
 def test_bundles_are_sorted_and_within_the_budget():

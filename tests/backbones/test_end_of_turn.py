@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.backbones.end_of_turn import end_of_turn
 from tests.builders import END, FAMILIES, tiny_backbone_folder, tiny_tokenizer
 

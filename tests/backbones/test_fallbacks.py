@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from llm2vec_gen.backbones import checkpointing, compilation, fallbacks, frozen_linear, lean_steps, token_loss, varlen
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones import compilation, fallbacks, frozen_linear, token_loss
+from llm2vec_gen.backbones.backbone import Backbone
+from llm2vec_gen.backbones.execution import checkpointing, fast_decoding, varlen
 from tests.backbones.tiny import backbone, other_lm, rows, tiny_lm
 
 CACHED = (frozen_linear._missing, token_loss._no_liger, varlen.varlen_attention)
@@ -48,7 +49,7 @@ def test_decoding_through_the_models_own_modules(family, reason):
 
 def test_fast_decoding_that_disagrees(monkeypatch):
     frozen = backbone()
-    monkeypatch.setattr(lean_steps, "agrees", lambda *given: False)
+    monkeypatch.setattr(fast_decoding, "agrees", lambda *given: False)
     once(lambda: frozen.generate(rows(3, 5), 2), "Qwen3ForCausalLM decodes through.*fast decoding gives other states")
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from benchmarks.plain import Plain
-from llm2vec_gen.backbones.base import Backbone
-from llm2vec_gen.backbones.lean_steps import FastDecoder
+from llm2vec_gen.backbones.backbone import Backbone
+from llm2vec_gen.backbones.execution.decoding import PackedDecoder
+from llm2vec_gen.backbones.execution.fast_decoding import FastDecoder
 from llm2vec_gen.backbones.sampling import Sampler
-from llm2vec_gen.backbones.stepping import PackedDecoder
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 from tests.backbones.tiny import FAMILIES, backbone, close, rows, tiny_lm
 
 WAYS = ("packed", "padded")

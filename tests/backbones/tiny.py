@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from llm2vec_gen.backbones.base import Backbone
-from llm2vec_gen.backbones.padded import PaddedRunner
+from llm2vec_gen.backbones.backbone import Backbone
+from llm2vec_gen.backbones.execution.padded import PaddedRunner
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,

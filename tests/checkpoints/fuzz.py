@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2vec_gen import LLM2VecGen, checkpoints
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 from tests.checkpoints.samples import FAMILIES, same, saved
 
 SECONDS, MEMORY = 20, 6 << 30

@@ -8,7 +8,7 @@ import pytest
 
 from llm2vec_gen import checkpoints
 from llm2vec_gen.checkpoints.card import model_card, trainable_parameters
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 from tests.checkpoints.samples import FAMILIES, NAMES, same, sample, saved
 
 

@@ -15,7 +15,7 @@ import torch
 
 from llm2vec_gen import LLM2VecGen, checkpoints
 from llm2vec_gen.checkpoints import hub
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 from tests.checkpoints.samples import FAMILIES, same, sample, saved
 
 SECRET = "hf_secretsecretsecret"

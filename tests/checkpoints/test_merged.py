@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from llm2vec_gen import LLM2VecGen, checkpoints
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.checkpoints import merged
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 from tests.builders import END, SPECIAL, appending_end, tiny_backbone_folder
 from tests.checkpoints.samples import FAMILIES, NAMES, same, sample, saved
 
@@ -51,7 +51,7 @@ def test_the_code_of_its_readme_gives_the_same_vectors(name: str, tmp_path: Path
 def test_our_own_suffix_with_and_without_spare_rows(family: str, spare: int, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    from llm2vec_gen.backbones.base import Backbone
+    from llm2vec_gen.backbones.backbone import Backbone
 
     folder = tiny_backbone_folder(tmp_path, family=family)
     if spare == 0:  # a tokenizer that fills the whole matrix

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from llm2vec_gen import checkpoints
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 from tests.checkpoints.samples import same, sample, saved, sign
 
 

@@ -17,9 +17,10 @@ import pytest
 import torch
 
 from llm2vec_gen import LLM2VecGen
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.losses.alignment import AlignmentLoss
 from llm2vec_gen.losses.reconstruction import ReconstructionLoss
-from llm2vec_gen.types import Batch, InputError
+from llm2vec_gen.types import Batch
 from tests.checkpoints.samples import FAMILIES, NAMES
 
 FIXTURE = Path(__file__).parents[3] / "shared" / "fixtures" / "reference_qwen3_10"

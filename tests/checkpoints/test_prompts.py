@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from llm2vec_gen import LLM2VecGen, checkpoints
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.checkpoints import native
 from llm2vec_gen.checkpoints.prompts import GENERATIVE, prompts
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.integrations.convert import convert
-from llm2vec_gen.types import InputError
 from tests.builders import tiny_backbone_folder
 
 OWN = {"categories": {"retrieval": "answer:", "sts": "say:"}, "tasks": {"SciFact": "check:"}, "documents": "sum up:"}

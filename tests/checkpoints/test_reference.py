@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llm2vec_gen import checkpoints
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 from tests.checkpoints.samples import FAMILIES, published
 
 ROWS = "base_model.model.embed_tokens.trainable_tokens_delta"

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from llm2vec_gen.checkpoints import tokenizer_files
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 from tests.builders import END, FAMILIES, appending_end, tiny_tokenizer
 
 NAMES = ["<a1>", "<a2>", "<a3>"]

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from llm2vec_gen.config.renamed import current_overrides
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 
 def test_an_alias_is_replaced_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:

@@ -5,7 +5,8 @@ import random
 import pytest
 
 from llm2vec_gen.data.base import HashSet, QuerySource, Row, check_columns, row_from
-from llm2vec_gen.types import InputError, Query
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.types import Query
 from llm2vec_gen.types import QuerySource as QuerySourceProtocol
 
 

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from llm2vec_gen.data.hub import HubDataset, split_name
-from llm2vec_gen.types import InputError, Query
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.types import Query
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from llm2vec_gen.data.pocket import Pocket
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.pocket import world
-from llm2vec_gen.types import InputError
 
 
 def test_splits_are_the_worlds_pairs():

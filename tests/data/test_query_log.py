@@ -9,7 +9,8 @@ import pyarrow.parquet
 import pytest
 
 from llm2vec_gen.data.query_log import QueryLog
-from llm2vec_gen.types import InputError, Query
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.types import Query
 
 ROWS = [
     {"id": "a", "question": "What is red?", "reply": "A colour, mostly."},

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from llm2vec_gen.encoders.base import length_sorted_batches, mean_of, padded, tokenized
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 
 def test_batches_hold_every_row_once_within_the_budget():

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from llm2vec_gen.encoders.cached import CachedEncoder, Shards, keys
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 TEXTS = [f"text {number} " + "long " * (number % 7) for number in range(50)]
 

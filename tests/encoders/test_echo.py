@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.encoders.echo import TEMPLATE, Echo
-from llm2vec_gen.types import Encoder, InputError
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.types import Encoder
 from tests.builders import FAMILIES, appending_end, tiny_backbone_folder
 
 TEXTS = ["the cat sat on the mat", "a", "What is the capital of France? \u2603", "legs {text} legs", "how many " * 9]

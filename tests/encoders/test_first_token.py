@@ -5,7 +5,8 @@ import torch
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from llm2vec_gen.encoders.first_token import FirstToken
-from llm2vec_gen.types import Encoder, InputError
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.types import Encoder
 from tests.builders import tiny_tokenizer
 
 TEXTS = ["the cat sat on the mat", "a", "What is the capital of France? \u2603", "how many legs " * 9]

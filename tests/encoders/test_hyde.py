@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.encoders import hyde
 from llm2vec_gen.encoders.hyde import HyDE, identity
 from llm2vec_gen.encoders.mean_pool import MeanPool

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.encoders import pooled
 from llm2vec_gen.encoders.last_token import LastToken
 from llm2vec_gen.types import Encoder

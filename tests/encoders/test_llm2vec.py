@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llm2vec_gen.encoders.llm2vec import LLM2Vec
-from llm2vec_gen.types import Encoder, InputError
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.types import Encoder
 from tests.builders import FAMILIES, lora_adapter_folder, tiny_backbone_folder
 
 TEXTS = [

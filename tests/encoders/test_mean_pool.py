@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.encoders import pooled
 from llm2vec_gen.encoders.mean_pool import MeanPool
 from llm2vec_gen.types import Encoder, Query

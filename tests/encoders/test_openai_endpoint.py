@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from llm2vec_gen.encoders.openai_endpoint import OpenAIEndpoint
-from llm2vec_gen.types import Encoder, InputError
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.types import Encoder
 
 pytest.importorskip("openai")
 KEY = "sk-very-secret-key-0123456789"

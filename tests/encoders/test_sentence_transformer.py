@@ -9,7 +9,8 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from transformers import AutoModel, AutoTokenizer
 
 from llm2vec_gen.encoders.sentence_transformer import SentenceTransformerEncoder
-from llm2vec_gen.types import Encoder, InputError
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.types import Encoder
 from tests.builders import tiny_backbone_folder
 
 TEXTS = ["the cat sat on the mat", "a", "What is the capital of France? \u2603", "how many legs " * 9]

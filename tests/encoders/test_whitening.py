@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llm2vec_gen.encoders.mean_pool import MeanPool
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 
 
 class Backbone:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.evaluations.base import Evaluation
-from llm2vec_gen.types import Encoder, InputError, Instruction, Score
+from llm2vec_gen.types import Encoder, Instruction, Score
 
 
 class Letters:

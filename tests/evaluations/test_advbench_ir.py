@@ -8,10 +8,10 @@ import statistics
 import pytest
 import torch
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.evaluations.advbench_ir import AdvBenchIR, chunks
 from llm2vec_gen.evaluations.base import Evaluation
 from llm2vec_gen.evaluations.instructions import InstructionTable
-from llm2vec_gen.types import InputError
 
 
 def words(start, n):

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from llm2vec_gen.errors import closest
 from llm2vec_gen.evaluations.base import data_revision, encoder_name
 from llm2vec_gen.pocket import world
-from llm2vec_gen.types import closest
 
 
 def test_revision_changes_with_the_data_and_only_then():

@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.evaluations.base import Evaluation
 from llm2vec_gen.evaluations.bright import Bright
 from llm2vec_gen.evaluations.instructions import InstructionTable
-from llm2vec_gen.types import InputError
 
 INSTRUCTION = InstructionTable({"reasoning": "Think:"}, documents="Sum up:")
 EXAMPLES = [

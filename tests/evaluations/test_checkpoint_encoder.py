@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llm2vec_gen import LLM2VecGen, artifacts, pipeline
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.checkpoints import native
 from llm2vec_gen.config import compose
-from llm2vec_gen.types import InputError, Score
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.types import Score
 from tests.builders import tiny_backbone_folder
 from tests.checkpoints.samples import FAMILIES
 from tests.evaluations.test_own_retrieval import CORPUS, QRELS, QUERIES

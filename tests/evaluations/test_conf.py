@@ -7,9 +7,10 @@ from pathlib import Path
 import hydra
 import pytest
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.evaluations.base import Evaluation, by_task
 from llm2vec_gen.evaluations.instructions import InstructionTable
-from llm2vec_gen.types import CATEGORIES, InputError, Instruction
+from llm2vec_gen.types import CATEGORIES, Instruction
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.evaluations.decoding import Decoding
-from llm2vec_gen.types import InputError, Query
+from llm2vec_gen.types import Query
 
 
 class Source:
@@ -79,7 +80,7 @@ def test_an_encoder_that_cannot_decode_is_skipped_and_the_log_says_so(caplog):
 
 
 def test_own_completions_are_greedy_answers_to_the_chat_prompt(tmp_path):
-    from llm2vec_gen.backbones.base import Backbone
+    from llm2vec_gen.backbones.backbone import Backbone
     from tests.builders import tiny_backbone_folder
 
     backbone = Backbone(str(tiny_backbone_folder(tmp_path)), device="cpu")

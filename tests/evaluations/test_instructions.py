@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.evaluations.instructions import InstructionTable, NoInstruction, PocketInstruction
-from llm2vec_gen.types import InputError, Instruction
+from llm2vec_gen.types import Instruction
 
 TABLE = InstructionTable({"sts": "compare:", "retrieval": ""}, {"STS17": "own:"}, documents="read:")
 

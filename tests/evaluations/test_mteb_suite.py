@@ -9,10 +9,10 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.evaluations import mteb_suite
 from llm2vec_gen.evaluations.instructions import InstructionTable, NoInstruction
 from llm2vec_gen.evaluations.mteb_suite import MtebSuite
-from llm2vec_gen.types import InputError
 
 ENGLISH = "MTEB(eng, v2)"
 

@@ -13,6 +13,7 @@ import torch
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.evaluations.base import Evaluation
 from llm2vec_gen.evaluations.instructions import InstructionTable, NoInstruction
 from llm2vec_gen.evaluations.own_classification import OwnClassification
@@ -20,7 +21,6 @@ from llm2vec_gen.evaluations.own_clustering import OwnClustering
 from llm2vec_gen.evaluations.own_pairs import OwnPairs
 from llm2vec_gen.evaluations.own_reranking import OwnReranking
 from llm2vec_gen.evaluations.own_sts import OwnSTS
-from llm2vec_gen.types import InputError
 
 
 class Letters:

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.evaluations.base import Evaluation
 from llm2vec_gen.evaluations.instructions import NoInstruction
 from llm2vec_gen.evaluations.own_retrieval import OwnRetrieval
-from llm2vec_gen.types import InputError
 
 QUERIES = [{"_id": "q1", "text": "ab"}, {"_id": "q2", "text": "cc"}, {"_id": "q3", "text": "never judged"}]
 CORPUS = [

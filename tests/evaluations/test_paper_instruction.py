@@ -7,8 +7,9 @@ import json
 
 import pytest
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.evaluations.paper_instruction import PaperInstruction
-from llm2vec_gen.types import InputError, Instruction
+from llm2vec_gen.types import Instruction
 
 TEXTS = {"ArguAna": "Argue:", "AdvBench-IR": "Respond:"}
 

@@ -9,10 +9,11 @@ from dataclasses import asdict
 import pytest
 import torch
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.evaluations.instructions import NoInstruction, PocketInstruction
 from llm2vec_gen.evaluations.pocket import Pocket
 from llm2vec_gen.pocket import world
-from llm2vec_gen.types import CATEGORIES, SAFETY_CATEGORIES, InputError
+from llm2vec_gen.types import CATEGORIES, SAFETY_CATEGORIES
 
 
 class Hashed:

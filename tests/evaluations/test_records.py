@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.evaluations.records import ID, LIST, TEXT, records
-from llm2vec_gen.types import InputError
 
 ROWS = [{"id": "1", "text": "one, two"}, {"id": "2", "text": "three"}]
 

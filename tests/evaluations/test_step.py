@@ -14,7 +14,8 @@ import pytest
 
 from llm2vec_gen import artifacts, pipeline
 from llm2vec_gen.config import Plan, compose
-from llm2vec_gen.types import InputError, Score
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.types import Score
 from tests.evaluations.test_own_retrieval import CORPUS, QRELS, QUERIES
 
 ROOT = Path(__file__).parents[2]

@@ -7,9 +7,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.generators.base import Generator, check_blank
 from llm2vec_gen.generators.endpoint import EndpointGenerator
-from llm2vec_gen.types import InputError, Query
+from llm2vec_gen.types import Query
 
 pytest.importorskip("openai")
 KEY = "sk-very-secret-key-0123456789"

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.generators.base import Generator
 from llm2vec_gen.generators.replay import Replay
-from llm2vec_gen.types import Completion, InputError, Query
+from llm2vec_gen.types import Completion, Query
 
 
 def test_answers_are_handed_on():

@@ -3,10 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.backbone import Backbone
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.generators.base import Generator
 from llm2vec_gen.generators.transformers import TransformersGenerator, model_sampling
-from llm2vec_gen.types import InputError, Query
+from llm2vec_gen.types import Query
 from tests.builders import FAMILIES, tiny_backbone_folder
 
 QUERIES = [

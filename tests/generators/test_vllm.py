@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from llm2vec_gen.encoders.hyde import identity
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.generators.vllm import VLLMGenerator
-from llm2vec_gen.types import InputError, Query
+from llm2vec_gen.types import Query
 from tests.builders import tiny_tokenizer
 
 

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from llm2vec_gen.config import Plan
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.scripts import entry
-from llm2vec_gen.types import InputError
 
 WRONG, BROKEN, GONE, KILLED, SLOW, LEFT = 102, 103, 104, 105, 106, 107
 

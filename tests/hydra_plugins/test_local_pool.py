@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hydra_plugins.llm2vec_gen_sweeps._slots import Slot, slots_of_cores, slots_of_gpus
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 from tests.hydra_plugins.sweeps import runs, start, statuses, sweep, wait_for
 
 POOL = "hydra/launcher=local_pool"

@@ -12,7 +12,7 @@ import pytest
 from hydra_plugins.llm2vec_gen_sweeps.grid import _check_group
 from hydra_plugins.llm2vec_gen_sweeps.search import OptunaSweeper
 from hydra_plugins.llm2vec_gen_sweeps.slurm import SlurmLauncher
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 from tests.hydra_plugins.sweeps import SCRIPT, runs, statuses, sweep
 
 SLURM = "hydra/launcher=slurm"

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from llm2vec_gen import LLM2VecGen, checkpoints
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.backbone import Backbone
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.integrations.convert import convert
-from llm2vec_gen.types import InputError
 from tests.builders import tiny_backbone_folder
 from tests.checkpoints.samples import FAMILIES, same, saved
 

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from llm2vec_gen import LLM2VecGen
 from llm2vec_gen.checkpoints.prompts import GENERATIVE
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.evaluations.instructions import NoInstruction
 from llm2vec_gen.evaluations.mteb_encoder import TASK_TYPES, MtebEncoder
 from llm2vec_gen.integrations import mteb as ours
-from llm2vec_gen.types import InputError
 from tests.checkpoints.samples import FAMILIES
 
 CHECKPOINT, BACKBONE = FAMILIES / "qwen2_5" / "checkpoint", str(FAMILIES / "qwen2_5" / "backbone")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.integrations.reference_api import LLM2VecGenModel
-from llm2vec_gen.types import InputError
 from tests.checkpoints.samples import FAMILIES
 
 

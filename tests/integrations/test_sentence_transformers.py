@@ -14,7 +14,7 @@ import yaml
 
 from llm2vec_gen import LLM2VecGen
 from llm2vec_gen.checkpoints.prompts import GENERATIVE, prompts
-from llm2vec_gen.types import InputError
+from llm2vec_gen.errors import InputError
 from tests.checkpoints.samples import FAMILIES
 
 sentence_transformers = pytest.importorskip("sentence_transformers")

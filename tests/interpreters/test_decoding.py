@@ -35,7 +35,7 @@ def test_one_reading_per_query_in_order_whatever_the_batches(batch_size):
 
 
 def test_on_the_real_model_it_is_what_decode_says(tmp_path):
-    from llm2vec_gen.backbones.base import Backbone
+    from llm2vec_gen.backbones.backbone import Backbone
     from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
     from tests.builders import tiny_backbone_folder
 

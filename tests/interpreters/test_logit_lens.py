@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.backbone import Backbone
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.interpreters.logit_lens import LogitLens
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
-from llm2vec_gen.types import InputError, Query
+from llm2vec_gen.types import Query
 from tests.builders import tiny_backbone_folder
 
 WORDS = ["<end>", " cat", "Cat", "dog", "  ", "\ufffd", " bird", "fish", "<think>", "unused row"]

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from llm2vec_gen import artifacts
 from llm2vec_gen.artifacts import Artifact
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.loggers.base import Job, JobLogger, job_logging, log_artifact, main_scores
-from llm2vec_gen.types import InputError, Reading, Score
+from llm2vec_gen.types import Reading, Score
 
 
 class Recorder:
@@ -91,7 +93,7 @@ def test_a_verb_inside_of_a_job_is_a_part_of_it(tmp_path: Path) -> None:
 def test_what_is_no_job_logger_is_left_alone(tmp_path: Path) -> None:
     asked: list[str] = []
     with job_logging([object()], lambda: asked.append("job")):
-        log_artifact([object()], tmp_path / "nowhere", 5)
+        log_artifact([object()], artifacts, tmp_path / "nowhere", 5)
     assert asked == []
 
 
@@ -105,11 +107,11 @@ def test_scores_and_readings_are_told_with_their_artifact(tmp_path: Path) -> Non
     read.finish()
     recorder = Recorder()
     assert isinstance(recorder, JobLogger)
-    log_artifact([recorder], made.folder, 5)
+    log_artifact([recorder], artifacts, made.folder, 5)
     assert recorder.logged == []  # of no job
     recorder.job = job(tmp_path)
     for artifact in (made, read):
-        log_artifact([recorder], artifact.folder, 5)
+        log_artifact([recorder], artifacts, artifact.folder, 5)
     metrics, table, first, readings, second = recorder.logged
     assert metrics == ("metrics", {"evaluate/teacher/pocket/sts/spearman": 0.5}, 5)
     assert table[1] == "evaluate/teacher/scores" and "spearman" in table[2][0] and "per_query" not in str(table)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.loggers.base import Job, job_logging
 from llm2vec_gen.loggers.tensorboard import TensorBoard
-from llm2vec_gen.types import InputError
 
 
 def test_the_event_file_holds_metrics_tables_and_histograms(tmp_path: Path) -> None:

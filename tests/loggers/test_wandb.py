@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from llm2vec_gen import artifacts
 from llm2vec_gen.artifacts import Artifact
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.loggers.base import Job, job_logging, log_artifact
 from llm2vec_gen.loggers.wandb import Wandb
-from llm2vec_gen.types import InputError
 from tests.builders import tiny_backbone_folder
 from tests.loggers.wandb_file import config, history, only, records, runs
 
@@ -46,7 +47,7 @@ def test_a_job_is_one_run_with_its_own_axes(tmp_path: Path) -> None:
         logger.log_metrics({"evaluate/m/e/t/f": 0.5}, 5)
         logger.log_table("interpret/readings", ["query", "text"], [["why", None], ["how", "so"]], 5)
         logger.log_histogram("train/suffix_norms", [1.0, 2.0, 2.0], 20)
-        log_artifact([logger], made.folder, 5)
+        log_artifact([logger], artifacts, made.folder, 5)
     (folder,) = runs(tmp_path)
     found = records(folder)
     (run,) = only(found, "run")

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from wandb.proto.wandb_internal_pb2 import Record
 
+from llm2vec_gen import artifacts
 from llm2vec_gen.artifacts import Artifact
 from llm2vec_gen.loggers import wandb_files
 from llm2vec_gen.loggers.base import Job, job_logging, log_artifact
@@ -157,7 +158,7 @@ def test_a_job_killed_after_its_training_has_the_whole_curve(tmp_path: Path, kil
     for _ in range(2):
         logger = Wandb(offline=True)
         with job_logging([logger], lambda: Job(RUN, "run", "student", {}, tmp_path)):
-            log_artifact([logger], made.folder, 60)
+            log_artifact([logger], artifacts, made.folder, 60)
         assert sorted(steps(tmp_path)) == list(range(1, 61))
 
 

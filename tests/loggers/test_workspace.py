@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.loggers import workspace
-from llm2vec_gen.types import InputError
 
 
 def test_its_panels_show_the_standard_views() -> None:

@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.losses.alignment import AlignmentLoss
-from llm2vec_gen.types import Batch, EncoderOutput, InputError, TargetMoments
+from llm2vec_gen.types import Batch, EncoderOutput, TargetMoments
 
 
 def loss_of(reduction: str, embedding: list[list[float]], targets: list[list[float]]) -> torch.Tensor:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.encoders.llm2vec import LLM2Vec
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.models.adapted_encoder import AdaptedEncoder, Lora, make_bidirectional, merge, states_of
-from llm2vec_gen.types import InputError
 from tests.builders import FAMILIES, lora_adapter_folder, tiny_backbone_folder, tiny_lm, tiny_tokenizer
 
 TEXTS = ["the cat sat on the mat", "a", "What is the capital of France?", "how many legs does a spider have " * 3]

@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import BloomConfig, GPT2Config
 
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.backbones.loading import max_positions
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
-from llm2vec_gen.types import InputError
 from tests.builders import tiny_backbone_folder
 
 TEXTS = ["how many legs?", "the moon", "the river runs to the sea"]

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from llm2vec_gen import LLM2VecGen, checkpoints
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.checkpoints import merged
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.models import initialization
-from llm2vec_gen.types import InputError
 from tests.backbones.tiny import other_lm
 from tests.builders import tiny_backbone_folder, tiny_tokenizer
 

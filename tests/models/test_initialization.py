@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.models.initialization import INITIAL_SPREAD
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 from llm2vec_gen.types import TargetMoments

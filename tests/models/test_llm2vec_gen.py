@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from benchmarks.plain import Plain
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.losses.alignment import AlignmentLoss
 from llm2vec_gen.losses.reconstruction import ReconstructionLoss
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
-from llm2vec_gen.types import Batch, InputError
+from llm2vec_gen.types import Batch
 from tests.backbones.tiny import FAMILIES, backbone, close, rows
 
 QUERIES, COMPLETIONS = (7, 3, 12, 7, 1, 0, 20), (5, 9, 1, 14, 5, 2, 8)

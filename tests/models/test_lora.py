@@ -7,8 +7,8 @@ import copy
 import pytest
 import torch
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.models.lora import QueryLora
-from llm2vec_gen.types import InputError
 from tests.builders import FAMILIES, tiny_lm
 
 

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from llm2vec_gen import LLM2VecGen
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.backbone import Backbone
 from tests.backbones.tiny import backbone, other_lm, rows
 from tests.builders import tiny_backbone_folder
 

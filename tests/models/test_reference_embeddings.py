@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llm2vec_gen import LLM2VecGen, checkpoints
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.models import reference_embeddings
 from tests.builders import tiny_backbone_folder
 

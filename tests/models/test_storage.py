@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from llm2vec_gen import LLM2VecGen
-from llm2vec_gen.backbones.base import Backbone
-from llm2vec_gen.types import InputError
+from llm2vec_gen.backbones.backbone import Backbone
+from llm2vec_gen.errors import InputError
 from tests.builders import tiny_backbone_folder
 
 TEXTS = [

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.tables.figures import Figure
 from llm2vec_gen.tables.matrix import Matrix
 from llm2vec_gen.tables.score_table import TableSet
-from llm2vec_gen.types import InputError, Score
+from llm2vec_gen.types import Score
 
 FIGURE = {"version": "v2", "table": "figure6_lite"}
 

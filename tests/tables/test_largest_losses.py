@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.tables.largest_losses import LargestLosses, short
 from llm2vec_gen.tables.score_table import TableSet
-from llm2vec_gen.types import MODEL, InputError, Reading, Score
+from llm2vec_gen.types import MODEL, Reading, Score
 
 
 def score(encoder, values, metric="ndcg", main=True):

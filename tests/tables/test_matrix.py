@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.tables.matrix import Matrix, cell_name
-from llm2vec_gen.types import InputError, Score
+from llm2vec_gen.types import Score
 
 
 def score(row, task, value, category="sts", evaluation="mteb_lite", seed=1):

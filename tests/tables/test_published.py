@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.tables.published import FOLDER, published
-from llm2vec_gen.types import InputError
 
 ALL = [
     (file.stem, table) for file in sorted(FOLDER.glob("*.yaml")) for table in yaml.safe_load(file.read_text())["tables"]

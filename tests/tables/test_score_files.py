@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.tables.score_files import gathered, read, read_for, write
 from llm2vec_gen.tables.score_table import ScoreTable
-from llm2vec_gen.types import InputError, Score
+from llm2vec_gen.types import Score
 
 FIELDS = ("encoder", "evaluation", "task", "category", "subset", "split", "metric")
 ROW = dict.fromkeys(FIELDS, "x") | {"value": 0.5}

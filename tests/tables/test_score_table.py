@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.tables.base import MISSING
 from llm2vec_gen.tables.score_table import ScoreTable, TableSet
-from llm2vec_gen.types import InputError, Score
+from llm2vec_gen.types import Score
 
 
 def score(encoder: str, task: str, category: str, value: float, **more) -> Score:

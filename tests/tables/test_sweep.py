@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from llm2vec_gen.tables.sweep import Job, SweepTable
+from pathlib import Path
+
+from llm2vec_gen.sweeps.status import Status
+from llm2vec_gen.tables.sweep import SweepTable
+
+
+def job(number: int, overrides: list[str], results: dict[str, float], state: str = "done", error: str | None = None):
+    return Status(Path(), number, "run", "", overrides, results=results, state=state, error=error)
+
 
 DONE = {"train/loss": 1.7154, "train/alignment": 0.95294, "pocket/retrieval": 0.0731, "pocket/harmful_retrieval": 0.4}
 
 
 def test_rows_are_what_differs_and_missing_cells_have_a_reason() -> None:
     jobs = [
-        Job(0, ["seed=1", "loss.alignment.weight=1"], DONE),
-        Job(1, ["seed=1", "loss.alignment.weight=0"], {"train/loss": 2.0, "pocket/retrieval": 0.1}),
-        Job(2, ["seed=1", "loss.alignment.weight=x"], {}, "failed", "x is wrong"),
+        job(0, ["seed=1", "loss.alignment.weight=1"], DONE),
+        job(1, ["seed=1", "loss.alignment.weight=0"], {"train/loss": 2.0, "pocket/retrieval": 0.1}),
+        job(2, ["seed=1", "loss.alignment.weight=x"], {}, "failed", "x is wrong"),
     ]
     (grid,) = SweepTable(jobs).grids()
     assert grid.rows == [f"loss.alignment.weight={value}" for value in "10x"]
@@ -23,6 +31,6 @@ def test_rows_are_what_differs_and_missing_cells_have_a_reason() -> None:
 
 
 def test_categories_of_two_evaluations_stay_apart() -> None:
-    (grid,) = SweepTable([Job(0, ["a=1"], {"one/sts": 0.5, "two/sts": 0.25})]).grids()
+    (grid,) = SweepTable([job(0, ["a=1"], {"one/sts": 0.5, "two/sts": 0.25})]).grids()
     assert grid.headings() == ["one/sts", "two/sts"]
     assert grid.texts() == [["50.0", "25.0"]]

@@ -15,12 +15,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from llm2vec_gen.backbones.base import Backbone
-from llm2vec_gen.training.lessons.mntp import MaskedNextTokenPrediction
-from llm2vec_gen.training.lessons.simcse import SimCSE
-from llm2vec_gen.training.lessons.supervised_contrastive import SupervisedContrastive
+from llm2vec_gen.backbones.backbone import Backbone
+from llm2vec_gen.training.llm2vec.objectives.mntp import MaskedNextTokenPrediction
+from llm2vec_gen.training.llm2vec.objectives.simcse import SimCSE
+from llm2vec_gen.training.llm2vec.objectives.supervised_contrastive import SupervisedContrastive
+from llm2vec_gen.training.llm2vec.teacher_training import LLM2VecTraining
 from llm2vec_gen.training.settings import TrainerSettings, TrainingSettings
-from llm2vec_gen.training.teaching import LLM2VecTraining
 from llm2vec_gen.types import Completion
 from tests.builders import tiny_lm, tiny_tokenizer
 from tests.training.worker import Signal

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.training.datamodule import CompletionData
 from llm2vec_gen.training.settings import TrainingSettings
-from llm2vec_gen.types import InputError
 from tests.training.stubs import SUFFIX, StubModel, StubRows, StubTargets
 
 

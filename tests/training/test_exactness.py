@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.plain import Plain
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.losses.alignment import AlignmentLoss
 from llm2vec_gen.losses.reconstruction import ReconstructionLoss
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.training.callbacks import Stopped
 from llm2vec_gen.training.fit import fit, target_moments
 from llm2vec_gen.training.metrics_file import MetricsFile
 from llm2vec_gen.training.settings import TrainerSettings, TrainingSettings
-from llm2vec_gen.types import InputError
 from tests.training.stubs import StubBackbone, StubModel, stub_data, stub_losses
 from tests.training.worker import SETTINGS, Signal, train
 

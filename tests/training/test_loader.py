@@ -7,8 +7,8 @@ from itertools import islice
 import numpy as np
 import pytest
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.training.loader import BatchLoader, Shuffle
-from llm2vec_gen.types import InputError
 
 
 def test_an_epoch_is_a_permutation_without_its_rest() -> None:

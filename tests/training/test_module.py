@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.training.datamodule import CompletionData
 from llm2vec_gen.training.fit import fit
 from llm2vec_gen.training.module import TrainingModule
 from llm2vec_gen.training.settings import TrainerSettings, TrainingSettings
-from llm2vec_gen.types import InputError
 from tests.training.stubs import StubModel, stub_data, stub_losses
 
 SETTINGS = TrainingSettings(

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from llm2vec_gen.training.settings import TrainerSettings, TrainingSettings, check_losses, env_rank, env_world_size
-from llm2vec_gen.types import InputError
+from llm2vec_gen.distributed.environment import env_rank, env_world_size
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.training.settings import TrainerSettings, TrainingSettings, check_losses
 
 
 @pytest.mark.parametrize(

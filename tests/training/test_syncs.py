@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llm2vec_gen.backbones.base import Backbone
+from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.losses.alignment import AlignmentLoss
 from llm2vec_gen.losses.reconstruction import ReconstructionLoss
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 from llm2vec_gen.training.callbacks import ProgressBar
+from llm2vec_gen.training.callbacks.snapshots import Snapshots
 from llm2vec_gen.training.fit import fit
 from llm2vec_gen.training.settings import TrainerSettings, TrainingSettings
-from llm2vec_gen.training.snapshots import Snapshots
 from tests.builders import tiny_backbone_folder
 from tests.training.stubs import StubModel, StubTargets, stub_data, stub_losses
 

@@ -1,0 +1,1 @@
+"""Processes of one job: launcher, worker, environment, collectives, strategies."""

@@ -1,0 +1,85 @@
+"""The metric that a search optimises: the last loss or a main score of a finished job, by name."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.types import MODEL, Score
+
+if TYPE_CHECKING:
+    from llm2vec_gen.config import Plan
+
+CURVE = "train/"
+
+
+def check(plan: Plan, name: str, step: str) -> None:
+    """Raise InputError unless a job of this plan and step will have the metric; the message lists those it will
+    have."""
+    known = [f"{CURVE}{loss}" for loss in ("loss", *plan.settings["loss"])] if step in ("run", "train") else []
+    if name in known:
+        return
+    if step in ("run", "evaluate"):
+        known += _of_scores(plan)
+    if name not in known:
+        has = ", ".join(known) or "no metric"
+        raise InputError(f"hydra.sweeper.metric={name} is unknown; experiments/{step}.py with this config has {has}")
+
+
+def read(plan: Plan, name: str) -> float:
+    """Return the metric of the trained model from the artifacts of a finished job."""
+    if name.startswith(CURVE):
+        return plan.curves()[name][-1][1]
+    evaluation, _, task = name.partition("/")
+    scores = [score for score in plan.scores() or () if score.main]
+    tasks = {task} if task else set(_tasks(plan, evaluation))
+    return statistics.fmean(score.value for score in scores if score.task in tasks)
+
+
+def results(plan: Plan, step: str) -> dict[str, float]:
+    """Return the final losses and mean main scores of a job, "train/<loss>" and "<evaluation>/<category>".
+
+    Only what complete artifacts have, in plain values: a job that failed after its training has its losses.
+    """
+    if step not in ("run", "train", "evaluate"):
+        return {}
+    encoder: str = MODEL if step == "train" else plan.settings["encoder"]
+    found: dict[str, float | None] = {}
+    counts = plan.counts("train") if encoder == MODEL else None
+    if counts is not None:
+        found = {f"{CURVE}{loss}": counts.get(loss) for loss in ("loss", *plan.settings["loss"])}
+    scores = plan.scores(encoder)
+    if scores is not None:
+        found |= _by_category(scores)
+    return {name: float(value) for name, value in found.items() if value is not None and math.isfinite(value)}
+
+
+def _by_category(scores: Iterable[Score]) -> dict[str, float | None]:
+    """The mean over the tasks of a category, a task's over its subsets; None where one of them is missing."""
+    tasks: dict[str, dict[str, list[float | None]]] = defaultdict(lambda: defaultdict(list))
+    for score in scores:
+        if score.main:
+            tasks[f"{score.evaluation}/{score.category}"][score.task].append(score.value)
+    return {name: _mean([_mean(values) for values in found.values()]) for name, found in tasks.items()}
+
+
+def _mean(values: list[float | None]) -> float | None:
+    return None if None in values else statistics.fmean(values)  # type: ignore[arg-type]
+
+
+def direction_of(name: str) -> str:
+    """Return the direction in which a metric is optimised."""
+    return "minimize" if name.startswith(CURVE) else "maximize"
+
+
+def _of_scores(plan: Plan) -> list[str]:
+    names = list(plan.settings.get("evaluation") or {})
+    return [*names, *(f"{name}/{task}" for name in names for task in _tasks(plan, name))]
+
+
+def _tasks(plan: Plan, evaluation: str) -> Iterable[str]:
+    return plan.build(f"evaluation.{evaluation}", instruction=plan.build("instruction")).tasks()

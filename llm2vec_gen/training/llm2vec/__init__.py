@@ -1,0 +1,1 @@
+"""Training an LLM2Vec teacher: its module, corpus and objectives."""

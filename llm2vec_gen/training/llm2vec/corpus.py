@@ -1,0 +1,184 @@
+"""The corpora of LLM2Vec training: the texts of a completions artifact, of a query source or of a triplet data set, as
+rows on disk.
+
+Rows are written once into a memory-mapped file, so that a corpus of any size is shuffled without being held.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm2vec_gen.atomic_files import replacing
+from llm2vec_gen.data.base import HashSet, QuerySource
+from llm2vec_gen.errors import InputError, one_line
+from llm2vec_gen.local_files import Record, columns_of, read_rows, value_of
+from llm2vec_gen.paths import PathOrId, on_disk
+
+ROWS_AT_A_TIME = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of a source, before it is split into the texts of an objective."""
+
+    id: str
+    query: str
+    completion: str | None = None
+    negative: str | None = None
+
+
+class Triplets:
+    """Queries, completions and hard negatives of a hub data set, or of one local file (see local_files), streamed.
+
+    negative_column null: pairs. Rows that lack one of the texts are left out, and counted in `report`.
+    """
+
+    def __init__(
+        self,
+        path: PathOrId,
+        name: str | None = None,
+        split: str = "train",
+        query_column: str = "query",
+        completion_column: str = "completion",
+        negative_column: str | None = "negative",
+        revision: str = "main",
+        limit: int | None = None,
+    ):
+        self.path, self.name, self.split, self.revision, self.limit = path, name, split, revision, limit
+        self.columns = [one for one in (query_column, completion_column, negative_column) if one]
+        self._rows, first = self._open()
+        missing = [column for column in self.columns if column not in first]
+        if missing:
+            there = ", ".join(first) or "none"
+            raise InputError(
+                f"teacher_training.corpus.path={path} has no column {', '.join(missing)}; its columns: {there}"
+            )
+        self.report = {"read": 0, "incomplete": 0}
+
+    def examples(self) -> Iterator[Example]:
+        """The rows in which every text is there."""
+        self.report = dict.fromkeys(self.report, 0)
+        for index, record in enumerate(itertools.islice(self._rows, self.limit)):
+            self.report["read"] += 1
+            texts = [value_of(record, column) for column in self.columns]
+            if all(isinstance(text, str) and text.strip() for text in texts):
+                yield Example(str(index), *texts)
+            else:
+                self.report["incomplete"] += 1
+
+    def _open(self) -> tuple[Any, dict[str, Any]]:
+        """The rows, and the first of them, {} of none."""
+        file = on_disk(self.path)
+        if file.is_file():
+            try:
+                return _LocalRows(file, self.columns), dict.fromkeys(columns_of(file) or [])
+            except InputError as error:
+                raise InputError(f"teacher_training.corpus.path={self.path} cannot be read: {error}") from error
+        import datasets
+
+        try:
+            rows = datasets.load_dataset(self.path, self.name, revision=self.revision, split=self.split, streaming=True)
+            return rows, next(iter(rows), {})
+        except (OSError, ValueError, RuntimeError, StopIteration, datasets.exceptions.DatasetsError) as error:
+            raise InputError(
+                f"teacher_training.corpus.path={self.path} cannot be read: {one_line(error):.300}"
+            ) from error
+
+
+@dataclass(frozen=True)
+class _LocalRows:
+    """Rows of a local file, from the start each time."""
+
+    file: Path
+    columns: list[str]
+
+    def __iter__(self) -> Iterator[Record]:
+        return (record for _, record in read_rows(self.file, columns=self.columns))
+
+
+class CorpusRows(Sequence[tuple[str, ...]]):
+    """Rows of texts on disk: row i is `texts` of what `ids[i]` names, all rows of equal length."""
+
+    def __init__(self, file: Path):
+        import pyarrow as pa
+
+        with pa.memory_map(str(file)) as source:
+            table = pa.ipc.open_file(source).read_all()
+        self._ids, *self._columns = table.columns
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, index: Any) -> Any:
+        if index >= len(self):
+            raise IndexError(index)
+        return tuple(column[int(index)].as_py() for column in self._columns)
+
+    def id(self, index: int) -> str:
+        """The id of a row."""
+        return self._ids[int(index)].as_py()
+
+
+def write_rows(file: Path, source: Any, reads: str, fields: Sequence[str]) -> CorpusRows:
+    """Write the rows of a source for objectives that read "texts" or "pairs", written beside the file and renamed.
+
+    Blank texts, and texts (or pairs) that stood in an earlier row, are left out.
+    """
+    import pyarrow as pa
+
+    rows = _texts(source, fields) if reads == "texts" else _pairs(source)
+    first = next(rows, None)
+    if first is None:
+        raise InputError(
+            f"the corpus has no {reads} to train on; set teacher_training.corpus to a source that has some"
+        )
+    names = ["id", *(f"text{place}" for place in range(len(first) - 1))]
+    schema = pa.schema([(name, pa.large_string()) for name in names])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        replacing(file) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, schema) as writer,
+    ):
+        rows = itertools.chain([first], rows)
+        while chunk := list(itertools.islice(rows, ROWS_AT_A_TIME)):
+            columns = [pa.array(column, pa.large_string()) for column in zip(*chunk, strict=True)]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+    return CorpusRows(file)
+
+
+def examples(source: Any) -> Iterator[Example]:
+    """The rows of a completions artifact, a query source, or anything with `examples()`."""
+    if hasattr(source, "examples"):
+        yield from source.examples()
+    elif isinstance(source, QuerySource):
+        for query in source.queries():
+            yield Example(query.id, query.text, query.answer)
+    else:
+        for start in range(0, len(source), ROWS_AT_A_TIME):
+            for row in source[start : start + ROWS_AT_A_TIME]:
+                yield Example(row.id, row.query, row.completion)
+
+
+def _texts(source: Any, fields: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """(id, text) of every different text in the named fields."""
+    seen = HashSet()
+    for example in examples(source):
+        for field in fields:
+            text = (getattr(example, field) or "").strip()
+            if text and seen.add(text):
+                yield f"{example.id}:{field}", text
+
+
+def _pairs(source: Any) -> Iterator[tuple[str, ...]]:
+    """(id, query, completion) or (id, query, completion, negative); each different one once."""
+    seen = HashSet()
+    for example in examples(source):
+        given = (example.query, example.completion or "", example.negative)
+        texts = [text.strip() for text in given if text is not None]
+        if all(texts) and seen.add("\0".join(texts)):
+            yield example.id, *texts

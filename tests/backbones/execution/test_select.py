@@ -1,0 +1,197 @@
+"""Both ways of running the model, against one row at a time through the plain model."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+from llm2vec_gen.backbones.backbone import Backbone
+from llm2vec_gen.backbones.execution import attention
+from llm2vec_gen.backbones.execution.packed import PackedRunner
+from llm2vec_gen.backbones.execution.padded import PaddedRunner
+from llm2vec_gen.backbones.execution.select import choose_runner
+from llm2vec_gen.backbones.kv_prefix import Prefix
+from tests.backbones.tiny import FAMILIES, backbone, close, rows, tiny_lm
+
+WAYS = ("packed", "padded")
+LENGTHS = (7, 7, 0, 3, 30, 1, 7)
+
+
+def alone(frozen: Backbone, ids: torch.Tensor) -> torch.Tensor:
+    lm = frozen.lm
+    lm.set_attn_implementation("eager")
+    states = lm.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0]
+    lm.set_attn_implementation(attention.ATTENTION if isinstance(frozen.runner, PackedRunner) else "sdpa")
+    return states
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_states_are_those_of_each_row_alone(family, way):
+    frozen = backbone(family, way=way)
+    ids = rows(*LENGTHS)
+    for budget in (5, 40, 1000):
+        frozen.max_tokens_per_micro_batch = budget
+        for states, row in zip(frozen.states(ids), ids, strict=True):
+            assert states.shape == (len(row), 32)
+            if len(row):
+                assert close(states, alone(frozen, row), 1e-6)
+
+
+@pytest.mark.parametrize("tile", [2, 64])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_suffix_after_prefix_is_the_end_of_the_whole(family, way, tile, monkeypatch):
+    monkeypatch.setattr(attention, "QUERY_TILE", tile)
+    frozen = backbone(family, way=way)
+    queries, tails = rows(*LENGTHS), rows(*[5] * len(LENGTHS), seed=8)
+    prefix = frozen.prefix_pass(queries)
+    assert prefix.lengths == list(LENGTHS) and not prefix.keys[0].requires_grad
+    found = frozen.suffix_pass(prefix, torch.stack([frozen.embed(tail) for tail in tails]))
+    for states, query, tail in zip(found, queries, tails, strict=True):
+        assert close(states, alone(frozen, torch.cat([query, tail]))[-5:], 1e-6)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_shared_beginning_is_computed_once_and_changes_nothing(way):
+    frozen = backbone(way=way)
+    shared, rests = rows(9, seed=4)[0], rows(6, 0, 3, 6)
+    whole = frozen.prefix_pass([torch.cat([shared, rest]) for rest in rests])
+    once = frozen.prefix_pass(rests, frozen.prefix_pass([shared]))
+    assert once.lengths == whole.lengths
+    for got, expected in zip(once.keys + once.values, whole.keys + whole.values, strict=True):
+        assert close(got, expected, 1e-6)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_query_has_any_token(way):
+    frozen = backbone(way=way)
+    prefix = frozen.prefix_pass(rows(0, 0))
+    tail = rows(4)[0]
+    states = frozen.suffix_pass(prefix, torch.stack([frozen.embed(tail)] * 2))
+    assert close(states[1], alone(frozen, tail), 1e-6)
+
+
+def test_full_pass_equals_prefix_and_suffix():
+    frozen = backbone()
+    queries, suffix = rows(4, 0, 9), torch.randn(3, 5, 32, dtype=torch.float64)
+    assert close(frozen.full_pass(queries, suffix), frozen.suffix_pass(frozen.prefix_pass(queries), suffix), 1e-9)
+
+
+def test_neighbours_of_one_shape_share_a_call_and_short_strangers_a_strip():
+    like = torch.zeros(1)
+    alike = attention.blocks([200, 200, 200], [0, 0, 0], like)
+    assert [(block.rows, block.query_length) for block in alike] == [(3, 200)]
+    strangers = attention.blocks([5, 6, 7], [2, 0, 1], like)
+    assert [(block.rows, block.query_length, block.past_length) for block in strangers] == [(1, 18, 3)]
+    allowed = (strangers[0].mask == 0).int()
+    assert allowed[:5, :2].all() and not allowed[5:, :2].any() and allowed[11:, 2].all()
+    assert torch.equal(allowed[:5, 3:8], torch.ones(5, 5, dtype=torch.int).tril()) and not allowed[:5, 8:].any()
+
+
+def test_prefix_rows_and_extend():
+    def prefix(lengths, start):
+        values = torch.arange(start, start + sum(lengths), dtype=torch.float32)[:, None, None]
+        return Prefix(list(lengths), [values], [values])
+
+    chosen = prefix([2, 0, 3], 0).rows([2, 0, 2])
+    assert chosen.lengths == [3, 2, 3] and chosen.keys[0].flatten().tolist() == [2, 3, 4, 0, 1, 2, 3, 4]
+    joined = Prefix.extend(prefix([1, 2], 0), prefix([2, 0], 10))
+    assert joined.lengths == [3, 2] and joined.values[0].flatten().tolist() == [0, 10, 11, 1, 2]
+
+
+def test_a_model_that_cannot_pack_says_so_once_and_runs_padded():
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, use_sliding_window=True, sliding_window=4, max_window_layers=1,
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match="Qwen2ForCausalLM cannot run packed.*sliding.*padded") as caught:
+        frozen = Backbone.of(Qwen2ForCausalLM(config).double(), None)
+    assert len(caught) == 1 and isinstance(frozen.runner, PaddedRunner)
+    ids = rows(12, 5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for states, row in zip(frozen.states(ids), ids, strict=True):
+            assert close(states, alone(frozen, row), 1e-6)
+        prefix = frozen.prefix_pass(ids)
+        suffix = frozen.suffix_pass(prefix, torch.stack([frozen.embed(rows(3)[0])] * 2))
+    assert close(suffix[0], alone(frozen, torch.cat([ids[0], rows(3)[0]]))[-3:], 1e-6)
+
+
+def test_a_model_whose_packed_states_are_wrong_runs_padded(monkeypatch):
+    monkeypatch.setattr(attention.Layout, "attend", lambda self, layer, q, k, v, scaling: q.transpose(1, 2))
+    monkeypatch.setattr(PackedRunner, "prefill", lambda self, vectors, lengths, prefix=None: None)
+    with pytest.warns(UserWarning, match="packed states differ"):
+        runner = choose_runner(tiny_lm("qwen3"))
+    assert isinstance(runner, PaddedRunner) and runner.lm.config._attn_implementation == "sdpa"
+
+
+def test_the_packed_model_is_still_an_ordinary_language_model():
+    frozen = backbone("llama")
+    reference = tiny_lm("llama")
+    ids = torch.stack(rows(6, 6))
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1], [1] * 6])
+    for arguments in ({"input_ids": ids}, {"input_ids": ids, "attention_mask": mask}):
+        expected = reference(**arguments).logits
+        got = frozen.lm(**arguments).logits
+        assert close(got[1], expected[1], 1e-9)
+        assert close(got[0, 2:], expected[0, 2:], 1e-9)
+
+
+def test_compilation_falls_back_with_one_warning(monkeypatch):
+    from llm2vec_gen.backbones import compilation
+
+    monkeypatch.setattr(compilation, "_cannot", lambda device: "no compiler")
+    with pytest.warns(UserWarning, match=r"torch.compile does not work here \(no compiler\)") as caught:
+        frozen = Backbone.of(tiny_lm("qwen3"), None, compile=True)
+    assert len(caught) == 1
+    assert close(frozen.states(rows(5))[0], alone(frozen, rows(5)[0]), 1e-6)
+
+
+def test_compilation_takes_norms_and_feed_forward_parts_alone(monkeypatch):
+    from llm2vec_gen.backbones import compilation
+
+    monkeypatch.setattr(compilation, "_cannot", lambda device: None)
+    compiled = []
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **options: compiled.append((type(self).__name__, options))
+    )
+    assert compilation.compile_parts(tiny_lm("qwen3")) == 9
+    assert {name for name, _ in compiled} == {"Qwen3MLP", "Qwen3RMSNorm"}
+    assert all(options == {"dynamic": True} for _, options in compiled)
+
+
+def test_variable_length_kernel_is_for_half_precision_on_cuda():
+    from llm2vec_gen.backbones.execution.varlen import varlen_attention
+
+    assert varlen_attention(torch.device("cpu"), torch.bfloat16) is None
+    assert varlen_attention(torch.device("cuda:0"), torch.float32) is None
+
+
+def test_the_check_of_a_kernel_accepts_the_right_one_and_no_other():
+    """A stand-in kernel on the CPU: bottom-right causal passes; top-left causal, or a leak between rows, does not."""
+    from llm2vec_gen.backbones.execution.varlen import _check
+
+    def kernel(q, k, v, query_ends, key_ends, longest_own, longest_both, scale, shift=True, leak=False):
+        outputs = []
+        for row in range(len(query_ends) - 1):
+            own, both = slice(*query_ends[row : row + 2].tolist()), slice(*key_ends[row : row + 2].tolist())
+            both = slice(0, both.stop) if leak else both
+            n, m = own.stop - own.start, both.stop - both.start
+            keys, values = (tensor[both].repeat_interleave(2, dim=1).float() for tensor in (k, v))
+            hidden = torch.ones(n, m, dtype=torch.bool).triu(m - n + 1 if shift else 1)
+            scores = torch.einsum("qhd,khd->hqk", q[own].float(), keys) * scale
+            share = scores.masked_fill(hidden, float("-inf")).softmax(-1)
+            outputs.append(torch.einsum("hqk,khd->qhd", share, values).to(q.dtype))
+        return torch.cat(outputs)
+
+    device = torch.device("cpu")
+    _check(kernel, device, torch.bfloat16)
+    for wrong in ({"shift": False}, {"leak": True}):
+        with pytest.raises(RuntimeError, match="differs from sdpa"):
+            _check(lambda *a, wrong=wrong: kernel(*a, **wrong), device, torch.bfloat16)

@@ -1,0 +1,75 @@
+"""executor=ray, with the real engine: two workers leave what a single process leaves."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.executors.ray import RayExecutor
+from tests.executors.test_local import check_alike, start
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A cluster of two cores, which the jobs find as they would one of many machines; a busy machine may need a try."""
+    ray = pytest.importorskip("ray")
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+    for left in (2, 1, 0):
+        try:
+            ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+            break
+        except Exception:
+            ray.shutdown()
+            if not left:
+                raise
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    yield
+    del os.environ["RAY_ADDRESS"]
+    ray.shutdown()
+
+
+def said_by(status: int, outputs: Path, *more: str) -> str:
+    """What a complete on the cluster says last, once it has ended with this exit status."""
+    job = start("complete", outputs, "executor=ray", *more)
+    _, said = job.communicate(timeout=400)
+    assert job.returncode == status, said
+    return said.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_two_workers_go_on_with_what_is_missing_and_make_the_same_parts(tmp_path: Path, cluster: None) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    jobs = [start("complete", two, "executor=range", "executor.index=1", "executor.of=2"), start("complete", one)]
+    assert [job.wait(timeout=200) for job in jobs] == [0, 0]
+    (first,) = two.glob("complete/*/rows-0000000004-0000000008.parquet")
+    before = first.stat().st_mtime_ns
+    assert said_by(0, two, "executor.workers=2").startswith("complete: rows 23, read 23")
+    check_alike(one, two, "complete")
+    assert first.stat().st_mtime_ns == before
+    for job in (start("embed", two, "executor=ray"), start("embed", one)):
+        _, said = job.communicate(timeout=400)
+        assert job.returncode == 0, said
+    check_alike(one, two, "embed")
+
+
+@pytest.mark.slow
+def test_what_is_wrong_in_a_worker_or_with_their_number_is_said_in_one_line(tmp_path: Path, cluster: None) -> None:
+    assert "llm2vec-gen-lightning[vllm]" in said_by(2, tmp_path, "executor.workers=1", "generator=vllm")
+    assert "2 CPUs, enough for 2" in said_by(2, tmp_path, "executor.workers=3")
+
+
+@pytest.mark.parametrize("given", [{"workers": 0}, {"gpus": -1}, {"cpus": 0}], ids=repr)
+def test_wrong_settings_are_refused(given: dict[str, int]) -> None:
+    with pytest.raises(InputError, match="executor."):
+        RayExecutor(**given)
+
+
+def test_without_the_library_it_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"llm2vec-gen-lightning\[ray\]"), RayExecutor().workers(list, "count"):
+        pass

@@ -1,0 +1,72 @@
+"""What a job is worth, read from its artifacts by name; a name that nothing has is refused with those there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llm2vec_gen.config import Plan, compose
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.sweeps import metric
+from llm2vec_gen.types import Score
+
+
+def scored(outputs: Path) -> Plan:
+    """A plan whose evaluation is on disk: two tasks of the pocket, one of decoding."""
+    plan = compose(f"paths.outputs={outputs}")
+    artifact = plan.artifact("evaluate")
+    values = {"retrieval": ("pocket", 0.2), "sts": ("pocket", 0.6), "decode_exact": ("decoding", 0.9)}
+    with artifact.lock():
+        for task, (evaluation, value) in values.items():
+            common = {"encoder": "x", "evaluation": evaluation, "task": task, "category": "c", "subset": "all"}
+            main = Score(**common, split="test", metric="main", value=value, main=True)
+            artifact.write_records(task, [main, Score(**common, split="test", metric="other", value=5.0)])
+        artifact.finish()
+    return plan
+
+
+def test_scores_are_read_by_evaluation_and_task(tmp_path: Path) -> None:
+    plan = scored(tmp_path)
+    assert metric.read(plan, "pocket") == pytest.approx(0.4)
+    assert metric.read(plan, "pocket/sts") == 0.6
+    assert metric.read(plan, "decoding") == 0.9
+
+
+def test_a_loss_is_the_last_of_its_curve(tmp_path: Path) -> None:
+    plan = compose(f"paths.outputs={tmp_path}")
+    folder = plan.artifact("train").folder
+    folder.mkdir(parents=True)
+    (folder / "metrics.csv").write_text("step,train/loss\n1,3.0\n2,2.5\n")
+    assert metric.read(plan, "train/loss") == 2.5
+
+
+def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
+    plan = compose(f"paths.outputs={tmp_path}")
+    for name, step in [
+        ("train/loss", "train"),
+        ("train/alignment", "run"),
+        ("pocket", "run"),
+        ("pocket/sts", "evaluate"),
+    ]:
+        metric.check(plan, name, step)
+    with pytest.raises(InputError, match="has train/loss, train/alignment, train/reconstruction$"):
+        metric.check(plan, "pocket", "train")
+    with pytest.raises(InputError, match="decoding, pocket/retrieval,.*decoding/decode_exact$"):
+        metric.check(plan, "pocket/nothing", "run")
+    with pytest.raises(InputError, match="has no metric"):
+        metric.check(plan, "train/loss", "complete")
+
+
+def test_losses_go_down_and_scores_up() -> None:
+    assert (metric.direction_of("train/loss"), metric.direction_of("pocket")) == ("minimize", "maximize")
+
+
+def test_results_are_the_losses_of_a_complete_training_and_the_scores_by_category(tmp_path: Path) -> None:
+    plan = scored(tmp_path)
+    assert metric.results(plan, "run") == {"pocket/c": pytest.approx(0.4), "decoding/c": 0.9}
+    plan.artifact("train").create()
+    plan.artifact("train").finish(loss=2.5, alignment=0.5, reconstruction=float("nan"), steps=3)
+    found = metric.results(plan, "train")
+    assert {name: found[name] for name in found if "train" in name} == {"train/loss": 2.5, "train/alignment": 0.5}
+    assert metric.results(plan, "complete") == {}
