@@ -163,11 +163,11 @@ def rows(outputs: Path) -> int:
 LATE = """
 import os, signal
 from llm2vec_gen.distributed.launcher import handle_sigterm
-from llm2vec_gen.training import ranks
+from llm2vec_gen.distributed import collectives
 signal.signal(signal.SIGTERM, handle_sigterm)
-ranks.init_process_group(gpu=False)
-end = ranks.dist.destroy_process_group
-ranks.dist.destroy_process_group = lambda: (os.kill(os.getpid(), signal.SIGTERM), end(), print("left"))
+collectives.init_process_group(gpu=False)
+end = collectives.dist.destroy_process_group
+collectives.dist.destroy_process_group = lambda: (os.kill(os.getpid(), signal.SIGTERM), end(), print("left"))
 """
 
 

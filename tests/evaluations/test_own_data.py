@@ -250,5 +250,5 @@ def test_reranking_pairs_without_a_kind(tmp_path):
     refused(OwnReranking, write(tmp_path / "a.csv", rows), "'x' has no irrelevant document", document="document")
     rows[1]["label"] = "0.5"
     refused(
-        OwnReranking, write(tmp_path / "a.csv", rows), "row 2: the label 0.5 is not a complete", document="document"
+        OwnReranking, write(tmp_path / "a.csv", rows), "row 2: the label 0.5 is no whole number", document="document"
     )
