@@ -97,7 +97,7 @@ class OwnClassification(OwnData):
                 self.path, len(unknown), classes, ", ".join(unknown[:5]),
             )  # fmt: skip
         train_texts, texts = ([self.text(row, self.text_column) for row in rows] for rows in (train, test))
-        return LabelledParts(train_texts, train_labels, [id_ for id_, _ in test], texts, labels)
+        return LabelledParts(train_texts, train_labels, [row.id for row in test], texts, labels)
 
     def _parts(self) -> tuple[list[Row], list[Row]]:
         """The rows to learn from and the scored rows: by column, by file, or drawn."""

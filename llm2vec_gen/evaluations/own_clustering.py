@@ -64,7 +64,7 @@ class OwnClustering(OwnData):
         rows = self.checked(self.scored_rows())
         labels = [self.label(row, self.label_column) for row in rows]
         self.check_classes(labels, self.label_column)
-        return Topics([id_ for id_, _ in rows], [self.text(row, self.text_column) for row in rows], labels)
+        return Topics([row.id for row in rows], [self.text(row, self.text_column) for row in rows], labels)
 
     def _describe(self, data: Topics) -> str:
         return f"{len(data.texts)} rows, {class_sizes(data.labels)}; {lengths(data.texts)}"

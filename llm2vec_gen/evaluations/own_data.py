@@ -10,20 +10,27 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from llm2vec_gen.errors import InputError, check_integer, closest
 from llm2vec_gen.evaluations.base import Evaluation, data_revision
-from llm2vec_gen.evaluations.records import records
+from llm2vec_gen.evaluations.records import located_records
 from llm2vec_gen.local_files import Record, column_names, value_of
 from llm2vec_gen.paths import PathOrId, on_disk
 from llm2vec_gen.types import Encoder, Instruction, Score
 
 log = logging.getLogger(__name__)
 
-Row = tuple[str, Record]  # the row's number in the file (its id in scores), and the row
 Values = Mapping[str, Mapping[str, float]]  # metric -> id -> value
 NO_NUMBER = float("nan")
+
+
+class Row(NamedTuple):
+    """A row, its number among all rows (its id in scores) and its place for messages, file:line."""
+
+    id: str
+    place: str
+    values: Record
 
 
 class OwnData(Evaluation):
@@ -131,12 +138,12 @@ class OwnData(Evaluation):
         """Return the rows of one part; all rows where the file has no parts. InputError where there are none."""
         local = on_disk(self.path)
         by_file = self.split_column is None and not local.is_file()
-        found = records(self.key + ".path", self.path, {}, None, split if by_file else None)
-        numbered = [(str(number), row) for number, row in enumerate(found, 1)]
+        found = located_records(self.key + ".path", self.path, {}, None, split if by_file else None)
+        rows = [Row(str(number), place, row) for number, (place, row) in enumerate(found, 1)]
         if self.split_column is not None:
-            self._check_column("split_column", self.split_column, found[0])
-            return self._of_part(numbered, split)
-        return numbered
+            self._check_column("split_column", self.split_column, rows[0])
+            return self._of_part(rows, split)
+        return rows
 
     def scored_rows(self) -> list[Row]:
         """Return the rows that are scored: those of the split, or a seeded fraction of a single file."""
@@ -150,7 +157,7 @@ class OwnData(Evaluation):
                 f"{self.key}.test_fraction={self.test_fraction} of the {len(rows)} rows of {self.path} is no row; "
                 "raise it, or set it to null"
             )
-        return sorted(random.Random(self.split_seed).sample(rows, count), key=lambda row: int(row[0]))
+        return sorted(random.Random(self.split_seed).sample(rows, count), key=lambda row: int(row.id))
 
     def check_single_file(self) -> None:
         """Raise InputError where a fraction is asked of something that has parts already."""
@@ -162,17 +169,17 @@ class OwnData(Evaluation):
 
     def _of_part(self, rows: Sequence[Row], split: str) -> list[Row]:
         column = str(self.split_column)
-        found = [(id_, row) for id_, row in rows if str(value_of(row, column)) == split]
+        found = [row for row in rows if str(value_of(row.values, column)) == split]
         if not found:
-            parts = Counter(str(value_of(row, column)) for _, row in rows)
+            parts = Counter(str(value_of(row.values, column)) for row in rows)
             raise InputError(
                 f"{self.key}: no row of {self.path} has {split!r} in its column {column!r}; expected one of "
                 f"{closest(split, list(parts))}"
             )
         return found
 
-    def _check_column(self, setting: str, column: str, row: Record) -> None:
-        if column not in (names := column_names(row)):
+    def _check_column(self, setting: str, column: str, row: Row) -> None:
+        if column not in (names := column_names(row.values)):
             raise InputError(
                 f"{self.key}.{setting}={column}: {self.path} has no such column; expected one of {', '.join(names)}"
             )
@@ -180,51 +187,46 @@ class OwnData(Evaluation):
     def checked(self, rows: Sequence[Row]) -> list[Row]:
         """Return the rows, which have the columns and nothing missing in them."""
         for setting, column in self.columns.items():
-            self._check_column(setting, column, rows[0][1])
-        for id_, row in rows:
+            self._check_column(setting, column, rows[0])
+        for row in rows:
             for column in self.columns.values():
-                value = value_of(row, column)
+                value = value_of(row.values, column)
                 if value is None or (isinstance(value, str) and not value.strip()):
-                    raise InputError(
-                        f"{self.path}: row {id_} has nothing in the column {column!r}; fill it or remove the row"
-                    )
+                    raise InputError(f"{row.place} has nothing in the column {column!r}; fill it or remove the row")
         return list(rows)
 
     def text(self, row: Row, column: str) -> str:
         """Return the text in a column; InputError where something else stands there."""
-        value = value_of(row[1], column)
+        value = value_of(row.values, column)
         if not isinstance(value, str):
             raise InputError(
-                f"{self.path}: row {row[0]}: the column {column!r} holds {str(value)[:60]!r}, a "
-                f"{type(value).__name__}; expected text"
+                f"{row.place}: the column {column!r} holds {str(value)[:60]!r}, a {type(value).__name__}; expected text"
             )
         return value
 
     def label(self, row: Row, column: str) -> str:
         """Return the label in a column as text: 1, 1.0 and "1" are one label, as are true and "true"."""
-        value = value_of(row[1], column)
+        value = value_of(row.values, column)
         if isinstance(value, bool):
             return str(value).lower()
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if not isinstance(value, str | int | float):
             raise InputError(
-                f"{self.path}: row {row[0]}: the column {column!r} holds {str(value)[:60]!r}, a "
+                f"{row.place}: the column {column!r} holds {str(value)[:60]!r}, a "
                 f"{type(value).__name__}; expected a label, text or a number"
             )
         return str(value).strip()
 
     def number(self, row: Row, column: str) -> float:
         """Return the number in a column; InputError for text, and for what is not finite."""
-        value = value_of(row[1], column)
+        value = value_of(row.values, column)
         try:
             found = NO_NUMBER if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
         except (TypeError, ValueError):
             found = NO_NUMBER
         if not abs(found) < float("inf"):  # False for nan
-            raise InputError(
-                f"{self.path}: row {row[0]}: the column {column!r} holds {str(value)[:60]!r}; expected a number"
-            )
+            raise InputError(f"{row.place}: the column {column!r} holds {str(value)[:60]!r}; expected a number")
         return found
 
     def check_classes(self, labels: Sequence[str], column: str) -> None:

@@ -67,7 +67,7 @@ class OwnPairs(OwnData):
         labels = [label.lower() if label.lower() in ("true", "false") else label for label in labels]
         positive = self._positive(labels)
         first, second = ([self.text(row, column) for row in rows] for column in (self.first, self.second))
-        return PairRows([id_ for id_, _ in rows], first, second, [float(label == positive) for label in labels])
+        return PairRows([row.id for row in rows], first, second, [float(label == positive) for label in labels])
 
     def _positive(self, labels: Sequence[str]) -> str:
         """The label of pairs that mean the same; InputError unless there are two."""

@@ -73,52 +73,51 @@ class OwnReranking(OwnData):
 
     def _read(self) -> Candidates:
         rows = self.checked(self.scored_rows())
-        found, place = Candidates({}, {}, {}), dict[str, str]()
-        for id_, query, document, grade in self._by_pair(rows) if self.document else self._by_query(rows):
-            found.queries[id_] = query
-            name = place.setdefault(document, f"d{len(place)}")
+        found, names, first = Candidates({}, {}, {}), dict[str, str](), dict[str, Row]()
+        for row, query, document, grade in self._by_pair(rows) if self.document else self._by_query(rows):
+            first[row.id], found.queries[row.id] = row, query
+            name = names.setdefault(document, f"d{len(names)}")
             found.documents[name] = document
-            if found.grades.setdefault(id_, {}).setdefault(name, grade) != grade:
+            if found.grades.setdefault(row.id, {}).setdefault(name, grade) != grade:
                 raise InputError(
-                    f"{self.path}: row {id_}: the document {document[:60]!r} is relevant and irrelevant; keep one"
+                    f"{row.place}: the query {query[:60]!r} has the document {document[:60]!r} with two grades"
                 )
         for id_, grades in found.grades.items():
             for kind, there in (("relevant", max(grades.values()) > 0), ("irrelevant", min(grades.values()) <= 0)):
                 if not there:
                     raise InputError(
-                        f"{self.path}: row {id_}: the query {found.queries[id_][:60]!r} has no {kind} document; "
+                        f"{first[id_].place}: the query {found.queries[id_][:60]!r} has no {kind} document; "
                         "expected one of each kind at least"
                     )
         return found
 
-    def _by_query(self, rows: list[Row]) -> Iterator[tuple[str, str, str, int]]:
-        """(id, query, document, grade) of rows with lists of documents."""
+    def _by_query(self, rows: list[Row]) -> Iterator[tuple[Row, str, str, int]]:
+        """(row, query, document, grade) of rows with lists of documents."""
         for row in rows:
             query = self.text(row, self.query)
             for column, grade in ((self.positive, 1), (self.negative, 0)):
-                documents = value_of(row[1], column)
+                documents = value_of(row.values, column)
                 documents = [documents] if isinstance(documents, str) else documents
                 if not isinstance(documents, list) or not all(isinstance(text, str) for text in documents):
                     raise InputError(
-                        f"{self.path}: row {row[0]}: the column {column!r} holds {str(documents)[:60]!r}; expected a "
-                        "list of texts"
+                        f"{row.place}: the column {column!r} holds {str(documents)[:60]!r}; expected a list of texts"
                     )
                 if not any(text.strip() for text in documents):
                     kind = "relevant" if grade else "irrelevant"
                     raise InputError(
-                        f"{self.path}: row {row[0]}: the query {query[:60]!r} has no {kind} document (column "
+                        f"{row.place}: the query {query[:60]!r} has no {kind} document (column "
                         f"{column!r}); expected one of each kind at least"
                     )
-                yield from ((row[0], query, text, grade) for text in documents)
+                yield from ((row, query, text, grade) for text in documents if text.strip())
 
-    def _by_pair(self, rows: list[Row]) -> Iterator[tuple[str, str, str, int]]:
-        """(id, query, document, grade) of rows with one document each."""
-        first = dict[str, str]()
+    def _by_pair(self, rows: list[Row]) -> Iterator[tuple[Row, str, str, int]]:
+        """(row, query, document, grade) of rows with one document each, the first one of the query."""
+        first = dict[str, Row]()
         for row in rows:
             query, grade = self.text(row, self.query), self.number(row, self.label_column)
             if grade != int(grade):
-                raise InputError(f"{self.path}: row {row[0]}: the label {grade} is no whole number")
-            yield first.setdefault(query, row[0]), query, self.text(row, str(self.document)), int(grade)
+                raise InputError(f"{row.place}: the label {grade} is no whole number")
+            yield first.setdefault(query, row), query, self.text(row, str(self.document)), int(grade)
 
     def _describe(self, data: Candidates) -> str:
         counts = [len(grades) for grades in data.grades.values()]

@@ -53,7 +53,7 @@ class OwnSTS(OwnData):
                 f"{self.score!r}; expected three rows and two grades at least"
             )
         first, second = ([self.text(row, column) for row in rows] for column in (self.first, self.second))
-        return PairRows([id_ for id_, _ in rows], first, second, grades)
+        return PairRows([row.id for row in rows], first, second, grades)
 
     def _describe(self, data: PairRows) -> str:
         grades = data.values

@@ -196,9 +196,9 @@ def test_labels_that_are_no_classes(tmp_path):
 
 
 def test_grades_that_are_no_numbers(tmp_path):
-    refused(OwnSTS, pairs(tmp_path / "a.csv", "score", [*GRADES[:5], "high"]), "row 6.*'high'; expected a number")
-    refused(OwnSTS, pairs(tmp_path / "b.csv", "score", [*GRADES[:5], "nan"]), "row 6.*'nan'; expected a number")
-    refused(OwnSTS, pairs(tmp_path / "c.jsonl", "score", [*GRADES[:5], True]), "row 6.*expected a number")
+    refused(OwnSTS, pairs(tmp_path / "a.csv", "score", [*GRADES[:5], "high"]), ":(6|7): .*'high'; expected a number")
+    refused(OwnSTS, pairs(tmp_path / "b.csv", "score", [*GRADES[:5], "nan"]), ":(6|7): .*'nan'; expected a number")
+    refused(OwnSTS, pairs(tmp_path / "c.jsonl", "score", [*GRADES[:5], True]), ":(6|7): .*expected a number")
     refused(OwnSTS, pairs(tmp_path / "d.csv", "score", [1] * 6), "6 rows with 1 different grades")
 
 
@@ -211,9 +211,9 @@ def test_columns_and_cells_that_are_not_there(tmp_path):
     refused(OwnClustering, path, "split_column=part: .*expected one of text, label", split_column="part")
     refused(OwnSTS, path, "own_sts.first=sentence1: .*expected one of text, label")
     blank = write(tmp_path / "b.csv", [*LABELLED, {"text": " ", "label": "A"}])
-    refused(OwnClustering, blank, "row 31 has nothing in the column 'text'")
+    refused(OwnClustering, blank, "b.csv:32 has nothing in the column 'text'")
     number = write(tmp_path / "c.jsonl", [*LABELLED, {"text": 7, "label": "A"}])
-    refused(OwnClustering, number, "row 31: the column 'text' holds '7', a int; expected text")
+    refused(OwnClustering, number, "c.jsonl:31: the column 'text' holds '7', a int; expected text")
 
 
 def test_parts_that_are_not_there(tmp_path):
@@ -232,12 +232,12 @@ def test_parts_that_are_not_there(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"positive": []}, "row 3: the query 'x' has no relevant document"),
-        ({"negative": []}, "row 3: the query 'x' has no irrelevant document"),
-        ({"negative": [" "]}, "row 3: the query 'x' has no irrelevant document"),
-        ({"negative": ["p"]}, "row 3: the document 'p' is relevant and irrelevant"),
-        ({"negative": 7}, "row 3: the column 'negative' holds '7'; expected a list of texts"),
-        ({"negative": None}, "row 3 has nothing in the column 'negative'"),
+        ({"positive": []}, ".jsonl:3: the query 'x' has no relevant document"),
+        ({"negative": []}, ".jsonl:3: the query 'x' has no irrelevant document"),
+        ({"negative": [" "]}, ".jsonl:3: the query 'x' has no irrelevant document"),
+        ({"negative": ["p"]}, ".jsonl:3: the query 'x' has the document 'p' with two grades"),
+        ({"negative": 7}, ".jsonl:3: the column 'negative' holds '7'; expected a list of texts"),
+        ({"negative": None}, ".jsonl:3 has nothing in the column 'negative'"),
     ],
 )
 def test_reranking_rows_without_documents(tmp_path, row, message):
@@ -250,5 +250,5 @@ def test_reranking_pairs_without_a_kind(tmp_path):
     refused(OwnReranking, write(tmp_path / "a.csv", rows), "'x' has no irrelevant document", document="document")
     rows[1]["label"] = "0.5"
     refused(
-        OwnReranking, write(tmp_path / "a.csv", rows), "row 2: the label 0.5 is no whole number", document="document"
+        OwnReranking, write(tmp_path / "a.csv", rows), "a.csv:3: the label 0.5 is no whole number", document="document"
     )
