@@ -30,6 +30,11 @@ TRICKY = [
 ]
 
 
+def gzipped(content: bytes) -> bytes:
+    """Compress without the time, so that the parameters of tests have the same ids in every worker of pytest-xdist."""
+    return gzip.compress(content, mtime=0)
+
+
 def write(file: Path, rows: list[dict]) -> Path:
     ending = format_of(file)
     if ending == ".parquet":
@@ -43,7 +48,7 @@ def write(file: Path, rows: list[dict]) -> Path:
         text = json.dumps(rows)
     else:
         text = "".join(json.dumps(row) + "\n" for row in rows)
-    file.write_bytes(gzip.compress(text.encode()) if file.suffix == ".gz" else text.encode())
+    file.write_bytes(gzipped(text.encode()) if file.suffix == ".gz" else text.encode())
     return file
 
 
@@ -97,7 +102,7 @@ def test_a_broken_csv_names_its_line(tmp_path: Path, text: str, message: str) ->
         ("a.csv", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "a Git LFS pointer"),
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "run `git lfs pull`"),
         ("a.parquet", b"PAR1 and no more", "is no readable parquet file"),
-        ("a.jsonl.gz", gzip.compress(b'{"q": "a"}\n' * 999)[:40], "is not a complete gzip file"),
+        ("a.jsonl.gz", gzipped(b'{"q": "a"}\n' * 999)[:40], "is not a complete gzip file"),
         ("a.xlsx", b"", "ends in .xlsx; expected one of .jsonl"),
     ],
 )
@@ -218,7 +223,7 @@ def readers(file: Path) -> dict[str, list[str]]:
 def test_the_same_rows_whoever_reads(tmp_path: Path, name: str, content: bytes, rows: list[str]) -> None:
     for packed in (False, True):
         file = tmp_path / (f"{name}.gz" if packed else name)
-        file.write_bytes(gzip.compress(content) if packed else content)
+        file.write_bytes(gzipped(content) if packed else content)
         assert readers(file) == dict.fromkeys(readers(file), rows)
 
 
@@ -246,14 +251,14 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
         ("a.tsv", "query\none\n".encode("utf-16-le"), "a.tsv:1 is not utf-8 text .byte 0x00"),
         ("a.jsonl", '{"query": "a"}'.encode("utf-16-be"), "a.jsonl:1 is not utf-8 text"),
         ("a.csv", b"PK\x03\x04" + bytes(99), "a zip archive or a spreadsheet"),
-        ("a.jsonl", gzip.compress(b'{"query": "a"}'), "compressed by gzip; let its name end in .gz"),
+        ("a.jsonl", gzipped(b'{"query": "a"}'), "compressed by gzip; let its name end in .gz"),
         ("a.csv", PARQUET.getvalue(), "a parquet file; let its name end"),
         ("a.json.gz", b'[{"query": "a"}]', "a.json.gz is no gzip file"),
-        ("a.csv.gz", gzip.compress(CSV)[:-99], "not a complete gzip file"),
-        ("a.csv.gz", gzip.compress(CSV)[:9000] + b"\xff" * 99 + gzip.compress(CSV)[9099:], "not a complete gzip file"),
-        ("a.csv.gz", gzip.compress(CSV)[:-8] + bytes(8), "not a complete gzip file"),
-        ("a.csv.gz", gzip.compress(CSV) + b"rubbish", "not a complete gzip file"),
-        ("a.json.gz", gzip.compress(json.dumps([{"query": "a"}] * 9).encode())[:-9], "not a complete gzip file"),
+        ("a.csv.gz", gzipped(CSV)[:-99], "not a complete gzip file"),
+        ("a.csv.gz", gzipped(CSV)[:9000] + b"\xff" * 99 + gzipped(CSV)[9099:], "not a complete gzip file"),
+        ("a.csv.gz", gzipped(CSV)[:-8] + bytes(8), "not a complete gzip file"),
+        ("a.csv.gz", gzipped(CSV) + b"rubbish", "not a complete gzip file"),
+        ("a.json.gz", gzipped(json.dumps([{"query": "a"}] * 9).encode())[:-9], "not a complete gzip file"),
         ("a.parquet", PARQUET.getvalue()[:-40], "no readable parquet file"),
         ("a.parquet", PARQUET.getvalue()[40:], "cannot be read|no readable"),
         ("a.parquet", b"query\none\n", "no readable parquet file"),
@@ -290,7 +295,7 @@ def test_lines_of_what_is_no_text_are_refused(tmp_path: Path, name: str, content
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message):
         cli._texts(cli._parse(["encode", "m", "--file", str(tmp_path / name)]))
-    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"one\r\n\ntwo"))
+    (tmp_path / "b.txt.gz").write_bytes(gzipped(b"one\r\n\ntwo"))
     assert cli._texts(cli._parse(["encode", "m", "--file", str(tmp_path / "b.txt.gz")])) == ["one", "", "two"]
 
 
@@ -392,7 +397,7 @@ def test_random_tables_are_read_row_by_row_or_refused(tmp_path: Path, seed: int)
             table.writeheader()
             table.writerows(rows)
             content = text.getvalue().encode()
-            file.write_bytes(gzip.compress(content) if file.suffix == ".gz" else content)
+            file.write_bytes(gzipped(content) if file.suffix == ".gz" else content)
         assert [row for _, row in read_rows(file)] == rows, name
         found = readers(file)
         assert found == dict.fromkeys(found, [row["query"] for row in rows]), name
