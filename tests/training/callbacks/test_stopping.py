@@ -143,7 +143,7 @@ def test_whatever_may_change_the_training_is_in_the_digest(tmp_path: Path) -> No
     def digests(*overrides: str) -> tuple[str, str]:
         return plan(*overrides).artifact("train").digest, config_digest(plan(*overrides).settings, "train")
 
-    here, lightnings = "+callbacks.own._target_=tests.training.test_stopping", "lightning.pytorch.callbacks"
+    here, lightnings = "+callbacks.own._target_=tests.training.callbacks.test_stopping", "lightning.pytorch.callbacks"
     plain = digests()
     for observer in (f"{here}.Watcher", f"+callbacks.own._target_={lightnings}.DeviceStatsMonitor",
                      f"+callbacks.own._target_={lightnings}.lr_monitor.LearningRateMonitor"):  # fmt: skip
@@ -181,7 +181,7 @@ def test_stop_rules_are_in_the_digest_and_observers_are_not(tmp_path: Path) -> N
         digest("callbacks=[default,early_stopping]"),
         digest("callbacks=[default,early_stopping]", "callbacks.early_stopping.patience=9"),
         digest("callbacks=[default,timer]"),
-        digest("+callbacks.own._target_=tests.training.test_stopping.DeclaredStop", "+callbacks.own.step=3"),
+        digest("+callbacks.own._target_=tests.training.callbacks.test_stopping.DeclaredStop", "+callbacks.own.step=3"),
     ]
     assert len({plain, *found}) == 5
     assert digest("callbacks=[timer]", step="teach") != digest(step="teach")

@@ -19,7 +19,7 @@ from llm2vec_gen.training.callbacks import EndedEarly, Stopped
 from llm2vec_gen.training.llm2vec.teacher_training import LLM2VecTraining
 from llm2vec_gen.training.metrics_file import MetricsFile
 from llm2vec_gen.training.settings import TrainingSettings
-from tests.training.teaching_worker import SETTINGS, as_rank, completions, recipe, teach
+from tests.training.llm2vec.teaching_worker import SETTINGS, as_rank, completions, recipe, teach
 from tests.training.worker import Signal, Stop
 
 CONF = Path(__file__).parents[3] / "conf"
@@ -242,7 +242,7 @@ def test_recipes_are_checked() -> None:
 
 
 def _backbone() -> Any:
-    from tests.training.teaching_worker import backbone
+    from tests.training.llm2vec.teaching_worker import backbone
 
     return backbone()
 
