@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from llm2vec_gen.tables.base import Cell, Column, Grid, Table, columns_of
+from llm2vec_gen.tables.base import Column, Table, columns_of
+from llm2vec_gen.tables.grid import Cell, Grid
 from llm2vec_gen.tables.published import published as published_figures
 from llm2vec_gen.tables.score_table import ScoreTable
 from llm2vec_gen.tables.statistics import gap_closed, relative_change

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llm2vec_gen.tables import figures, html
-from llm2vec_gen.tables.base import Grid
+from llm2vec_gen.tables.grid import Grid
 from llm2vec_gen.tables.report import page, svg
 from llm2vec_gen.tables.score_table import over_runs
 from llm2vec_gen.types import Score

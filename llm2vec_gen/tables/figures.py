@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from llm2vec_gen.errors import InputError
-from llm2vec_gen.tables.base import MISSING, Cell, Grid, Table
+from llm2vec_gen.tables.base import Table
+from llm2vec_gen.tables.grid import MISSING, Cell, Grid
 from llm2vec_gen.types import Score
 
 GREY = "#888888"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from llm2vec_gen.tables.base import MISSING, Grid
+from llm2vec_gen.tables.grid import MISSING, Grid
 
 
 def render(grid: Grid) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.paths import PathOrId, on_disk
-from llm2vec_gen.tables.base import Cell, Grid, Table
+from llm2vec_gen.tables.base import Table
+from llm2vec_gen.tables.grid import Cell, Grid
 from llm2vec_gen.tables.score_files import json_lines
 from llm2vec_gen.tables.score_table import check_one_source
 from llm2vec_gen.tables.statistics import per_query

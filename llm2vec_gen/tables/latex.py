@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llm2vec_gen.tables.base import MISSING, Grid
+from llm2vec_gen.tables.grid import MISSING, Grid
 
 SPECIAL = {
     "\\": r"\textbackslash{}",

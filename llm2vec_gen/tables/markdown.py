@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from llm2vec_gen.tables.base import Grid
+from llm2vec_gen.tables.grid import Grid
 from llm2vec_gen.types import Reading
 
 
@@ -34,7 +34,7 @@ def readings(found: Iterable[Reading]) -> str:
         by_query.setdefault(reading.key, []).append(reading)
     if not by_query:
         return ""
-    return "### What the embeddings say\n\n" + "\n".join(_query(group) for group in by_query.values()) + "\n"
+    return "### Decoded embeddings\n\n" + "\n".join(_query(group) for group in by_query.values()) + "\n"
 
 
 def _query(group: list[Reading]) -> str:

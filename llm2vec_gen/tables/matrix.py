@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from llm2vec_gen.errors import InputError
-from llm2vec_gen.tables.base import Cell, Grid, Table
+from llm2vec_gen.tables.base import Table
+from llm2vec_gen.tables.grid import Cell, Grid
 from llm2vec_gen.tables.score_table import ScoreTable
 from llm2vec_gen.types import Score
 

@@ -49,7 +49,7 @@ def render(
     sections = {
         "Scores": "\n".join(html.render(grid) for grid in table.grids(scores)),
         "Training": curve_section(curves or {}),
-        "What the embeddings say": reading_section(list(readings)),
+        "Decoded embeddings": reading_section(list(readings)),
     }
     return page("LLM2Vec-Gen", line, {name: content for name, content in sections.items() if content})
 

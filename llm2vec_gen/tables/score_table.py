@@ -9,7 +9,8 @@ from statistics import stdev
 from typing import Any
 
 from llm2vec_gen.errors import InputError
-from llm2vec_gen.tables.base import Cell, Grid, Table, columns_of, mean
+from llm2vec_gen.tables.base import Table, columns_of, mean
+from llm2vec_gen.tables.grid import Cell, Grid
 from llm2vec_gen.tables.published import published as published_figures
 from llm2vec_gen.tables.statistics import PerQuery, paired_interval, per_query, relative_change
 from llm2vec_gen.types import Reading, Score

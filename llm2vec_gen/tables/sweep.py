@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from llm2vec_gen.tables.base import MISSING, Cell, Grid, Table
+from llm2vec_gen.tables.base import Table
+from llm2vec_gen.tables.grid import MISSING, Cell, Grid
 from llm2vec_gen.types import Score
 
 LOSS = "train/"

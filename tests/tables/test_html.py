@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-from llm2vec_gen.tables.base import Cell, Grid
+from llm2vec_gen.tables.grid import Cell, Grid
 from llm2vec_gen.tables.html import render
 
 

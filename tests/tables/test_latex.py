@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from llm2vec_gen.tables.base import Cell, Grid
+from llm2vec_gen.tables.grid import Cell, Grid
 from llm2vec_gen.tables.latex import render
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from llm2vec_gen.tables.base import Cell, Grid
+from llm2vec_gen.tables.grid import Cell, Grid
 from llm2vec_gen.tables.markdown import readings, render
 from llm2vec_gen.types import Reading
 
@@ -34,7 +34,7 @@ def test_readings_by_query():
         Reading("1", "what\nis it?", "logit_lens", "cat", [["cat", "dog", "cow"], ["a"]], completion="a cat"),
     ]
     assert readings(found).splitlines() == [
-        "### What the embeddings say",
+        "### Decoded embeddings",
         "",
         "- what is it?",
         "  - answer: a cat",

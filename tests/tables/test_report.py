@@ -42,7 +42,7 @@ def test_same_input_gives_the_same_bytes():
 
 def test_sections_without_content_are_left_out():
     text = render(ScoreTable("T", ["sts"]), SCORES)
-    assert "Training" not in text and "What the embeddings say" not in text
+    assert "Training" not in text and "Decoded embeddings" not in text
 
 
 def test_readings_of_one_id_in_two_sources_are_two_cards():

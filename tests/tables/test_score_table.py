@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from llm2vec_gen.errors import InputError
-from llm2vec_gen.tables.base import MISSING
+from llm2vec_gen.tables.grid import MISSING
 from llm2vec_gen.tables.score_table import ScoreTable, TableSet
 from llm2vec_gen.types import Score
 
