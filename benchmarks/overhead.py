@@ -67,7 +67,7 @@ def measured(options: argparse.Namespace, folder: Path) -> dict[str, float]:
     """The figures of one section."""
     import torch
 
-    from llm2vec_gen.training.datamodule import CompletionData
+    from llm2vec_gen.training.datamodule import CompletionDataModule
     from llm2vec_gen.training.settings import TrainingSettings
 
     torch.set_num_threads(options.threads)
@@ -77,7 +77,7 @@ def measured(options: argparse.Namespace, folder: Path) -> dict[str, float]:
                                 checkpoint_every_n_steps=options.steps)  # fmt: skip
     if options.section != "loader":
         return around(model, completions, targets, settings, options.section, folder)
-    loader = CompletionData(model, completions, targets, settings, SEED).train_dataloader()
+    loader = CompletionDataModule(model, completions, targets, settings, SEED).train_dataloader()
     with Clock() as clock:
         tokens = sum(sum(map(len, batch.completions)) for batch in loader)
     each = 1000 / options.steps

@@ -25,7 +25,7 @@ class Rows(Protocol):
     def __getitem__(self, index: int) -> Any: ...
 
 
-class TrainingData(lightning.LightningDataModule):
+class ResumableDataModule(lightning.LightningDataModule):
     """Batches of a whole run, made ahead of time by one loader: Lightning sees a single epoch of `max_steps` steps."""
 
     def __init__(self, rows: int, settings: TrainingSettings, seed: int):
@@ -58,7 +58,7 @@ class TrainingData(lightning.LightningDataModule):
         return {name: sum(part[name] for part in parts) for name in own}
 
 
-class CompletionData(TrainingData):
+class CompletionDataModule(ResumableDataModule):
     """Batches of `batch_size` queries with their completions and targets, tokenised as they are needed.
 
     completions[i] -> Completion, targets[i] -> float32 (E,), both random access; neither is read as a whole. Queries

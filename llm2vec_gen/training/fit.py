@@ -31,9 +31,9 @@ from llm2vec_gen.training.callbacks import (
     has_ended,
 )
 from llm2vec_gen.training.checkpoint_io import LocalCheckpointIO
-from llm2vec_gen.training.datamodule import CompletionData, Rows
+from llm2vec_gen.training.datamodule import CompletionDataModule, Rows
 from llm2vec_gen.training.metrics_file import MetricsFile
-from llm2vec_gen.training.module import TrainingModule
+from llm2vec_gen.training.module import LLM2VecGenModule
 from llm2vec_gen.training.settings import TrainerSettings, TrainingSettings, check_losses, weight_of
 from llm2vec_gen.types import TargetMoments
 
@@ -65,8 +65,8 @@ def fit(
     (a loss that is not finite; names the ids) and Stopped (SIGINT or SIGTERM; the state is saved).
     """
     check_losses(losses)
-    data = CompletionData(model, completions, targets, settings, seed)
-    module = TrainingModule(model, losses, settings)
+    data = CompletionDataModule(model, completions, targets, settings, seed)
+    module = LLM2VecGenModule(model, losses, settings)
     _prepare(module, data, targets)
     identity = _identity(model, losses, completions, settings, seed)
     watching = [MetricLog(settings.log_every_n_steps), *callbacks]
@@ -74,7 +74,7 @@ def fit(
     return {**data.counts(), **reached}
 
 
-def _prepare(module: TrainingModule, data: CompletionData, targets: Rows) -> None:
+def _prepare(module: LLM2VecGenModule, data: CompletionDataModule, targets: Rows) -> None:
     """Pass the moments of all targets to the losses and the model, if they have a method for them."""
     takers = [loss for loss in module.losses.values() if hasattr(loss, "prepare")]
     if not takers and not hasattr(module.model, "initialize_from"):

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from llm2vec_gen.errors import InputError
-from llm2vec_gen.training.datamodule import CompletionData
+from llm2vec_gen.training.datamodule import CompletionDataModule
 from llm2vec_gen.training.settings import TrainingSettings
 from tests.training.stubs import SUFFIX, StubModel, StubRows, StubTargets
 
 
-def data(rows: int = 20, max_length: int = 32, **changes: int) -> CompletionData:
+def data(rows: int = 20, max_length: int = 32, **changes: int) -> CompletionDataModule:
     settings = TrainingSettings(max_steps=6, batch_size=4, **changes)
-    return CompletionData(StubModel(max_length=max_length), StubRows(rows), StubTargets(rows), settings, seed=1)
+    return CompletionDataModule(StubModel(max_length=max_length), StubRows(rows), StubTargets(rows), settings, seed=1)
 
 
 def test_a_batch_holds_the_rows_it_names() -> None:
@@ -52,7 +52,7 @@ def test_reading_ahead_changes_nothing() -> None:
 
 def test_targets_of_another_completion_set_are_refused() -> None:
     with pytest.raises(InputError, match="21 targets for 20 completions"):
-        CompletionData(StubModel(), StubRows(20), StubTargets(21), TrainingSettings(batch_size=4), seed=1)
+        CompletionDataModule(StubModel(), StubRows(20), StubTargets(21), TrainingSettings(batch_size=4), seed=1)
 
 
 def test_too_few_rows_for_a_batch_are_refused() -> None:

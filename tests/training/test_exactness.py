@@ -13,7 +13,7 @@ from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.losses.alignment import AlignmentLoss
 from llm2vec_gen.losses.reconstruction import ReconstructionLoss
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
-from llm2vec_gen.training.datamodule import CompletionData
+from llm2vec_gen.training.datamodule import CompletionDataModule
 from llm2vec_gen.training.fit import fit
 from llm2vec_gen.training.settings import TrainerSettings, TrainingSettings
 from tests.builders import tiny_backbone_folder
@@ -60,7 +60,7 @@ def train_plainly(model: LLM2VecGen, data: Any, weights: tuple[float, float]) ->
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
 def test_training_equals_the_plain_way(tmp_path: Path, family: str, budget: int) -> None:
     folder, rows, weights = tiny_backbone_folder(tmp_path, family), (StubRows(20), StubTargets(20)), (1.0, 0.5)
-    data = CompletionData(build(folder), *rows, settings(budget), seed=1)
+    data = CompletionDataModule(build(folder), *rows, settings(budget), seed=1)
     plain, expected = train_plainly(build(folder), data, weights)
     model = build(folder)
     frozen = {name: value.clone() for name, value in model.named_parameters() if not value.requires_grad}

@@ -9,9 +9,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llm2vec_gen.errors import InputError
-from llm2vec_gen.training.datamodule import CompletionData
+from llm2vec_gen.training.datamodule import CompletionDataModule
 from llm2vec_gen.training.fit import fit
-from llm2vec_gen.training.module import TrainingModule
+from llm2vec_gen.training.metrics import OBSERVED
+from llm2vec_gen.training.module import LLM2VecGenModule
 from llm2vec_gen.training.settings import TrainerSettings, TrainingSettings
 from tests.training.stubs import StubModel, stub_data, stub_losses
 
@@ -38,7 +39,7 @@ def plain_training(weights: tuple[float, float]) -> StubModel:
     """The same by hand: six steps of AdamW, clipped together, at the rates 0, 1/3, 2/3, 1, 16/17, 15/17 of the peak."""
     model, rows = StubModel(), stub_data(20)
     losses = stub_losses()
-    data = CompletionData(model, rows.completions, rows.targets, SETTINGS, seed=1)
+    data = CompletionDataModule(model, rows.completions, rows.targets, SETTINGS, seed=1)
     parameters = [value for value in model.parameters() if value.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.0)
     for batch, share in zip(data.train_dataloader(), (0, 1 / 3, 2 / 3, 1, 16 / 17, 15 / 17), strict=True):
@@ -76,7 +77,7 @@ def test_a_loss_of_weight_zero_is_never_computed(tmp_path: Path) -> None:
 
 def test_without_a_loss_nothing_starts(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no loss is left"):
-        TrainingModule(StubModel(), stub_losses(0, 0), SETTINGS)
+        LLM2VecGenModule(StubModel(), stub_losses(0, 0), SETTINGS)
 
 
 def test_a_checkpoint_holds_the_trainables_alone(tmp_path: Path) -> None:
@@ -89,7 +90,7 @@ def test_a_checkpoint_holds_the_trainables_alone(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_model_is_refused() -> None:
-    module, other = (TrainingModule(StubModel(width), stub_losses(), SETTINGS) for width in (4, 5))
+    module, other = (LLM2VecGenModule(StubModel(width), stub_losses(), SETTINGS) for width in (4, 5))
     saved = {"state_dict": {name: value.detach() for name, value in module.trainables().items()}, "interval": {}}
     module.on_load_checkpoint(saved)
     with pytest.raises(InputError, match=r"alignment_projection\.bias \(4,\), not \(5,\)"):
@@ -159,3 +160,19 @@ def rows_of(path: Path) -> list[dict[str, float]]:
     from llm2vec_gen.training.metrics_file import MetricsFile
 
     return MetricsFile(path).rows()
+
+
+def test_both_kinds_of_training_share_a_base_that_names_its_metrics() -> None:
+    from types import SimpleNamespace
+
+    from llm2vec_gen.training.llm2vec.module import ObjectiveModule
+
+    objective = SimpleNamespace(training=SETTINGS, observed=("accuracy",))
+    clock = ["train/learning_rate", "train/seconds_per_step", "train/tokens_per_second"]
+    own = ObjectiveModule(torch.nn.Linear(2, 2), objective, "mntp", seed=1)  # type: ignore[arg-type]
+    assert own.metric_names() == ["train/loss", "train/accuracy", "train/gradient_norm", *clock]
+    assert not isinstance(own, LLM2VecGenModule)
+    assert LLM2VecGenModule(StubModel(), stub_losses(), SETTINGS).metric_names() == [
+        *(f"train/{name}" for name in (*OBSERVED, "alignment", "reconstruction", "suffix_norm")),
+        *clock,
+    ]

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 
 from llm2vec_gen.errors import check_integer
 from llm2vec_gen.loggers.base import JobLogger
-from llm2vec_gen.training.datamodule import CompletionData
+from llm2vec_gen.training.datamodule import CompletionDataModule
 
 
 class Snapshots(Callback):
@@ -31,7 +31,7 @@ class Snapshots(Callback):
         if self.every_n_steps is None or (step % self.every_n_steps and step != trainer.max_steps):
             return
         loggers = [logger for logger in trainer.loggers if isinstance(logger, JobLogger)]
-        if not loggers or not isinstance(data, CompletionData):  # an objective of LLM2Vec training has no suffix
+        if not loggers or not isinstance(data, CompletionDataModule):  # an objective of LLM2Vec training has no suffix
             return
         rows = self._decoded(pl_module.model, data)
         norms = pl_module.model.suffix.detach().norm(dim=-1).tolist()
@@ -39,7 +39,7 @@ class Snapshots(Callback):
             logger.log_table("train/examples", ["id", "query", "decoded", "completion"], rows, step)
             logger.log_histogram("train/suffix_norms", norms, step)
 
-    def _decoded(self, model: Any, data: CompletionData) -> list[list[str]]:
+    def _decoded(self, model: Any, data: CompletionDataModule) -> list[list[str]]:
         examples, training = data.examples(self.queries), model.training
         with torch.random.fork_rng():
             model.eval()

@@ -11,41 +11,33 @@ from torch import Tensor
 
 from llm2vec_gen.distributed import collectives
 from llm2vec_gen.errors import InputError
-from llm2vec_gen.training.datamodule import TrainingData
+from llm2vec_gen.training.base import ResumableModule
+from llm2vec_gen.training.datamodule import ResumableDataModule
 from llm2vec_gen.training.llm2vec.corpus import CorpusRows
 from llm2vec_gen.training.llm2vec.objectives.base import Objective, ObjectiveBatch
 from llm2vec_gen.training.loader import Counts
-from llm2vec_gen.training.metrics import IntervalMeans
-from llm2vec_gen.training.module import TrainingModule
 
 
-class ObjectiveModule(TrainingModule):
-    """Trains an encoder's adapter on an objective's loss; optimiser, schedule, checkpoints and guards are
-    TrainingModule's.
+class ObjectiveModule(ResumableModule):
+    """Trains an encoder's adapter on an objective's loss.
 
     All randomness of a step is a function of (seed, step, rank), so a resumed run repeats it exactly.
     """
 
     def __init__(self, encoder: Any, objective: Objective, name: str, seed: int):
-        super().__init__(encoder, {name: objective}, objective.training)
+        super().__init__(encoder, objective.training, {name: objective}, ["loss", *objective.observed, "gradient_norm"])
         self.objective, self.name, self.seed = objective, name, seed
-        self.running_means = IntervalMeans(("loss", *objective.observed, "gradient_norm"))
 
-    def training_step(self, batch: ObjectiveBatch, batch_idx: int) -> Tensor:  # type: ignore[override]
+    def training_step(self, batch: ObjectiveBatch, batch_idx: int) -> Tensor:
         """Return the objective's loss over the effective batch."""
         torch.manual_seed(seed_of(self.seed, self.global_step, collectives.rank()))
         loss, observed = self.objective.loss(self.model, batch)
-        self._step = {"loss": loss.detach(), self.name: loss.detach(), **observed}
-        self._tokens += sum(len(row) for column in batch.columns for row in column)
+        tokens = sum(len(row) for column in batch.columns for row in column)
+        self.record({"loss": loss.detach(), self.name: loss.detach(), **observed}, tokens)
         return loss
 
-    def interval_metrics(self) -> dict[str, float]:
-        """The interval since the last call; an adapter has no suffix."""
-        self.latest = {name: value for name, value in super().interval_metrics().items() if name != "train/suffix_norm"}
-        return self.latest
 
-
-class ObjectiveData(TrainingData):
+class ObjectiveData(ResumableDataModule):
     """Batches of `batch_size` rows of the corpus, tokenised as they are needed and cut at the objective's
     `max_length`."""
 

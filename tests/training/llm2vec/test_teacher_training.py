@@ -23,7 +23,7 @@ from tests.training.llm2vec.teaching_worker import SETTINGS, as_rank, completion
 from tests.training.worker import Signal, Stop
 
 CONF = Path(__file__).parents[3] / "conf"
-WORKER = Path(__file__).with_name("teaching_worker.py")
+WORKER = Path(__file__).parents[1] / "teaching_worker.py"
 CLOCK = ("train/seconds_per_step", "train/tokens_per_second")
 FILES = ("adapter_config.json", "adapter_model.safetensors", "objective.json")
 
