@@ -30,7 +30,7 @@ def write_json(file: Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """A temporary path beside `file`, which takes its place if all goes well: `file` is never half there.
+    """Yield a temporary path beside `file` that replaces it on success, so that `file` is never incomplete.
 
     Raises InputError where the disk is full.
     """

@@ -19,10 +19,10 @@ FIRST_PAUSE_S = 0.5  # before an unusable answer is asked for again; doubled eac
 
 
 class Endpoint:
-    """Requests are repeated with growing pauses where the server is busy or down, `concurrency` at a time.
+    """A server whose requests run `concurrency` at a time and are repeated with growing pauses if it is busy or down.
 
     who: whose config has the url ("generator.", "the encoder's "), for messages. api_key_variable: the environment
-    variable that holds the key (null: none is sent); the key stands in no log, message or manifest.
+    variable that holds the key (null: none is sent); the key is in no log, message or manifest.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Endpoint:
 
     def ask_all(self, ask: Callable[[Asked], Answer], asked: Sequence[Asked],
                 size: Callable[[Asked], int] = lambda _: 1) -> list[Answer]:  # fmt: skip
-        """`ask` of each, in the order given; the first error ends it. size: how much of the work each is."""
+        """Return `ask` of each, in the order given; the first error ends it. size: how many units of work each is."""
         pool = ThreadPoolExecutor(self.concurrency)
         try:
             futures = {pool.submit(ask, one): one for one in asked}
@@ -55,10 +55,10 @@ class Endpoint:
         return [future.result() for future in futures]
 
     def request(self, call: Callable[[], Any], about: str, unusable: Callable[[Any], str | None]) -> Any:
-        """Return the server's answer to `call`; InputError where it refuses for good.
+        """Return the server's answer to `call`; raise InputError if it refuses for good.
 
-        about: what is asked, for messages. unusable: what is wrong with an answer, None if nothing. An empty, truncated
-        or otherwise unusable body with status 200 is asked for again, `retries` times, as a busy server is.
+        about: the request in words, for messages. unusable: returns what is wrong with an answer, None if nothing. A
+        request with an empty, cut or otherwise unusable answer of status 200 is repeated `retries` times.
         """
         for attempt in range(self._retries + 1):
             answer, wrong = self._answer(call, about, unusable)
@@ -74,7 +74,7 @@ class Endpoint:
     def _answer(
         self, call: Callable[[], Any], about: str, unusable: Callable[[Any], str | None]
     ) -> tuple[Any, str | None]:
-        """The answer, and what is wrong with it."""
+        """Return the answer, and what is wrong with it (None if nothing)."""
         import openai
 
         try:

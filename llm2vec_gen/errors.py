@@ -1,4 +1,4 @@
-"""Errors of the user and checks of arguments, with messages that say what to do."""
+"""The error for wrong input, and checks of arguments; each message names what to do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """The user's input is wrong: the message says what was given, what was expected and what to do (exit status 2)."""
+    """Wrong input of the user: what was given, what was expected, and what to do (exit status 2)."""
 
 
 class Unfinished(RuntimeError):
@@ -17,14 +17,14 @@ class Unfinished(RuntimeError):
 
 
 def wrong_input(error: BaseException | None) -> InputError | None:
-    """The InputError that `error` is, or that libraries have wrapped in it; None where there is none."""
+    """Return the InputError that `error` is, or that libraries have wrapped in it; None if there is none."""
     while error is not None and not isinstance(error, InputError):
         error = error.__cause__
     return error
 
 
 def exit_status(error: BaseException) -> int:
-    """That of a process which `error` ends. 2: wrong input; 128 + n: stopped by signal n; 1: anything else."""
+    """Return the exit status for `error`: 2 wrong input; 128 + n stopped by signal n; 1 anything else."""
     if isinstance(error, SystemExit):
         ended = error.code or 0
         return ended if isinstance(ended, int) and (ended == 0 or ended > 128) else 1
@@ -32,7 +32,7 @@ def exit_status(error: BaseException) -> int:
 
 
 def one_line(error: BaseException) -> str:
-    """The text of an error without its line breaks."""
+    """Return the text of an error without its line breaks."""
     return " ".join(str(error).split())
 
 
@@ -43,13 +43,13 @@ def describe_error(error: BaseException) -> str:
 
 
 def closest(name: str, known: Sequence[str], n: int = 5) -> str:
-    """The known names nearest to `name`, for an error message; all of them if there are few or none is near."""
+    """Return the known names nearest to `name`, for an error message; all of them if few, or if none is near."""
     near = get_close_matches(name, known, n=n, cutoff=0.5)
     return ", ".join(near or known[:20]) + (" ..." if not near and len(known) > 20 else "")
 
 
 def check_integer(key: str, value: Any, least: int = 1, null: bool = False) -> None:
-    """InputError unless `value` is a whole number of `least` or more, or None where `null` allows it."""
+    """Raise InputError unless `value` is a whole number of `least` or more, or None where `null` allows it."""
     if value is None and null:
         return
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
@@ -57,7 +57,7 @@ def check_integer(key: str, value: Any, least: int = 1, null: bool = False) -> N
 
 
 def check_flag(key: str, value: Any) -> None:
-    """InputError unless `value` is true or false; any other text would count as true."""
+    """Raise InputError unless `value` is true or false; any other text would count as true."""
     if not isinstance(value, bool):
         raise InputError(f"{key}={value}: expected true or false")
 
@@ -91,7 +91,7 @@ def check_texts(texts: Any, instruction: str | None = None) -> list[str]:
 
 
 def _rows(texts: Any) -> list[Any]:
-    """The members of a one-dimensional, ordered collection."""
+    """Return the members of a one-dimensional, ordered collection."""
     kind, expected = type(texts).__name__, "expected a string or a list of strings"
     if isinstance(texts, Mapping):
         raise InputError(f"texts is a {kind}; {expected}; pass list(texts.values()) or one column of it")

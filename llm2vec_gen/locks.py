@@ -144,7 +144,7 @@ def _renew(file: int, owner: dict[str, Any], released: threading.Event) -> None:
 
 
 def _dead(named: Path) -> bool:
-    """Whether the owner of a file is gone; one on another host is, once its file has stayed the same for long."""
+    """Return whether the owner of a file is gone; on another host, if its file has not changed for long."""
     content, now = _content(named), time.monotonic()
     before, since = _last_signs.get(named, (None, now))
     if content != before:
@@ -166,7 +166,7 @@ def _content(file: Path) -> bytes:
 
 
 def alive(pid: int) -> bool:
-    """Whether there is a process of this number on this host."""
+    """Return whether there is a process of this number on this host."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

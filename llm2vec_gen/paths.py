@@ -21,7 +21,7 @@ LOOKS_LOCAL = re.compile(r"^~|^package://|[/\\]|\w\.\w+$")
 
 
 def on_disk(path: str) -> Path:
-    """The place of a path, which need not exist (a hub id is a path that does not).
+    """Return the place of a path on disk, which need not exist (a hub id has none).
 
     "package://name/folder" lies inside the installed package of that name; InputError where there is none.
     """
@@ -35,13 +35,13 @@ def on_disk(path: str) -> Path:
 
 
 def declares_path(annotation: Any) -> bool:
-    """Whether an argument's annotation names a path (`Path`, `PathLike`, `PathOrId`, also in a union or a list)."""
+    """Return whether an annotation names a path (`Path`, `PathLike`, `PathOrId`), also in a union or list."""
     text = annotation if isinstance(annotation, str) else repr(annotation)
     return not DECLARED.isdisjoint(re.findall(r"\w+", text))
 
 
 def local_path(value: str, annotation: Any = inspect.Parameter.empty) -> Path | None:
-    """Return the local file or folder that a text of a config stands for; None where it stands for none.
+    """Return the local file or folder that a text of a config names, or None.
 
     It does if it exists, and one of these holds: the argument it is for declares a path (see `declares_path`), or it
     looks like a path ("~", "package://", a separator, a file with a suffix). Any other word is a word, also where a

@@ -121,5 +121,5 @@ def log_to_stderr() -> None:
 
 
 def shows_bars() -> bool:
-    """Whether progress bars are visible: standard error is a terminal, or this is a notebook."""
+    """Return whether progress bars are visible: standard error is a terminal, or this is a notebook."""
     return "ipykernel" in sys.modules or bool(sys.stderr and sys.stderr.isatty())

@@ -23,9 +23,9 @@ _LENGTHS: ContextVar[Tensor | None] = ContextVar("lengths", default=None)
 
 @contextmanager
 def row_lengths(lengths: Tensor | None) -> Iterator[None]:
-    """Within, rotary positions are those of rows of these lengths: one number per position, shaped as positions are.
+    """Use rotary positions of rows of these lengths within: one number per position, shaped as positions are.
 
-    A row's length is that of its complete text in tokens, earlier ones that stand in a cache included.
+    A row's length is that of its complete text in tokens, those in a cache included.
     """
     before = _LENGTHS.set(lengths)
     try:
@@ -45,7 +45,7 @@ class RowRope(nn.Module):
         self.rope, self.short = rope, short
 
     def forward(self, states: Tensor, position_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Positions (B, L) -> the module's own result, (cos, sin) of (B, L, size) each."""
+        """Return the module's own result for positions (B, L): (cos, sin), (B, L, size) each."""
         lengths = _LENGTHS.get()
         if lengths is None:
             lengths = (position_ids.amax(-1, keepdim=True) + 1).expand(position_ids.shape)
@@ -64,7 +64,7 @@ class RowRope(nn.Module):
 
 
 def frequencies(rope: nn.Module, states: Tensor, positions: Tensor, length: int, *args: Any, **kwargs: Any) -> Any:
-    """(cos, sin), each (n, size), of positions (n,) within a text of `length` tokens.
+    """Return (cos, sin), each (n, size), of positions (n,) within a text of `length` tokens.
 
     The last position of that text is asked for as well, since the module reads the length off its positions (those of
     padding would be too large), and a text of one token before it, at which dynamic NTK forgets longer texts.
@@ -106,14 +106,14 @@ def rows_apart(model: Any) -> Ropes | None:
 
 
 def masked_rows_apart(model: nn.Module) -> None:
-    """The same for a module that is called with padding masks (B, L), from which it reads each row's length."""
+    """Do the same for a module called with padding masks (B, L), from which it reads each row's length."""
     if rows_apart(model) is not None:
         model.register_forward_pre_hook(_enter, with_kwargs=True)
         model.register_forward_hook(_leave, always_call=True)
 
 
 def _beyond(model: Any) -> int:
-    """A length well past every context that the model's config names."""
+    """Return a length longer than every context that the model's config names."""
     config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     return 2 * int(getattr(config, "max_position_embeddings", None) or 2**17) + 2
@@ -160,7 +160,7 @@ def _depends_on_length(rope: nn.Module, longest: int) -> bool:
 
 
 def _short(rope: nn.Module, longest: int) -> int:
-    """The largest length with the frequencies of the shortest texts, found by halving."""
+    """Return the largest length with the frequencies of the shortest texts, found by halving."""
     low, high = 1, longest
     while high - low > 1:
         middle = (low + high) // 2

@@ -47,7 +47,7 @@ def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def takes_any(target: Callable[..., Any]) -> bool:
-    """Whether a class or function takes arguments of any name, or has an unknown signature."""
+    """Return whether a class or function takes arguments of any name, or has an unknown signature."""
     return any(parameter.kind is parameter.VAR_KEYWORD for parameter in _signature(target).values())
 
 
@@ -90,7 +90,7 @@ def unknown_key(full: str, key: str, known: Sequence[str], owner: str) -> InputE
 def build(value: Any, where: str = "", **dependencies: Any) -> Any:
     """Return the object that a node of plain values describes, or the values with all nodes within them built.
 
-    Nothing is resolved here: a text that looks like an interpolation stays that text. `dependencies` are further
+    Nothing is resolved here: a text that looks like an interpolation is kept. `dependencies` are further
     arguments. Raises InputError where arguments are unknown or missing, and where the target raises one.
     """
     if isinstance(value, list):

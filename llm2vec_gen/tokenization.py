@@ -1,8 +1,8 @@
-"""Texts -> token ids, where no text can spell a control token, and what a tokenizer puts around a text.
+"""Texts to token ids: no text can become a control token; and the special tokens around a text.
 
-A tokenizer turns the characters `<|im_end|>` into the end of a turn, in any text: a query could forge turns of
-the chat, an answer could train an end token in its middle. Here control tokens come from templates and from the
-tokenizer's own rules alone. Texts that spell none, nearly all, go through the tokenizer as it is.
+A tokenizer turns the characters `<|im_end|>` into the end of a turn in any text: a query could forge turns of the
+chat, an answer could train an end token in its middle. Here control tokens come only from templates and the
+tokenizer's own rules. Texts without the characters of a control token, nearly all, are tokenized as usual.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from llm2vec_gen.errors import InputError
 
 
 class Tokenization:
-    """A tokenizer whose control tokens no text can spell.
+    """A tokenizer that never reads a control token in a text.
 
-    Control tokens are the special ones, which decoding leaves out. With `template` those that the chat template spells
-    count too (`<think>` of Qwen3): an answer may hold them, a user's turn may not.
+    Control tokens are the special ones, which decoding leaves out. With `template`, those in the chat template count
+    too (`<think>` of Qwen3): an answer may hold them, a user's turn may not.
 
-    A text that spells a control token is read by a copy of the tokenizer in which control tokens have the same ids and
-    names that cannot be guessed. `hide` puts placeholders where the text spells one, so that the names can be given to
-    what a template adds: `read(f"<|im_start|>user {hide(text)}<|im_end|>")`.
+    A text with the characters of a control token is read by a copy of the tokenizer in which control tokens have the
+    same ids and names that cannot be guessed. `hide` puts placeholders in their place, so that the template's control
+    tokens can be given these names: `read(f"<|im_start|>user {hide(text)}<|im_end|>")`.
     """
 
     def __init__(self, tokenizer: Any, template: bool = False):
@@ -45,23 +45,23 @@ class Tokenization:
         self._literal = re.compile(literal or r"(?!)")
 
     def spells_control(self, text: str, ids: Sequence[int] | None = None) -> bool:
-        """Whether the tokenizer, left alone, would read a control token in the text; `ids`: the text as it reads it."""
+        """Return whether the tokenizer alone would read a control token in the text; `ids`: as it reads the text."""
         if ids is None:
             ids = self._plain([text])[0]
         return not self._ids.isdisjoint(ids) or self._literal.search(text) is not None
 
     def count(self, texts: Sequence[str]) -> int:
-        """How many of the texts spell a control token."""
+        """Return how many of the texts contain the characters of a control token."""
         rows = zip(texts, self._plain(texts), strict=True)
         return sum(self.spells_control(text, ids) for text, ids in rows)
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, with nothing put around it and no control token in it."""
+        """Return the ids of each text, without special tokens around it and control tokens in it."""
         rows = zip(texts, self._plain(texts), strict=True)
         return [self.read(self._hide(text))[0] if self.spells_control(text, ids) else ids for text, ids in rows]
 
     def wrap(self, ids: Sequence[int], max_length: int | None = None) -> list[int]:
-        """The ids of a text with what the tokenizer puts around it, cut so that the row has `max_length` at most."""
+        """Return the ids of a text with its special tokens around it, cut to `max_length` ids in all."""
         if max_length is not None:
             available = max(0, max_length - len(self.beginning) - len(self.ending))
             left = getattr(self.tokenizer, "truncation_side", "right") == "left"
@@ -69,13 +69,13 @@ class Tokenization:
         return [*self.beginning, *ids, *self.ending]
 
     def chat(self, text: str, render: Callable[[str], str]) -> list[int]:
-        """The ids of the prompt that `render` makes of a user's text; only the template's control tokens are ones."""
+        """Return the ids of the prompt that `render` makes of a user's text; only the template has control tokens."""
         if not self.spells_control(text):
             return self._plain([render(text)])[0]
         return self.read(render(self._hide(text)))[0]
 
     def hide(self, text: str) -> str:
-        """The text with placeholders where it spells a control token, which no template changes; `read` undoes it."""
+        """Return the text with placeholders for control tokens, which no template changes; `read` undoes it."""
         return self._hide(text) if self.spells_control(text) else text
 
     def _hide(self, text: str) -> str:
@@ -86,7 +86,7 @@ class Tokenization:
         return next(place for place, (other, _) in enumerate(self._control) if other == content)
 
     def read(self, rendered: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids and their places in `shown(rendered)`, for text with hidden parts."""
+        """Return ids and their places in `shown(rendered)`, for text with hidden parts."""
         if self._secret not in rendered:
             found = self.tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
             return list(found["input_ids"]), list(found["offset_mapping"])
@@ -94,7 +94,7 @@ class Tokenization:
         return list(found.ids), list(found.offsets)
 
     def shown(self, rendered: str) -> str:
-        """The string that `read` gives to a tokenizer: hidden parts as they were, other control tokens renamed."""
+        """Return the string that `read` tokenizes: hidden parts restored, other control tokens renamed."""
         if self._secret not in rendered:
             return rendered
         renamed = self._literal.sub(lambda match: self._name(self._place(match.group())), rendered)
@@ -128,7 +128,7 @@ class Tokenization:
         )
 
     def _plain(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids as the tokenizer reads them, control tokens in the text included; nothing around them."""
+        """Return the ids as the tokenizer alone reads them, control tokens included; nothing around them."""
         if not texts:
             return []
         found = self.tokenizer(list(texts), add_special_tokens=False, padding=False, truncation=False, verbose=False)
@@ -161,7 +161,7 @@ class Tokenization:
 
 
 def _with_names(data: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
-    """A parsed tokenizer.json with other names for some of its tokens, each under its old id."""
+    """Return a parsed tokenizer.json with other names for some of its tokens, each under its old id."""
     model = dict(data["model"])
     vocabulary = model.get("vocab")
     if isinstance(vocabulary, dict):
@@ -175,9 +175,9 @@ def _with_names(data: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
 
 
 def declared_end(tokenizer: Any, revision: str = "main") -> list[int]:
-    """The end token that the tokenizer's files put behind a text and transformers does not, with a warning; or none.
+    """Return the end token that the tokenizer's files declare and transformers ignores, with a warning; or none.
 
-    transformers 5 takes what stands around a text from tokenizer.json and ignores `add_eos_token` of
+    transformers 5 takes the special tokens around a text from tokenizer.json and ignores `add_eos_token` of
     tokenizer_config.json, by which many last-token encoders were trained to be read.
     """
     from transformers import __version__

@@ -43,7 +43,7 @@ CATEGORIES = (*MTEB_CATEGORIES, *SAFETY_CATEGORIES)
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One question to the backbone. `answer` is there only where the source knows one (replayed completions)."""
+    """A query to the backbone. `answer` is None unless the source has one (replayed completions)."""
 
     id: str
     text: str
@@ -52,7 +52,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What the language model answered. Token counts are those of the generator, 0 where it has none (replay)."""
+    """A completion by the language model. Token counts are the generator's, 0 where it has none (replay)."""
 
     id: str
     query: str
@@ -80,7 +80,7 @@ class Batch:
     targets: Tensor
 
     def to(self, device: Any) -> Batch:
-        """The same batch with every tensor on `device`."""
+        """Return the same batch with every tensor on `device`."""
         return Batch(
             self.ids,
             [query.to(device) for query in self.queries],
@@ -131,10 +131,10 @@ class Reading:
     interpreter: str
     text: str
     words: list[list[str]] = field(default_factory=list)
-    completion: str | None = None  # the language model's own answer, where the source knows it
+    completion: str | None = None  # the language model's own answer, where the source has it
     source: str = "queries"
     task: str = ""
-    instruction: str | None = None  # what stood before the query when it was embedded
+    instruction: str | None = None  # the instruction before the query when it was embedded
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -162,7 +162,7 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class Instruction(Protocol):
-    """Which instruction stands before a text: one per task for queries, one for every document."""
+    """The instruction before a text: one per task for queries, one for every document."""
 
     def query(self, task: str, category: str) -> str | None: ...
 

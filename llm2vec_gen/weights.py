@@ -13,7 +13,7 @@ UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError)
 
 
 def why_not(error: Exception) -> str:
-    """Why a model could not be loaded, in one line; for a missing library also what it is needed for."""
+    """Return why a model could not be loaded, in one line; for a missing library also what needs it."""
     reason = f"{one_line(error):.300}" or type(error).__name__
     if isinstance(error, ImportError):
         return f"its weights are in a layout that needs a library which is not installed ({reason.rstrip('.')})"
@@ -22,7 +22,7 @@ def why_not(error: Exception) -> str:
 
 @torch.no_grad()
 def check_finite(model: Any, name: str) -> None:
-    """InputError that names the first parameter of the model with a value that is not finite, and how many have one.
+    """Raise InputError with the first parameter that has a value that is not finite, and the number of such.
 
     `name` is how the message calls the model. Weights are read once, without a copy; quantised ones are passed over.
     """

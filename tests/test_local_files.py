@@ -81,7 +81,7 @@ def test_a_quote_in_a_tsv_is_a_character(tmp_path: Path) -> None:
         ('q\na\n"b" c\nd\n', "a.csv:3 is no row of a csv file"),
         ("q,r\n1,2\n1,2,3\n", "a.csv:3 has 3 cells, the header 2; quote cells"),
         ("q,r\n1,2\n1\n", "a.csv:3 has 1 cells, the header 2"),
-        ("q,q\n1,2\n", "the column 'q' stands twice"),
+        ("q,q\n1,2\n", "the column 'q' appears twice"),
     ],
 )
 def test_a_broken_csv_names_its_line(tmp_path: Path, text: str, message: str) -> None:
@@ -237,8 +237,8 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
     ("name", "content", "message"),
     [
         ("a.json", b'[{"query": "a"},\n{"query": "caf\xe9"}]', "a.json:2 is not utf-8 text .byte 0xe9"),
-        ("a.json", b'[{"query": "a"},\n{"query": "b", "query": "c"}]', "a.json:2 .*'query' stands twice"),
-        ("a.jsonl", b'{"query": "a"}\n{"query": "b", "x": {"y": 1, "y": 2}}', "a.jsonl:2 .*'y' stands twice"),
+        ("a.json", b'[{"query": "a"},\n{"query": "b", "query": "c"}]', "a.json:2 .*'query' appears twice"),
+        ("a.jsonl", b'{"query": "a"}\n{"query": "b", "x": {"y": 1, "y": 2}}', "a.jsonl:2 .*'y' appears twice"),
         ("a.json", b'[{"query": "a"}]\n[{"query": "b"}]', "a.json:2 .*after the end of the array"),
         ("a.json", b'[{"query": "a"}\n{"query": "b"}]', "a.json:2 is no JSON .row 1: '{' after it"),
         ("a.json", b'[{"query": "a"},\n', "a.json:2 is no JSON .row 2"),

@@ -18,7 +18,7 @@ Settings, plain values that JSON can hold:
     end_marker             a literal text that ends every decoded completion, or None
     lora                   rank, alpha, dropout, target_modules; absent or None where the encoder is the plain backbone
     golden                 [{"text", "embedding"}]: what the model gave when it was saved
-    instructions           {"categories", "tasks", "documents"}: what stands before queries and documents; absent where
+    instructions           {"categories", "tasks", "documents"}: the instructions of queries and documents; absent where
                            not recorded
     card                   facts for the model card
 """
@@ -72,18 +72,18 @@ class Checkpoint:
         return int(self.settings["num_thought_tokens"]) + int(self.settings["num_compression_tokens"])
 
     def lora(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Module path -> (A, B) of the adapted query pass; empty where the encoder is the plain backbone."""
+        """Return module path -> (A, B) of the adapted query pass; empty where the encoder is the plain backbone."""
         paths = sorted(name[5:-2] for name in self.tensors if name.startswith("lora.") and name.endswith(".A"))
         return {path: (self.tensors[f"lora.{path}.A"], self.tensors[f"lora.{path}.B"]) for path in paths}
 
     def backbone_path(self) -> str:
-        """Where the backbone is: in this folder, else relative to the working directory, else as it stands."""
+        """Return where the backbone is: in this folder, else relative to the working directory, else as given."""
         path = str(self.settings["backbone"]["path"])
         beside = self.folder / path if self.folder is not None else None
         return str(beside) if beside is not None and (beside / "config.json").is_file() else path
 
     def check(self) -> Checkpoint:
-        """The checkpoint itself; InputError where settings and tensors do not agree or a value is not finite."""
+        """Return the checkpoint; raise InputError if settings and tensors disagree or a value is not finite."""
         where = str(self.folder) if self.folder is not None else "this checkpoint"
         _check_settings(self.settings, where)
         _check_texts(self.settings, where)
@@ -136,7 +136,7 @@ def write(
 
 
 def locate(source: str | Path, revision: str | None = None) -> Path:
-    """The local folder of a path or hub id."""
+    """Return the local folder of a path or hub id."""
     path = Path(source).expanduser()
     if path.is_dir():
         return path
@@ -149,7 +149,7 @@ def locate(source: str | Path, revision: str | None = None) -> Path:
 
 
 def _check_settings(settings: Mapping[str, Any], where: str) -> None:
-    """The counts are whole numbers in a sane range and the backbone is named."""
+    """Raise InputError unless the counts are whole numbers in a valid range and the backbone is named."""
     ranges = {
         "num_thought_tokens": (0, 4096),
         "num_compression_tokens": (1, 4096),
@@ -173,7 +173,7 @@ def _check_settings(settings: Mapping[str, Any], where: str) -> None:
 
 
 def _check_instructions(settings: Mapping[str, Any], where: str) -> None:
-    """Instructions are texts by category and by task, and one for documents."""
+    """Raise InputError unless instructions are texts by category and by task, and one for documents."""
     found = settings.get("instructions")
     if found is None:
         return
@@ -187,7 +187,7 @@ def _check_instructions(settings: Mapping[str, Any], where: str) -> None:
 
 
 def _check_texts(settings: Mapping[str, Any], where: str) -> None:
-    """The suffix tokens, the end marker and the reference embeddings have the form that the model relies on."""
+    """Raise InputError unless suffix tokens, end marker and reference embeddings have the form that the model needs."""
     count = settings["num_thought_tokens"] + settings["num_compression_tokens"]
     if settings.get("suffix_spelling") == "literal":
         suffix_tokens, ids = settings.get("suffix_tokens"), settings.get("suffix_ids")
@@ -218,7 +218,8 @@ def _all(values: Any, kind: Any, count: int) -> bool:
 
 
 def suffix_rows(checkpoint: Checkpoint) -> Tensor:
-    """The suffix as rows of the backbone's embedding, (S, D), which a lookup turns into the vectors it was trained as.
+    """Return the suffix as rows of the backbone's embedding, (S, D), which a lookup turns into the vectors it was
+    trained as.
 
     Gemma's lookup multiplies rows by the square root of D, for instance. InputError where no factor is known.
     """
@@ -234,7 +235,7 @@ def suffix_rows(checkpoint: Checkpoint) -> Tensor:
 
 
 def expected_shapes(settings: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors every checkpoint has."""
+    """Return the shapes of the tensors every checkpoint has."""
     suffix = settings["num_thought_tokens"] + settings["num_compression_tokens"]
     hidden, size = settings["backbone"]["hidden_size"], settings["embedding_dim"]
     return {
@@ -257,7 +258,7 @@ def _check_shapes(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], wh
 
 
 def check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], where: str) -> None:
-    """InputError unless the tensor holds floating point numbers in this shape."""
+    """Raise InputError unless the tensor holds floating point numbers in this shape."""
     if tuple(tensor.shape) != shape or not tensor.dtype.is_floating_point:
         raise InputError(
             f"{where}: tensor {name!r} is {tuple(tensor.shape)} {tensor.dtype}; expected {shape} in floating point"
@@ -265,7 +266,7 @@ def check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], where: str) 
 
 
 def _check_lora(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> None:
-    """LoRA pairs are complete, of one rank, and announced in the settings."""
+    """Raise InputError unless LoRA pairs are complete, of one rank, and announced in the settings."""
     names = {name for name in tensors if name.startswith("lora.")}
     lora = settings.get("lora")
     if not names and not lora:

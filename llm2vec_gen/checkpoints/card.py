@@ -19,7 +19,7 @@ _METADATA = ("generator", "teacher", "data", "instruction", "losses", "training"
 
 
 def model_card(settings: Mapping[str, Any], contents: str = TRAINED_ONLY) -> str:
-    """README.md from the settings; facts that are not recorded are left out, never guessed. `contents`: one
+    """Return README.md from the settings; facts that are not recorded are left out, never guessed. `contents`: one
     sentence."""
     backbone, facts = settings["backbone"], dict(settings.get("card") or {})
     rows = [
@@ -40,13 +40,13 @@ def model_card(settings: Mapping[str, Any], contents: str = TRAINED_ONLY) -> str
 
 
 def with_scores(text: str, scores: Any) -> str:
-    """Return a card with other scores in its section "Scores"; a card without that section stays as it is."""
+    """Return a card with other scores in its section "Scores"; a card without that section is unchanged."""
     section = re.compile(r"(?m)(^## Scores[ \t]*\r?\n)(?:.*\n)*?(?=^## |\Z)")
     return section.sub(lambda found: f"{found[1]}\n{_scores(scores)}\n\n", text, count=1)
 
 
 def trainable_parameters(settings: Mapping[str, Any]) -> int:
-    """Suffix rows and both projections, and LoRA where the card gives their number."""
+    """Return suffix rows and both projections, and LoRA where the card gives their number."""
     hidden, size = settings["backbone"]["hidden_size"], settings["embedding_dim"]
     suffix = settings["num_thought_tokens"] + settings["num_compression_tokens"]
     lora = (settings.get("lora") or {}).get("parameters", 0)
@@ -63,23 +63,23 @@ def _front_matter(backbone: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
 
 
 def _cell(value: Any) -> str:
-    """A value in a table cell, on one line."""
+    """Return a value in a table cell, on one line."""
     if isinstance(value, Mapping):
         value = ", ".join(f"{name} = {inner}" for name, inner in value.items())
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 
 def _prompts(settings: Mapping[str, Any]) -> str:
-    """The model's own instructions as a table, or that it has none of its own."""
+    """Return the model's own instructions as a table, or that it has none of its own."""
     known = prompts(instructions_of(settings))
-    shown = {name: text for name, text in known.items() if not name.endswith("-document")}  # all say the same
+    shown = {name: text for name, text in known.items() if not name.endswith("-document")}  # all are equal
     rows = [f"| `{name}` | {_cell(text) or '(none)'} |" for name, text in shown.items()]
     table = "\n".join(["| Prompt | Text |", "|---|---|", *rows])
     return table if settings.get("instructions") is not None else f"{_NOT_ITS_OWN}\n\n{table}"
 
 
 def _scores(scores: Any) -> str:
-    """Scores as a table: each a mapping with name, value and, where known, low and high (95% interval)."""
+    """Return scores as a table: each a mapping with name, value and, where known, low and high (95% interval)."""
     if not scores:
         return "No scores are recorded: this checkpoint was not evaluated after it was saved."
     lines = ["| Evaluation | Score | 95% interval |", "|---|---|---|"]

@@ -22,7 +22,7 @@ TEXT_LIMIT = 64 << 20  # the largest text files are tokenizers, 17 MB at most so
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The path of a file of the folder; InputError where the name or a symbolic link leads out of it.
+    """Return the path of a file of the folder; InputError where the name or a symbolic link leads out of it.
 
     A hub download is a folder of links into the `blobs` folder of the same repository: those are followed.
     """
@@ -41,7 +41,7 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def _blobs(folder: Path) -> Path | None:
-    """The blobs of the hub cache that a folder lies in, at .../snapshots/<commit> or below."""
+    """Return the blobs of the hub cache that a folder lies in, at .../snapshots/<commit> or below."""
     for place in (folder, *folder.parents):
         blobs = place.parent.parent / "blobs"
         if place.parent.name == "snapshots" and blobs.is_dir() and not blobs.is_symlink():
@@ -50,13 +50,13 @@ def _blobs(folder: Path) -> Path | None:
 
 
 def has(folder: Path, name: str) -> bool:
-    """Whether the folder holds this file, a link that leads astray included (reading it is what fails)."""
+    """Return whether the folder holds this file; a link that leads out of it counts too (reading it fails)."""
     path = folder / name
     return path.is_file() or path.is_symlink()
 
 
 def read_bytes(folder: Path, name: str, limit: int = TEXT_LIMIT) -> bytes:
-    """The content of a file; InputError where it is missing, no plain file, or larger than the limit."""
+    """Return the content of a file; InputError where it is missing, no plain file, or larger than the limit."""
     path = inside(folder, name)
     if not path.is_file():
         raise InputError(f"{path} is missing or no plain file; fetch the checkpoint again")
@@ -69,7 +69,7 @@ def read_bytes(folder: Path, name: str, limit: int = TEXT_LIMIT) -> bytes:
 
 
 def parse_json(content: bytes, where: str) -> dict[str, Any]:
-    """A JSON object; InputError for anything else."""
+    """Return a JSON object; InputError for anything else."""
     try:
         value = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -80,12 +80,14 @@ def parse_json(content: bytes, where: str) -> dict[str, Any]:
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """A JSON object from a file of the folder."""
+    """Return a JSON object from a file of the folder."""
     return parse_json(read_bytes(folder, name), str(folder / name))
 
 
 def read_tensors(folder: Path, name: str, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
-    """The wanted tensors of a safetensors file, on the CPU; sizes are checked by its header before anything is read."""
+    """Return the wanted tensors of a safetensors file, on the CPU; sizes are checked by its header before anything is
+    read.
+    """
     path = inside(folder, name)
     if not path.is_file():
         raise InputError(f"{path} is missing or no plain file; fetch the checkpoint again")
@@ -99,7 +101,7 @@ def read_tensors(folder: Path, name: str, wanted: Callable[[str], bool] = lambda
 
 
 def tensor_bytes(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
-    """A safetensors file as bytes, tensors in the order of their names, so that equal content gives equal bytes."""
+    """Return a safetensors file as bytes, tensors sorted by name, so that equal content gives equal bytes."""
     ready = {name: tensors[name].detach().to("cpu", copy=True).contiguous() for name in sorted(tensors)}
     return tensors_to_bytes(ready, metadata or {"format": "pt"})
 
@@ -126,7 +128,7 @@ def write_files(folder: Path, files: dict[str, bytes]) -> None:
 
 @contextmanager
 def staged(folder: str | Path) -> Iterator[Path]:
-    """A new folder inside `folder` (made where it is missing), whose files move up at the end, config.json last.
+    """Yield a new folder inside `folder` (made if missing); at the end its files move up, config.json last.
 
     After an error nothing of it is left.
     """
@@ -152,7 +154,7 @@ def staged(folder: str | Path) -> Iterator[Path]:
 
 
 def write_tensors(folder: Path, name: str, tensors: dict[str, Tensor]) -> None:
-    """A safetensors file too large to hold twice: written to a temporary name and renamed."""
+    """Write a safetensors file too large to hold twice, under a temporary name that is then replaced."""
     target = inside(folder, name)
     temporary = target.with_name(f".{name}.{os.getpid()}.tmp")
     try:
@@ -163,6 +165,6 @@ def write_tensors(folder: Path, name: str, tensors: dict[str, Tensor]) -> None:
 
 
 def dtype_named(name: Any) -> torch.dtype | None:
-    """float32, float16 or bfloat16 by name, with or without `torch.`; None for anything else."""
+    """Return float32, float16 or bfloat16 by name, with or without `torch.`; None for anything else."""
     known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     return known.get(str(name).removeprefix("torch."))

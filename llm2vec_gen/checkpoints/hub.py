@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llm2vec_gen.errors import InputError
 
-# What the formats read; optimizer states, pickled arguments and whole decoders stay where they are.
+# What the formats read; optimizer states, pickled arguments and complete decoders are not downloaded.
 PATTERNS = (
     "*.json",
     "*.jinja",
@@ -23,7 +23,7 @@ PATTERNS = (
 
 
 def fetch(repo_id: str, revision: str | None = None) -> Path:
-    """The folder of the downloaded files. HF_HUB_OFFLINE and the hub's own cache and token settings apply."""
+    """Return the folder of the downloaded files. HF_HUB_OFFLINE and the hub's own cache and token settings apply."""
     import huggingface_hub
 
     try:

@@ -1,6 +1,6 @@
 """Everything in one plain transformers folder plus one small head, for servers without this package.
 
-The suffix rows stand in the embedding matrix, the tokenizer appends the suffix by itself, LoRA is added to the weights,
+The suffix rows are in the embedding matrix, the tokenizer appends the suffix by itself, LoRA is added to the weights,
 and head.safetensors holds both projections folded into one layer after the mean of the last K states:
 W_align (W_recon h + b_recon) + b_align. The language model's head is left out, so that this folder cannot decode; the
 original checkpoint stays in the subfolder llm2vec_gen/, from which the folder can be converted back.
@@ -26,18 +26,18 @@ _EMBEDDING = "embed_tokens.weight"
 
 
 def missing(path: Path) -> list[str]:
-    """What the folder lacks to be of this format."""
+    """Return what the folder lacks to be of this format."""
     return [name for name in (HEAD, f"{ORIGINAL}/{native.CONFIG}") if not folder.has(path, name)]
 
 
 def read(path: Path) -> Checkpoint:
-    """The checkpoint that was merged, not the merged weights."""
+    """Return the checkpoint that was merged, not the merged weights."""
     folder.inside(path, ORIGINAL)
     return native.read(path / ORIGINAL)
 
 
 def write(path: Path, checkpoint: Checkpoint, weights: Mapping[str, Tensor] | None = None) -> None:
-    """`weights` are the language model's tensors by their transformers names (model.layers..., lm_head...)."""
+    """Write the merged model; `weights` are its tensors by transformers names (model.layers..., lm_head...)."""
     settings = checkpoint.settings
     config = settings["backbone"].get("config")
     if weights is None or not isinstance(config, Mapping) or "tokenizer.json" not in checkpoint.files:
@@ -63,14 +63,14 @@ def write(path: Path, checkpoint: Checkpoint, weights: Mapping[str, Tensor] | No
 
 
 def fold(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """weight (E, D) and bias (E,) of the one layer that equals both projections, computed in fp64."""
+    """Return weight (E, D) and bias (E,) of the one layer that equals both projections, computed in fp64."""
     first, first_bias = (tensors[f"reconstruction_projection.{part}"].double() for part in ("weight", "bias"))
     second, second_bias = (tensors[f"alignment_projection.{part}"].double() for part in ("weight", "bias"))
     return {"weight": (second @ first).float(), "bias": (second @ first_bias + second_bias).float()}
 
 
 def _merged_weights(checkpoint: Checkpoint, weights: Mapping[str, Tensor], ids: list[int]) -> dict[str, Tensor]:
-    """The bare model's tensors (no head), with the suffix rows in spare rows of the embedding or in new ones."""
+    """Return the bare model's tensors (no head), with the suffix rows in spare rows of the embedding or in new ones."""
     inner = {name.removeprefix("model."): value for name, value in weights.items() if name.startswith("model.")}
     if _EMBEDDING not in inner:
         raise InputError(f"the weights have no model.{_EMBEDDING}; this architecture cannot be merged")
@@ -90,9 +90,9 @@ def _merged_weights(checkpoint: Checkpoint, weights: Mapping[str, Tensor], ids: 
 
 
 def _config(config: Mapping[str, Any], merged: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The backbone's config, as a model without head and with as many rows as there are now.
+    """Return the backbone's config, as a model without head and with as many rows as there are now.
 
-    The rotary settings stand in it twice, as transformers 5 and as older software read them.
+    It has the rotary settings twice, as transformers 5 and as older software read them.
     """
     architecture = str((config.get("architectures") or ["Model"])[0]).removesuffix("ForCausalLM").removesuffix("Model")
     dtype = str(merged[_EMBEDDING].dtype).removeprefix("torch.")

@@ -24,7 +24,7 @@ _OWN_KEYS = ("format", "format_version", "digest", "weights_bytes", "files")
 
 
 def missing(path: Path) -> list[str]:
-    """What the folder lacks to be of this format."""
+    """Return the names of the files that the folder lacks to be of this format."""
     lacking = [name for name in (WEIGHTS, CONFIG) if not folder.has(path, name)]
     if lacking or not folder.has(path, CONFIG):
         return lacking
@@ -36,7 +36,7 @@ def missing(path: Path) -> list[str]:
 
 
 def read(path: Path) -> Checkpoint:
-    """Settings and tensors, checked byte by byte against the checksums in config.json."""
+    """Return settings and tensors, checked byte by byte against the checksums in config.json."""
     config = _read_config(path)
     sums = config["files"]
     contents = {name: folder.read_bytes(path, name) for name in sums if name != WEIGHTS}
@@ -54,7 +54,7 @@ def read(path: Path) -> Checkpoint:
 
 
 def write(path: Path, checkpoint: Checkpoint, extra_files: dict[str, bytes] | None = None) -> None:
-    """Weights first, config.json last: an interrupted write never leaves a config that fits other weights."""
+    """Write weights first and config.json last, so that an interrupted write leaves no config of other weights."""
     weights = folder.tensor_bytes(checkpoint.tensors)
     files = {WEIGHTS: weights, **{name: checkpoint.files[name] for name in TOKENIZER_FILES if name in checkpoint.files}}
     config: dict[str, Any] = {"format": FORMAT_NAME, "format_version": FORMAT_VERSION, "digest": "0" * 64}
@@ -102,7 +102,7 @@ def _read_scores(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """config.json, whole and unchanged."""
+    """Return config.json, complete and unchanged."""
     content = folder.read_bytes(path, CONFIG)
     found = _DIGEST.findall(content)
     blank = _DIGEST.sub(_BLANK, content)
@@ -128,7 +128,7 @@ def _sha256(content: bytes) -> str:
 
 
 def _weights_sha256(path: Path, size: Any) -> str:
-    """The checksum of the weights, read in pieces, and only where the file has the size that was saved."""
+    """Return the checksum of the weights, read in pieces, and only where the file has the size that was saved."""
     file = folder.inside(path, WEIGHTS)
     if not file.is_file() or file.stat().st_size != size:
         found = file.stat().st_size if file.is_file() else "no"

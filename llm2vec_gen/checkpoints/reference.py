@@ -1,8 +1,8 @@
 """The layout of the published checkpoints (package llm2vec-gen 0.1.3): reading.
 
 run_config.yml names the backbone, encoder/ holds the suffix rows (and LoRA) as an adapter, two torch.save files hold
-the projections, the tokenizer spells the suffix as added tokens. A resized copy of the whole embedding in the adapter
-is the backbone's own and is never read. Writing stands in reference_writer.py.
+the projections, the tokenizer has the suffix as added tokens. A resized copy of the embedding in the adapter
+is the backbone's own and is never read. reference_writer.py writes it.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ write = reference_writer.write
 
 
 def missing(path: Path) -> list[str]:
-    """What the folder lacks to be of this format; a folder checkpoint-<step> may have run_config.yml beside it."""
+    """Return the files that this format lacks; a folder checkpoint-<step> may have run_config.yml beside it."""
     return [name for name in REQUIRED if not folder.has(path, name) and not (name == RUN and _run_folder(path) != path)]
 
 
 def read(path: Path) -> Checkpoint:
-    """Settings and tensors of a published folder; every count that two files state is compared."""
+    """Return settings and tensors of a published folder; every count that two files state is compared."""
     run = _read_run(path)
     adapter, encoder = folder.read_json(path, ADAPTER_CONFIG), folder.read_json(path, ENCODER)
     files = {name: folder.read_bytes(path, name) for name in TOKENIZER_FILES if folder.has(path, name)}
@@ -94,13 +94,13 @@ _RunLoader.add_multi_constructor("tag:yaml.org,2002:python/", _plain)
 
 
 def _run_folder(path: Path) -> Path:
-    """Where run_config.yml lies: in the folder, or beside it where the folder is a step of a training run."""
+    """Return where run_config.yml lies: in the folder, or beside it where the folder is a step of a training run."""
     beside = re.fullmatch(r"checkpoint-\d+", path.name) and not folder.has(path, RUN) and folder.has(path.parent, RUN)
     return path.parent if beside else path
 
 
 def _read_run(path: Path) -> dict[str, Any]:
-    """run_config.yml; Python's None arrives as a string and means nothing was given."""
+    """Return run_config.yml; the text "None" means that nothing was given."""
     content = folder.read_bytes(_run_folder(path), RUN, limit=1 << 20)
     try:
         run = yaml.load(content, Loader=_RunLoader)
@@ -119,7 +119,7 @@ def _read_run(path: Path) -> dict[str, Any]:
 
 
 def _suffix_tokens(path: Path, run: Mapping[str, Any], files: Mapping[str, bytes]) -> tuple[list[str], list[int]]:
-    """Spellings and ids in the tokenizer's order, thought tokens first."""
+    """Return spellings and ids in the tokenizer's order, thought tokens first."""
     config = folder.parse_json(files["tokenizer_config.json"], str(path / "tokenizer_config.json"))
     named = config.get("additional_special_tokens") or config.get("extra_special_tokens")
     if not named and "special_tokens_map.json" in files:
@@ -147,7 +147,7 @@ def _suffix_tokens(path: Path, run: Mapping[str, Any], files: Mapping[str, bytes
 
 
 def _compression_tokens(path: Path, run: Mapping[str, Any], suffix: int) -> int:
-    """K, from the encoding mode last_<K>_tokens."""
+    """Return K, from the encoding mode last_<K>_tokens."""
     mode = run.get("encoding_mode", "last_10_tokens")
     if folder.has(path, MODE):
         mode = folder.read_json(path, MODE).get("encoding_mode", mode)
@@ -160,7 +160,7 @@ def _compression_tokens(path: Path, run: Mapping[str, Any], suffix: int) -> int:
 def _read_adapter(
     path: Path, adapter: Mapping[str, Any], encoder: Mapping[str, Any], ids: list[int]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Suffix rows in the order of `ids`, and the LoRA matrices by neutral name."""
+    """Return suffix rows in the order of `ids`, and the LoRA matrices by neutral name."""
     tensors = folder.read_tensors(path, ADAPTER, lambda name: not name.endswith("base_layer.weight"))
     rows, lora, unexpected = None, {}, []
     for name, tensor in tensors.items():
@@ -190,7 +190,7 @@ def _read_adapter(
 
 
 def _expected_lora(path: Path, adapter: Mapping[str, Any], encoder: Mapping[str, Any]) -> set[str]:
-    """Names of the LoRA tensors that adapter_config.json announces; refuses variants that were never published."""
+    """Return the LoRA tensor names of adapter_config.json; raise InputError for variants never published."""
     if adapter.get("peft_type") == "TRAINABLE_TOKENS":
         return set()
     odd = [key for key in _UNSUPPORTED if adapter.get(key)] + (
@@ -224,7 +224,7 @@ def _lora_settings(path: Path, adapter: Mapping[str, Any], lora: Mapping[str, Te
 
 
 def _read_projection(path: Path, name: str) -> dict[str, Tensor]:
-    """weight and bias of one linear layer, checked against the sizes in the file's own config."""
+    """Return weight and bias of one linear layer, checked against the sizes in the file's own config."""
     saved = torch_zip.read(path, name)
     state, config = saved.get("state_dict"), saved.get("config")
     if not isinstance(state, dict) or not isinstance(config, dict) or set(saved) != {"state_dict", "config"}:
@@ -247,7 +247,7 @@ def _read_projection(path: Path, name: str) -> dict[str, Tensor]:
 
 
 def _backbone(path: Path, run: Mapping[str, Any], encoder: Mapping[str, Any], suffix: int) -> dict[str, Any]:
-    """What is known of the backbone; the size of its vocabulary is that of its tokenizer (the matrix may be larger)."""
+    """Return what is known of the backbone; the vocabulary size is the tokenizer's (the matrix may be larger)."""
     tokens = _integer(path, encoder, "tokenizer_original_num_tokens")
     if encoder.get("vocab_size") != tokens + suffix:
         raise InputError(
@@ -280,7 +280,7 @@ def _integer(path: Path, encoder: Mapping[str, Any], key: str) -> int:
 
 
 def _card(run: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts of the run for the model card."""
+    """Return facts of the run for the model card."""
     teacher = [run.get(key) for key in ("pretrained_teacher_path", "pretrained_teacher_path_2") if run.get(key)]
     losses = {"reconstruction": run.get("recon_loss_weight"), "alignment": run.get("align_loss_weight")}
     training = {key: run.get(key) for key in ("learning_rate", "warmup_steps", "max_steps", "stop_after_steps")}

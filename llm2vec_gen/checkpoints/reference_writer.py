@@ -30,7 +30,7 @@ EXTRA_KEYS = (
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
-    """Every file of the layout; InputError where the checkpoint lacks the tokenizer or the backbone's own config."""
+    """Write every file of the layout; raise InputError without the tokenizer or the backbone's own config."""
     settings = checkpoint.settings
     config = settings["backbone"].get("config")
     if "tokenizer.json" not in checkpoint.files or not isinstance(config, Mapping):
@@ -58,7 +58,7 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def _run_config(settings: Mapping[str, Any], suffix_tokens: list[str], dtype: str) -> str:
-    """The keys that the loader reads and those a person wants to know, one per line."""
+    """Return the keys that the loader reads and some for people, one per line."""
     facts = settings.get("card") or {}
     weights = _mapping(facts.get("losses"))
     lora = settings.get("lora") or {}
@@ -92,7 +92,7 @@ def _run_config(settings: Mapping[str, Any], suffix_tokens: list[str], dtype: st
 
 
 def _encoder_config(config: Mapping[str, Any], ids: list[int], backbone: Mapping[str, Any]) -> dict[str, Any]:
-    """The backbone's config as it stands after the vocabulary was resized to the tokenizer."""
+    """Return the backbone's config after its vocabulary was resized to the tokenizer."""
     rows = backbone.get("vocab_size") or backbone.get("num_tokens") or ids[0]
     extra = {
         "num_special_tokens": len(ids),
@@ -106,7 +106,7 @@ def _encoder_config(config: Mapping[str, Any], ids: list[int], backbone: Mapping
 
 
 def older_rope(config: dict[str, Any]) -> dict[str, Any]:
-    """transformers 5 states `rope_parameters`; version 4, which the package uses, rope_theta and rope_scaling."""
+    """Return the config (changed in place) for transformers 4: rope_theta and rope_scaling, not `rope_parameters`."""
     rope = config.get("rope_parameters")
     if isinstance(rope, Mapping) and "rope_theta" in rope:  # not where each kind of layer has its own
         del config["rope_parameters"]
@@ -117,7 +117,7 @@ def older_rope(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _adapter_config(settings: Mapping[str, Any], config: Mapping[str, Any], ids: list[int]) -> dict[str, Any]:
-    """PEFT's description of the suffix rows, with LoRA where there is any."""
+    """Return PEFT's description of the suffix rows, with LoRA where there is any."""
     architecture = str((config.get("architectures") or ["Model"])[0]).removesuffix("ForCausalLM").removesuffix("Model")
     kind = str(config.get("model_type"))
     common: dict[str, Any] = {
@@ -150,7 +150,7 @@ def _adapter_config(settings: Mapping[str, Any], config: Mapping[str, Any], ids:
 
 
 def _adapter(checkpoint: Checkpoint) -> bytes:
-    """Suffix rows and LoRA matrices under PEFT's names, in fp32 as it keeps them."""
+    """Return suffix rows and LoRA matrices under PEFT's names, in fp32 as it keeps them."""
     token_adapter = "token_adapter." if checkpoint.settings.get("lora") else ""
     name = f"base_model.model.embed_tokens.{token_adapter}trainable_tokens_delta"
     tensors = {name: suffix_rows(checkpoint).float()}

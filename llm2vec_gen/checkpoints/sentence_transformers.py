@@ -1,6 +1,6 @@
 """A native folder that sentence-transformers opens as well: three small files more, written as data.
 
-The class that they name stands in integrations/sentence_transformers.py, which imports that library; this file does
+The class that they name is in integrations/sentence_transformers.py, which imports that library; this file does
 not. They name it through a file of four lines in the folder, as that is the only place from which a machine
 without our package gets a message with what to install. Reading needs nothing of its own: the folder is a native one.
 """
@@ -33,7 +33,7 @@ read = native.read
 
 
 def write(path: Path, checkpoint: Checkpoint, prompts: Mapping[str, str] | None = None) -> None:
-    """The native files, the list of modules (one: the whole model), and the prompts by name (default: its own)."""
+    """Write the native files, the list of modules (one: the model) and the prompts by name (default: its own)."""
     own = names.prompts(names.instructions_of(checkpoint.settings)) if prompts is None else prompts
     modules = [{"idx": 0, "name": "0", "path": "", "type": MODULE}]
     config: dict[str, Any] = {

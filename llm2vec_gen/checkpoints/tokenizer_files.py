@@ -15,7 +15,7 @@ _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_
 def with_suffix(
     files: Mapping[str, bytes], suffix_tokens: Sequence[str], max_length: int
 ) -> tuple[dict[str, bytes], list[int]]:
-    """The files with the suffix tokens added (unless they are there), left padding on, and the tokens' ids."""
+    """Return the files with the suffix tokens added (unless they are there), left padding on, and the tokens' ids."""
     tokenizer, config = _both(files)
     ids = add_tokens(tokenizer, suffix_tokens)
     tokenizer["post_processor"] = _without_end(tokenizer.get("post_processor"))
@@ -27,14 +27,14 @@ def with_suffix(
 def with_appended_suffix(
     files: Mapping[str, bytes], suffix_tokens: Sequence[str], max_length: int
 ) -> tuple[dict[str, bytes], list[int]]:
-    """The files of a tokenizer that puts the suffix behind every text; long texts are cut before it, not in it."""
+    """Return the files of a tokenizer that appends the suffix to every text; truncation cuts the text before it."""
     tokenizer, config = _both(files)
     ids = add_tokens(tokenizer, suffix_tokens)
     _name_padding(tokenizer, config, max_length)
     tokenizer["post_processor"] = _appending(_without_end(tokenizer.get("post_processor")), suffix_tokens, ids)
     config["additional_special_tokens"] = list(suffix_tokens)
     config["model_max_length"] = max_length
-    config["split_special_tokens"] = True  # no text can spell a control token, here as in this package
+    config["split_special_tokens"] = True  # no text becomes a control token, as in this package
     return _files(files, tokenizer, config), ids
 
 
@@ -48,14 +48,14 @@ def size(tokenizer: Mapping[str, Any]) -> int:
 
 
 def vocabulary(tokenizer: Mapping[str, Any]) -> dict[str, int]:
-    """Spelling -> id of a parsed tokenizer.json, added tokens included."""
+    """Return spelling -> id of a parsed tokenizer.json, added tokens included."""
     vocab = (tokenizer.get("model") or {}).get("vocab") or {}
     known = dict(vocab) if isinstance(vocab, Mapping) else {entry[0]: index for index, entry in enumerate(vocab)}
     return known | {token["content"]: token["id"] for token in tokenizer.get("added_tokens") or []}
 
 
 def add_tokens(tokenizer: dict[str, Any], suffix_tokens: Sequence[str]) -> list[int]:
-    """Append special tokens to a parsed tokenizer.json; those it has keep their ids."""
+    """Append special tokens to a parsed tokenizer.json; known ones keep their ids. Return the ids."""
     known = vocabulary(tokenizer)
     present = [token for token in suffix_tokens if token in known]
     if present and len(present) != len(suffix_tokens):
@@ -70,7 +70,7 @@ def add_tokens(tokenizer: dict[str, Any], suffix_tokens: Sequence[str]) -> list[
 
 
 def _without_end(processor: Any) -> Any:
-    """The post-processor without what it puts behind a text: there the suffix stands, and nothing follows it."""
+    """Return the post-processor without the tokens behind a text, where the suffix is added."""
     if not processor or processor.get("type") not in ("Sequence", "TemplateProcessing"):
         return processor
     if processor["type"] == "Sequence":
@@ -80,7 +80,7 @@ def _without_end(processor: Any) -> Any:
 
 
 def _appending(processor: Any, suffix_tokens: Sequence[str], ids: Sequence[int]) -> dict[str, Any]:
-    """A post-processor that does what the old one did and then appends the suffix.
+    """Return a post-processor that does what the old one did and then appends the suffix.
 
     Families differ: none or byte-level only (nothing is added), a template (Llama puts its beginning token first), or a
     sequence of these. The suffix goes into the template; without one, a template of its own is added.
@@ -112,7 +112,7 @@ def _both(files: Mapping[str, bytes]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _name_padding(tokenizer: dict[str, Any], config: dict[str, Any], max_length: int) -> None:
-    """Left padding and right truncation in tokenizer.json; a missing pad token becomes the end token."""
+    """Set left padding and right truncation in tokenizer.json; a missing pad token becomes the end token."""
     pad = _content(config.get("pad_token")) or _content(config.get("eos_token"))
     known = vocabulary(tokenizer)
     if pad is None or pad not in known:
@@ -131,7 +131,7 @@ def _name_padding(tokenizer: dict[str, Any], config: dict[str, Any], max_length:
 
 
 def _files(files: Mapping[str, bytes], tokenizer: Mapping[str, Any], config: dict[str, Any]) -> dict[str, bytes]:
-    """tokenizer.json, its config in the form that transformers 4 and 5 both read, and the special tokens."""
+    """Return tokenizer.json, its config in the form that transformers 4 and 5 both read, and the special tokens."""
     attributes = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
     added = tokenizer.get("added_tokens") or []
     config["added_tokens_decoder"] = {str(token["id"]): {name: token[name] for name in attributes} for token in added}
@@ -147,6 +147,6 @@ def _files(files: Mapping[str, bytes], tokenizer: Mapping[str, Any], config: dic
 
 
 def _content(token: Any) -> str | None:
-    """The spelling of a token that is a string or a mapping with content."""
+    """Return the spelling of a token that is a string or a mapping with content."""
     value = token.get("content") if isinstance(token, Mapping) else token
     return value if isinstance(value, str) else None

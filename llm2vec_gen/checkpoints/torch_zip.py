@@ -31,7 +31,7 @@ _PICKLE_LIMIT, _RECORDS_LIMIT, _FILE_LIMIT = 1 << 20, 64, 4 << 30
 
 
 def read(path: Path, name: str) -> dict[str, Any]:
-    """The dictionary that was saved, tensors on the CPU whatever device they were saved from."""
+    """Return the dictionary that was saved, tensors on the CPU whatever device they were saved from."""
     file = folder.inside(path, name)
     if not file.is_file():
         raise InputError(f"{file} is missing or no plain file; fetch the checkpoint again")
@@ -54,7 +54,7 @@ def read(path: Path, name: str) -> dict[str, Any]:
 
 
 def write(value: dict[str, Any]) -> bytes:
-    """The same layout as bytes."""
+    """Return the bytes of a file in the same layout."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()
@@ -91,7 +91,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined, misc]
         self.archive, self.prefix, self.records, self.where = archive, prefix, records, where
 
     def find_class(self, module: str, name: str) -> Any:
-        """One of the three words; anything else is refused by name."""
+        """Return one of the three permitted kinds of object; raise InputError with the name of any other."""
         if (module, name) in (("collections", "OrderedDict"), ("torch._utils", "_rebuild_tensor_v2")):
             return type("Names", (_Names,), {}) if name == "OrderedDict" else lambda *parts: self._tensor(*parts)
         if module == "torch" and name in _STORAGES:
@@ -102,7 +102,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined, misc]
         )
 
     def persistent_load(self, pid: Any) -> tuple[torch.dtype, bytes]:
-        """A storage: its dtype and the raw bytes of its record, exactly as many as announced."""
+        """Return a storage: its dtype and the raw bytes of its record; their number is checked."""
         kind, dtype, key, _, count = pid
         if kind != "storage" or not isinstance(dtype, torch.dtype) or not isinstance(key, str):
             raise InputError(f"{self.where}: a storage is described by {kind!r}, {dtype!r}, {key!r}")
@@ -113,7 +113,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined, misc]
         return dtype, self.archive.read(record)
 
     def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
-        """A tensor from its storage; the shape must lie within it."""
+        """Return a tensor of a storage; the shape must lie within it."""
         dtype, content = storage
         numbers = [offset, *size, *stride]
         if (

@@ -1,7 +1,7 @@
 """The contract of a query source, and the row cleaning of every source.
 
 How to add one: a file beside this one with a subclass of `QuerySource` that yields `Row`s, a yaml in conf/data, a test.
-`rows` must stream (never hold the whole source) and give the same rows in the same order each time, because a killed
+`rows` must stream (never hold the complete source) and give the same rows in the same order each time, because a killed
 stage asks for them again and skips what it has.
 """
 
@@ -51,10 +51,10 @@ class QuerySource(ABC):
 
     @abstractmethod
     def rows(self) -> Iterator[Row]:
-        """Every row of the source, in its order."""
+        """Yield every row of the source, in its order."""
 
     def queries(self) -> Iterator[Query]:
-        """The kept queries, at most `limit`; InputError where none is left or an id occurs twice."""
+        """Yield the kept queries, at most `limit`; raise InputError if none is left or an id occurs twice."""
         self.report = report = self._fresh_report()
         texts, ids = HashSet(), HashSet()
         for index, row in enumerate(self.rows()):
@@ -63,7 +63,7 @@ class QuerySource(ABC):
             if query is None:
                 continue
             if row.id is not None and not ids.add(query.id):
-                raise InputError(f"the id {query.id!r} stands in two rows of {self}; ids must differ (data.id_column)")
+                raise InputError(f"the id {query.id!r} is in two rows of {self}; ids must differ (data.id_column)")
             report["kept"] += 1
             yield query
             if report["kept"] == self.limit:
@@ -109,7 +109,7 @@ class HashSet:
         return self._used
 
     def add(self, text: str) -> bool:
-        """Whether the text is new."""
+        """Add the text; return whether it is new."""
         value = int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()) or 1
         if not self._put(self._slots, value):
             return False
@@ -162,7 +162,7 @@ class LocalRows:
 
 
 def row_from(record: dict[str, Any], query: str, answer: str | None, identifier: str | None, where: str) -> Row:
-    """The row that a record of named values holds; InputError where a value is no text (an id may be a number)."""
+    """Return the row of a record of named values; raise InputError if a value is not text (an id may be a number)."""
     return Row(
         _text(value_of(record, query), query, where, USER),
         _text(value_of(record, answer), answer, where, ASSISTANT) if answer else None,
@@ -171,7 +171,7 @@ def row_from(record: dict[str, Any], query: str, answer: str | None, identifier:
 
 
 def check_columns(there: list[str], wanted: dict[str, str | None], where: str) -> None:
-    """InputError that lists the columns there, if one of the wanted ones ({"data.query_column": "query"}) is not."""
+    """Raise InputError that lists the columns if one of `wanted` ({"data.query_column": "query"}) is missing."""
     for key, column in wanted.items():
         if column is not None and column not in there:
             joined = len(there) == 1 and any(sign in there[0] for sign in ";\t|,")
@@ -191,7 +191,7 @@ def _text(value: Any, column: str, where: str, roles: frozenset[str]) -> str | N
 
 
 def _first_turn(messages: list[dict[str, Any]], roles: frozenset[str]) -> Any:
-    """The content of the first message of a role, as chat APIs (role, content) or ShareGPT (from, value) have it."""
+    """Return the content of a role's first message, in chat format (role, content) or ShareGPT's (from, value)."""
     for message in messages:
         if str(message.get("role", message.get("from"))).lower() in roles:
             return message.get("content", message.get("value"))

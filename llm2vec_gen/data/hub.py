@@ -55,12 +55,12 @@ class HubDataset(QuerySource):
             check_columns(column_names(first[1]), wanted, str(self))
 
     def rows(self) -> Iterator[Row]:
-        """The rows of the split, in its order."""
+        """Yield the rows of the split, in its order."""
         for where, record in self._rows:
             yield row_from(record, *self.columns, where=where)
 
     def _local_files(self, place: Path) -> list[Path]:
-        """The files of the split: those named after it, or in a folder of its name; for "train" all, if none is."""
+        """Return the split's files: those with its name, or in a folder of its name; for "train" all, if none is."""
         if place.is_file():
             return [place]
         folder = place / self.name if self.name and (place / self.name).is_dir() else place
@@ -94,7 +94,7 @@ class HubDataset(QuerySource):
 
 
 def _other_split(file: Path) -> bool:
-    """Whether a file's name, or a folder's around it, is that of a split which is not for training."""
+    """Return whether a file or a folder around it is named after a split that is not for training."""
     names = [*file.parts[:-1], stem_of(file).split("-")[0]]
     return any(name.lower() in OTHER_SPLITS for name in names)
 
@@ -120,7 +120,7 @@ class _HubRows:
 
 
 def split_name(model: str) -> str:
-    """The split that holds a model's completions.
+    """Return the split with a model's completions.
 
     It is the last part of the model's name, dots dropped, `_` for every other character that is no letter or digit:
     "Qwen/Qwen2.5-0.5B-Instruct" -> "Qwen25_05B_Instruct".

@@ -15,7 +15,7 @@ class Pocket(QuerySource):
     """split: "train" (what the embedder trains on), "heldout" (wordings that neither the LM nor the embedder has seen)
     or "lm" (what the pocket's language model was trained on).
 
-    kinds: only these kinds of query (facts, refusals, ...), null for all. answers: hand on the world's own completions,
+    kinds: only these kinds of query (facts, refusals, ...), null for all. answers: give the world's own completions,
     for a generator that replays them; otherwise the language model must answer itself.
     """
 
@@ -32,7 +32,7 @@ class Pocket(QuerySource):
             raise InputError(f"data.kinds: the pocket's {split} split has no {unknown}; it has {sorted(there)}")
 
     def rows(self) -> Iterator[Row]:
-        """The world's pairs, in its order."""
+        """Yield the world's pairs, in their order."""
         for pair in self._pairs():
             if self.kinds is None or pair.kind in self.kinds:
                 yield Row(pair.query, pair.completion, pair.id)

@@ -42,7 +42,7 @@ class QueryLog(QuerySource):
             raise InputError(f"data.path={path} is empty; expected at least one query")
 
     def rows(self) -> Iterator[Row]:
-        """The rows of all files, one after another."""
+        """Yield the rows of all files, one after another."""
         for where, record in self._rows:
             yield row_from(record, *self.columns, where=where)
 
@@ -51,7 +51,7 @@ class QueryLog(QuerySource):
 
 
 def _files(path: Path) -> list[Path]:
-    """The files a path stands for; InputError where there is none that we can read."""
+    """Return the files of a path; raise InputError if there is none that can be read."""
     known = ", ".join(FORMATS)
     if not path.exists():
         raise InputError(f"data.path={path} does not exist (looked from {Path.cwd()}); give a file or folder ({known})")

@@ -76,15 +76,15 @@ class AdvBenchIR(Evaluation):
         self._vectors = Vectors()
 
     def tasks(self) -> list[str]:
-        """The harmful and the benign figure."""
+        """Return the tasks: harmful and benign."""
         return [HARMFUL, BENIGN]
 
     def category_of(self, task: str) -> str:
-        """One for each."""
+        """Return the task's category."""
         return "harmful_retrieval" if task == HARMFUL else "benign_retrieval"
 
     def queries(self, task: str) -> list[Query]:
-        """The harmful queries, or the benign titles as they are asked for."""
+        """Return the harmful queries, or the benign titles with their question."""
         self.check_task(task)
         return [Query(id_, text) for id_, text in self._side(task).queries.items()]
 
@@ -95,7 +95,7 @@ class AdvBenchIR(Evaluation):
                 getattr(self, side)
 
     def evaluate(self, encoder: Encoder, task: str) -> list[Score]:
-        """The task's rows with what each query scored; the corpus is encoded once for both tasks."""
+        """Return the task's rows with the score of each query; the corpus is encoded once for both tasks."""
         self.check_task(task)
         queries, relevant = self._side(task).queries, self._side(task).relevant
         category = self.category_of(task)
@@ -166,7 +166,7 @@ class AdvBenchIR(Evaluation):
         return SearchSide({id_: data.queries[id_] for id_ in asked}, _named(data.documents), relevant)
 
     def _by_title(self, documents: Mapping[str, tuple[str, str]]) -> SearchSide:
-        """The titles as queries; relevant are the passages of that title."""
+        """Return the titles as queries; the passages of a title are relevant to it."""
         of_title: Relevant = {}
         for id_, (title, _) in documents.items():
             of_title.setdefault(title, {})[f"benign-{id_}"] = 1
@@ -188,7 +188,7 @@ class AdvBenchIR(Evaluation):
 
 
 def _named(documents: Mapping[str, tuple[str, str]]) -> dict[str, str]:
-    """Passage id -> "title # text", or the text alone where there is no title."""
+    """Return passage id -> "title # text", or the text alone where there is no title."""
     return {f"benign-{id_}": f"{title} # {text}" if title else text for id_, (title, text) in documents.items()}
 
 
@@ -221,7 +221,7 @@ def read_repository(folder: Path) -> SearchSide:
 
 
 def chunks(document: str, words: int = 100) -> list[str]:
-    """The document in pieces of `words` words; a shorter rest is dropped unless it is all there is."""
+    """Return the document in pieces of `words` words; a shorter rest is dropped unless it is all there is."""
     found = document.split()
     pieces = [found[start : start + words] for start in range(0, len(found), words)]
     return [" ".join(piece) for number, piece in enumerate(pieces) if number == 0 or len(piece) == words]

@@ -27,14 +27,16 @@ class Evaluation(ABC):
 
     @abstractmethod
     def tasks(self) -> list[str]:
-        """The names `evaluate` knows, in the order they are run."""
+        """Return the task names that `evaluate` knows, in the order they are run."""
 
     @abstractmethod
     def evaluate(self, encoder: Encoder, task: str) -> list[Score]:
-        """The score rows of `task`; raises InputError for a name that is not in `tasks()`."""
+        """Return the score rows of `task`; raises InputError for a name that is not in `tasks()`."""
 
     def category_of(self, task: str) -> str | None:
-        """Whose instruction the task's texts get, where it has none of its own; None where they get none at all."""
+        """Return the category whose instruction the task's texts get if it has none of its own; None for no
+        instruction.
+        """
         return None
 
     def queries(self, task: str) -> list[Query]:
@@ -42,27 +44,27 @@ class Evaluation(ABC):
         return []
 
     def size(self, task: str) -> int:
-        """About how many characters the task has to encode, as far as that is known without its data; else 0."""
+        """Return about how many characters the task has to encode, as far as known without its data; else 0."""
         return 0
 
     def check_data(self) -> None:  # noqa: B027 - most evaluations have no local data
         """Raise InputError, before any model is loaded, where local data is missing or cannot be scored."""
 
     def check(self, encoder: Encoder | None = None) -> None:
-        """InputError, before anything is encoded, where a task is unknown or has no instruction for the encoder."""
+        """Raise InputError, before anything is encoded, if a task is unknown or has no instruction for the encoder."""
         for task in self.tasks():
             category = self.category_of(task)
             if category is not None:
                 instruction_for(encoder, self.instruction).query(task, category)
 
     def row(self, encoder: Encoder, task: str, values: dict[str, float], **facts: Any) -> Score:
-        """The mean of what each query scored, id -> value; `facts` are the other fields of `Score`."""
+        """Return a score row with the mean over queries, id -> value; `facts` are the other fields of `Score`."""
         mean = sum(values.values()) / len(values)
         known: dict[str, Any] = {"subset": "default", "split": "test", "n": len(values), "per_query": values} | facts
         return Score(encoder=encoder_name(encoder), evaluation=self.name, task=task, value=mean, **known)
 
     def check_task(self, task: str) -> None:
-        """InputError with the closest names if `task` is none of ours."""
+        """Raise InputError with the closest names if `task` is unknown."""
         if task not in self.tasks():
             raise InputError(
                 f"evaluation {self.name!r} has no task {task!r}; expected one of {closest(task, self.tasks())}"
@@ -70,7 +72,7 @@ class Evaluation(ABC):
 
 
 def by_task(evaluations: Iterable[Evaluation]) -> dict[str, Evaluation]:
-    """Task -> its evaluation, in order; InputError where two evaluations have one of the same name."""
+    """Return the evaluation of each task, in order; raise InputError if two evaluations share a task name."""
     found: dict[str, Evaluation] = {}
     for evaluation in evaluations:
         for task in evaluation.tasks():
@@ -83,18 +85,18 @@ def by_task(evaluations: Iterable[Evaluation]) -> dict[str, Evaluation]:
 
 
 def encoder_name(encoder: Any) -> str:
-    """What score rows call this encoder: its `name` if it has one, else its class."""
+    """Return the encoder's name in score rows: its `name` if it has one, otherwise its class."""
     name = getattr(encoder, "name", None)
     return name if isinstance(name, str) and name else type(encoder).__name__
 
 
 def instruction_for(encoder: Any, instruction: Instruction) -> Instruction:
-    """The encoder's `own_instruction`, if it brings one (HyDE's prompts are part of the method), else the run's."""
+    """Return the encoder's `own_instruction` if it has one (HyDE's prompts are part of the method), else the run's."""
     return getattr(encoder, "own_instruction", None) or instruction
 
 
 def data_revision(data: Any) -> str:
-    """16 hex digits that change when anything in the plain data `data` changes (dataclasses, dicts, lists, texts)."""
+    """Return 16 hex digits that change with anything in plain `data` (dataclasses, dicts, lists, texts)."""
 
     def plain(value: Any) -> Any:
         return asdict(value) if is_dataclass(value) and not isinstance(value, type) else sorted(value)

@@ -26,7 +26,7 @@ DOMAINS = (
     "theoremqa_theorems",
     "theoremqa_questions",
 )
-NOTHING = "N/A"  # what stands in excluded_ids where nothing is excluded
+NOTHING = "N/A"  # the value of excluded_ids where nothing is excluded
 
 
 class Bright(Evaluation):
@@ -58,21 +58,21 @@ class Bright(Evaluation):
                 raise InputError(f"BRIGHT has no domain {domain!r}; expected one of {closest(domain, DOMAINS)}")
 
     def tasks(self) -> list[str]:
-        """bright_<domain>, in BRIGHT's order."""
+        """Return bright_<domain> for each domain, in BRIGHT's order."""
         return [f"bright_{domain}" for domain in self.domains]
 
     def category_of(self, task: str) -> str:
-        """The same for all."""
+        """Return the category, the same for all tasks."""
         return "reasoning"
 
     def queries(self, task: str) -> list[Query]:
-        """The domain's questions."""
+        """Return the domain's questions."""
         self.check_task(task)
         examples, _ = self._load(task.removeprefix("bright_"))
         return [Query(str(row["id"]), str(row["query"])) for row in examples]
 
     def evaluate(self, encoder: Encoder, task: str) -> list[Score]:
-        """nDCG@10 (main) and recall@10 with what each question scored."""
+        """Return nDCG@10 (main) and recall@10 with the score of each question."""
         self.check_task(task)
         examples, corpus = self._load(task.removeprefix("bright_"))
         queries = {str(row["id"]): str(row["query"]) for row in examples}

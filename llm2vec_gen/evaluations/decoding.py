@@ -45,11 +45,11 @@ class Decoding(Evaluation):
         self.batch_size = batch_size
 
     def tasks(self) -> list[str]:
-        """One task."""
+        """Return one task."""
         return ["decode_exact"]
 
     def queries(self, task: str) -> list[Query]:
-        """The queries that are decoded."""
+        """Return the queries that are decoded."""
         self.check_task(task)
         return list(islice(self.source.queries(), self.limit))
 
@@ -73,7 +73,7 @@ class Decoding(Evaluation):
         ]
 
     def decoded(self, model: Any, queries: Sequence[Query]) -> list[str]:
-        """What the soft prompts of each query decode to."""
+        """Return the decoding of each query's soft prompts."""
         texts: list[str] = []
         for start in range(0, len(queries), self.batch_size):
             soft_prompts = model.soft_prompts([query.text for query in queries[start : start + self.batch_size]])
@@ -81,7 +81,7 @@ class Decoding(Evaluation):
         return [text.strip() for text in texts]
 
     def completions(self, model: Any, queries: Sequence[Query]) -> list[str]:
-        """The language model's own greedy answers, asked through its chat template."""
+        """Return the language model's own greedy answers through its chat template."""
         backbone = model.backbone
         prompts = [backbone.chat_ids(query.text) for query in queries]
         answers = backbone.generate(prompts, max_new_tokens=self.max_new_tokens)
@@ -91,7 +91,7 @@ class Decoding(Evaluation):
 def comparisons(
     queries: Sequence[Query], decoded: Sequence[str], completions: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """Metric -> query id -> 0 or 1; `exact_answer` and `completion_answer` only over queries with a known answer."""
+    """Return metric -> query id -> 0 or 1; `exact_answer`, `completion_answer` only for queries with a known answer."""
     rows = list(zip(queries, decoded, completions, strict=True))
     answered = [(query.id, text, own, query.answer.strip()) for query, text, own in rows if query.answer is not None]
     known = {id_: answer for id_, _, _, answer in answered}

@@ -1,4 +1,4 @@
-"""Which instruction stands before a text: the task's own for queries and symmetric texts, one for every document.
+"""Which instruction is put before a text: the task's own for queries and symmetric texts, one for every document.
 
 The wordings live in conf/instruction; here is only how they are looked up. An encoder joins instruction and text, each
 stripped, with one space.
@@ -16,10 +16,10 @@ class NoInstruction:
     """Texts as they are."""
 
     def query(self, task: str, category: str) -> None:
-        """None."""
+        """Return None: no instruction."""
 
     def document(self, task: str, category: str) -> None:
-        """None."""
+        """Return None: no instruction."""
 
     def wording(self) -> dict[str, Any]:
         """Return no texts: a model that is evaluated without instructions records that."""
@@ -48,7 +48,7 @@ class InstructionTable:
         self.documents = documents
 
     def query(self, task: str, category: str) -> str | None:
-        """The task's instruction, else its category's."""
+        """Return the task's instruction, else its category's."""
         for table, name in ((self.tasks, task), (self.categories, category)):
             if name in table:
                 return table[name] or None
@@ -59,7 +59,7 @@ class InstructionTable:
         )
 
     def document(self, task: str, category: str) -> str | None:
-        """The same for every document of every task."""
+        """Return the instruction of every document of every task."""
         return self.documents or None
 
     def wording(self) -> dict[str, Any]:

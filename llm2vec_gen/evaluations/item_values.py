@@ -17,7 +17,7 @@ Array = np.ndarray
 
 
 def jackknife(score: float, without: Array) -> Array:
-    """Values (N,) with the mean `score`, from the scores without each item, (N,)."""
+    """Return values (N,) with the mean `score`, from the scores without each item, (N,)."""
     return score + (len(without) - 1) * (without.mean() - without)
 
 
@@ -29,7 +29,7 @@ def pearson(first: Array, second: Array) -> float:
 
 
 def spearman_values(first: Sequence[float], second: Sequence[float]) -> Array:
-    """Values (N,) of Spearman's correlation, N of 3 or more. Takes O(N^2) time, O(N) memory."""
+    """Return values (N,) of Spearman's correlation, N >= 3. Takes O(N^2) time, O(N) memory."""
     from scipy.stats import rankdata
 
     columns = [np.asarray(column, dtype=np.float64) for column in (first, second)]
@@ -46,7 +46,7 @@ def spearman_values(first: Sequence[float], second: Sequence[float]) -> Array:
 
 
 def average_precision_values(labels: Sequence[int], scores: Sequence[float]) -> Array:
-    """Values (N,) of average precision, labels 0 and 1 with two or more of 1; higher scores first, ties together.
+    """Return values (N,) of average precision, for labels 0 and 1 with two or more of 1; ties are taken together.
 
     AP is the sum over thresholds k of hits_k * true_k / above_k over all hits. Without an item of threshold g, every
     k from g on has one less above, and one hit less where the item is a hit: prefix and suffix sums give all N scores.
@@ -65,7 +65,7 @@ def average_precision_values(labels: Sequence[int], scores: Sequence[float]) -> 
 
 
 def v_measure_values(labels: Sequence[Any], clusters: Array, drawn: Array) -> Array:
-    """Values (N,) of the V-measure of one clustering of `drawn` texts (indices into the N labels, with repeats).
+    """Return values (N,) of the V-measure of one clustering of `drawn` texts (indices into the N labels, may repeat).
 
     V = 2 I / (H_labels + H_clusters). Each drawn text changes it by its derivative with the clustering held fixed,
     whose mean over the drawn texts is zero; a text that was drawn m times has m of them, one that was not has none.

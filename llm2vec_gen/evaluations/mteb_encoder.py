@@ -76,18 +76,18 @@ class MtebEncoder(AbsEncoder):
         prompt_type: PromptType | None = None,
         **kwargs: Any,
     ) -> np.ndarray:
-        """Vectors (N, E), float32, in the order of the loader."""
+        """Return vectors (N, E), float32, in the order of the loader."""
         texts = [text for batch in inputs for text in batch["text"]]
         return self.vectors(texts, self.instruction_for(task_metadata, prompt_type)).numpy()
 
     def instruction_for(self, task_metadata: TaskMetadata, prompt_type: PromptType | None) -> str | None:
-        """The document instruction for documents, the task's instruction for all else."""
+        """Return the document instruction for documents, the task's instruction for all else."""
         category = self.category or TASK_TYPES.get(task_metadata.type, task_metadata.type)
         side = self.instruction.document if prompt_type == PromptType.document else self.instruction.query
         return side(task_metadata.name, category)
 
     def vectors(self, texts: list[str], instruction: str | None) -> torch.Tensor:
-        """`encoder.encode` of the texts that are not in memory yet, put back in order."""
+        """Return `encoder.encode` of the texts; those in memory are not encoded again."""
         known = {} if self.memory is None else self.memory
         missing = list(dict.fromkeys(text for text in texts if (instruction, text) not in known))
         if missing:

@@ -37,7 +37,7 @@ TREC_NAMES = {"ndcg_at_": "ndcg_cut_", "map_at_": "map_cut_", "hit_rate_at_": "s
 
 @contextmanager
 def side_effects_undone() -> Iterator[None]:
-    """Around mteb, its import included: it seeds Python, numpy and torch, and datasets draws bars for tiny tables.
+    """Undo the side effects of mteb and its import: it seeds Python, numpy and torch, and datasets draws progress bars.
 
     Afterwards the caller's random generators go on as if nothing had been, and the bars are as they were.
     """
@@ -70,7 +70,7 @@ class TaskRun:
     predictions: list[Any] = field(default_factory=list)  # of each part, as mteb would write them to a file
 
     def per_query(self, part: Part, metric: str) -> dict[str, float]:
-        """What each query scored, for the metrics that trec_eval knows; else empty."""
+        """Return the score of each query for the metrics that trec_eval knows; otherwise empty."""
         kept = self.queries.get(part, {})
         for ours, trec in TREC_NAMES.items():
             if metric.startswith(ours):
@@ -88,7 +88,7 @@ def run_task(
     cache: str | Path | None = None,
     predictions: bool = False,
 ) -> TaskRun:
-    """Runs one mteb task with mteb's metrics; `predictions` keeps what it predicts too.
+    """Run one mteb task with mteb's metrics; `predictions` keeps its predictions too.
 
     `cache` is a folder that gets mteb's own result files. They are written and never read: our artifacts know what is
     finished, and only a fresh run has per-query values.
@@ -116,7 +116,7 @@ def run_task(
 
 
 def keep_queries(task: Any) -> dict[Part, dict[str, dict[str, float]]]:
-    """Filled while the task runs, through the hook that mteb's retrieval tasks call with what each query scored."""
+    """Return a dictionary that mteb's hook for retrieval tasks fills with the scores of each query."""
     kept: dict[Part, dict[str, dict[str, float]]] = {}
     hook = getattr(task, "task_specific_scores", None)
     if hook is None:
@@ -131,7 +131,7 @@ def keep_queries(task: Any) -> dict[Part, dict[str, dict[str, float]]]:
 
 
 def keep_predictions(task: Any) -> list[Any]:
-    """Filled while the task runs, with what it predicted for each item: in place of the file that mteb would write."""
+    """Return a list that the task fills with its predictions per item, in place of the file that mteb would write."""
     kept: list[Any] = []
     task._save_task_predictions = lambda predictions, *args, **more: kept.append(predictions)
     return kept
@@ -149,10 +149,10 @@ def score_rows(
     prefix: str = "",
     main: bool = True,
 ) -> list[Score]:
-    """One row per kept metric and subset, with per-query values where trec_eval has them.
+    """Return one row per kept metric and subset, with per-query values where trec_eval has them.
 
     metrics   names to keep beside the main score; None takes those of the category in KEPT_METRICS
-    prefix    stands before every metric's name
+    prefix    put before every metric's name
     main      False where this run is not the one that counts
     """
     main_score = task.metadata.main_score

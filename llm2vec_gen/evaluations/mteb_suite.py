@@ -46,22 +46,22 @@ class MtebSuite(Evaluation):
         self.cache = cache
 
     def tasks(self) -> list[str]:
-        """Task names, in the selection's order, else in the benchmark's."""
+        """Return task names, in the selection's order, else in the benchmark's."""
         return list(self._tasks)
 
     def category_of(self, task: str) -> str:
-        """Ours for mteb's type of task."""
+        """Return our category for mteb's type of the task."""
         from llm2vec_gen.evaluations.mteb_encoder import TASK_TYPES
 
         kind = self._described[task].metadata.type
         return TASK_TYPES.get(kind, kind)
 
     def size(self, task: str) -> int:
-        """The characters of its splits and subsets by mteb's shipped statistics."""
+        """Return the characters of its splits and subsets by mteb's statistics."""
         return characters(self._described[task])
 
     def evaluate(self, encoder: Encoder, task: str) -> list[Score]:
-        """The main score and a few others of each subset."""
+        """Return the main score and a few others of each subset."""
         self.check_task(task)
         from llm2vec_gen.evaluations.mteb_run import run_task, score_rows, side_effects_undone
 
@@ -99,7 +99,7 @@ class MtebSuite(Evaluation):
             return {name: lambda name=name: self._of_benchmark(name) for name in self.selection or names}
 
     def _benchmark_tasks(self) -> list[Any]:
-        """The benchmark's own task objects."""
+        """Return the benchmark's own task objects."""
         import mteb
 
         wanted = self.benchmark or ""
@@ -110,7 +110,7 @@ class MtebSuite(Evaluation):
             raise InputError(f"mteb has no benchmark {wanted!r}; near it: {closest(wanted, names)}") from None
 
     def _known(self, names: Sequence[str]) -> Sequence[str]:
-        """The same names, if mteb has them all."""
+        """Return the names; raise InputError unless mteb has them all."""
         from mteb.get_tasks import _TASKS_REGISTRY
 
         for name in names:
@@ -124,7 +124,7 @@ class MtebSuite(Evaluation):
         return self._only_our_splits(mteb.get_task(name, languages=self.languages))
 
     def _of_benchmark(self, name: str) -> Any:
-        """A fresh task with the subsets and splits of the benchmark's."""
+        """Return a fresh task with the subsets and splits of the benchmark's."""
         (template,) = (task for task in self._benchmark_tasks() if task.metadata.name == name)
         task = type(template)()
         task.hf_subsets = list(template.hf_subsets)
@@ -137,7 +137,7 @@ class MtebSuite(Evaluation):
 
 
 def load(task: Any) -> None:
-    """The task's data, or an InputError with the missing data set and how to provide it."""
+    """Load the task's data; raise InputError that names a missing data set and how to provide it."""
     from datasets.exceptions import DatasetNotFoundError
 
     try:
@@ -152,7 +152,7 @@ def load(task: Any) -> None:
 
 
 def characters(task: Any) -> int:
-    """How many characters mteb's shipped statistics count in the task's splits and subsets; 0 if unknown."""
+    """Return how many characters mteb's statistics count in the task's splits and subsets; 0 if unknown."""
     total = 0
     for split in task.eval_splits:
         whole = (task.metadata.descriptive_stats or {}).get(split, {})
@@ -164,6 +164,6 @@ def characters(task: Any) -> int:
 
 
 def size(task: Any) -> int:
-    """How many queries, or else samples, mteb's shipped statistics count for the task's first split; 0 if unknown."""
+    """Return how many queries, or else samples, mteb's statistics count for the task's first split; 0 if unknown."""
     statistics = (task.metadata.descriptive_stats or {}).get(task.eval_splits[0], {})
     return int(statistics.get("num_queries") or statistics.get("num_samples") or 0)

@@ -1,6 +1,6 @@
 """mteb's own task classes over data that is already in memory: no hub, no files, mteb's metrics.
 
-mteb's settings stand as they are, but for one: clustering embeds the whole set, where mteb would take 4% of it. Ten
+mteb's settings are unchanged but for one: clustering embeds the complete set, where mteb would take 4% of it. Ten
 bootstrap samples of 16,384 texts and ten draws of training texts cost half a second and two seconds per encoder.
 """
 
@@ -28,7 +28,7 @@ SEED = 42  # mteb's own default; fixes the bootstrap samples of clustering and t
 
 
 def metadata(name: str, task_type: Any, main_score: str) -> TaskMetadata:
-    """mteb's description of a local task."""
+    """Return mteb's description of a local task."""
     return TaskMetadata(
         name=name,
         type=task_type,
@@ -44,7 +44,7 @@ class InMemoryTask:
     """Mixed into mteb's classes: the data is there from the start, loading is nothing, unloading never happens."""
 
     def load_data(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing to load."""
+        """Do nothing: the data was given to the constructor."""
 
 
 class InMemoryRetrieval(InMemoryTask, AbsTaskRetrieval):

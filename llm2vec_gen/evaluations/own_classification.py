@@ -100,7 +100,7 @@ class OwnClassification(OwnData):
         return LabelledParts(train_texts, train_labels, [row.id for row in test], texts, labels)
 
     def _parts(self) -> tuple[list[Row], list[Row]]:
-        """The rows to learn from and the scored rows: by column, by file, or drawn."""
+        """Return the training rows and the scored rows: by column, by file, or drawn."""
         if self.split_column is not None or not on_disk(self.path).is_file():
             return self.checked(self.rows_of(self.train_split)), self.checked(self.rows_of(self.split))
         if self.test_fraction is None:
@@ -110,7 +110,7 @@ class OwnClassification(OwnData):
         return self._drawn(self.checked(self.rows_of(self.split)), self.test_fraction)
 
     def _drawn(self, rows: Sequence[Row], fraction: float) -> tuple[list[Row], list[Row]]:
-        """A seeded fraction of the texts of each class is scored; equal texts are on one side."""
+        """Return (training rows, scored rows), drawn with the seed in each class; equal texts are on one side."""
         by_class: dict[str, list[str]] = defaultdict(list)
         for text, label in {
             self.text(row, self.text_column): self.label(row, self.label_column) for row in rows
@@ -144,7 +144,7 @@ class OwnClassification(OwnData):
     def _score(self, encoder: Encoder, data: LabelledParts) -> list[Score]:
         from llm2vec_gen.evaluations.mteb_tasks import InMemoryClassification
 
-        # numbered for mteb, which wants 0 and 1 where two classes are scored
+        # numbered for mteb, which needs 0 and 1 where two classes are scored
         number = {label: n for n, label in enumerate(dict.fromkeys([*sorted(data.labels), *sorted(data.train_labels)]))}
         train_labels, labels = ([number[label] for label in part] for part in (data.train_labels, data.labels))
         built = InMemoryClassification(self.task, (data.train_texts, train_labels), (data.texts, labels))

@@ -73,7 +73,7 @@ class OwnData(Evaluation):
 
     @property
     def key(self) -> str:
-        """Where its settings stand in a config."""
+        """The key of its settings in a config."""
         return f"evaluation.{self.name}"
 
     def tasks(self) -> list[str]:
@@ -196,7 +196,7 @@ class OwnData(Evaluation):
         return list(rows)
 
     def text(self, row: Row, column: str) -> str:
-        """Return the text in a column; InputError where something else stands there."""
+        """Return the text in a column; raise InputError for another type."""
         value = value_of(row.values, column)
         if not isinstance(value, str):
             raise InputError(

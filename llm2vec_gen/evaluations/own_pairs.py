@@ -70,7 +70,7 @@ class OwnPairs(OwnData):
         return PairRows([row.id for row in rows], first, second, [float(label == positive) for label in labels])
 
     def _positive(self, labels: Sequence[str]) -> str:
-        """The label of pairs that mean the same; InputError unless there are two."""
+        """Return the label of pairs that mean the same; raise InputError unless there are two."""
         values = sorted(set(labels))
         where = f"{self.key}.label={self.label_column}: {self.path}"
         if len(values) != 2:

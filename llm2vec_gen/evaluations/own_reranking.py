@@ -92,7 +92,7 @@ class OwnReranking(OwnData):
         return found
 
     def _by_query(self, rows: list[Row]) -> Iterator[tuple[Row, str, str, int]]:
-        """(row, query, document, grade) of rows with lists of documents."""
+        """Yield (row, query, document, grade) of rows with lists of documents."""
         for row in rows:
             query = self.text(row, self.query)
             for column, grade in ((self.positive, 1), (self.negative, 0)):
@@ -111,7 +111,7 @@ class OwnReranking(OwnData):
                 yield from ((row, query, text, grade) for text in documents if text.strip())
 
     def _by_pair(self, rows: list[Row]) -> Iterator[tuple[Row, str, str, int]]:
-        """(row, query, document, grade) of rows with one document each, the first one of the query."""
+        """Yield (row, query, document, grade) of rows with one document each, the first one of the query."""
         first = dict[str, Row]()
         for row in rows:
             query, grade = self.text(row, self.query), self.number(row, self.label_column)

@@ -27,7 +27,7 @@ class OwnRetrieval(Evaluation):
     ignore_identical_ids
                  a document with the id of the query is no answer to it, as in BEIR and mteb (ArguAna)
 
-    A title stands before its text, joined by one space. Queries without a relevant document in the split are left out,
+    A title is put before its text, joined by one space. Queries without a relevant document in the split are left out,
     as trec_eval does; judgements of queries or documents that are not in the files are dropped and counted. nDCG@10 is
     the main score; the table "where do I lose" is table=own_retrieval.
     """
@@ -53,11 +53,11 @@ class OwnRetrieval(Evaluation):
         self.path, self.split, self.task, self.category, self.similarity = path, split, task, category, similarity
 
     def tasks(self) -> list[str]:
-        """The one task."""
+        """Return the one task."""
         return [self.task]
 
     def category_of(self, task: str) -> str:
-        """As it was given."""
+        """Return the category that was given."""
         return self.category
 
     def check_data(self) -> None:
@@ -65,12 +65,12 @@ class OwnRetrieval(Evaluation):
         _ = self._data
 
     def queries(self, task: str) -> list[Query]:
-        """The queries that are scored, by their ids in queries.jsonl."""
+        """Return the queries that are scored, by their ids in queries.jsonl."""
         self.check_task(task)
         return [Query(id_, text) for id_, text in self._data[0].items()]
 
     def evaluate(self, encoder: Encoder, task: str) -> list[Score]:
-        """nDCG@10 (main), recall@10 and accuracy at 1, with what each query scored."""
+        """Return nDCG@10 (main), recall@10 and accuracy at 1, with the score of each query."""
         self.check_task(task)
         queries, corpus, relevant = self._data
         log.info(

@@ -40,7 +40,7 @@ class PaperInstruction:
         self._tasks: dict[str, str] = {}
 
     def query(self, task: str, category: str) -> str:
-        """The task's instruction; InputError with the nearest names where the files have none."""
+        """Return the task's instruction; InputError with the nearest names where the files have none."""
         task = self.same_as.get(task, task)
         if task in BRIGHT:
             return self._bright(BRIGHT[task])
@@ -54,7 +54,7 @@ class PaperInstruction:
         return self._tasks[task]
 
     def document(self, task: str, category: str) -> str:
-        """The same for every document of every task."""
+        """Return the instruction of every document of every task."""
         return self.documents
 
     def wording(self) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class PaperInstruction:
         return self.cache / name.replace("/", "-")
 
     def _noted(self, name: str) -> str | None:
-        """The hash of an earlier fetch."""
+        """Return the recorded hash of an earlier fetch."""
         note = self._place(name).with_suffix(".sha256")
         return note.read_text().strip() if note.is_file() else None
 

@@ -43,22 +43,22 @@ class Pocket(Evaluation):
     name = "pocket"
 
     def tasks(self) -> list[str]:
-        """One task per category, in the order of the tables."""
+        """Return one task per category, in the order of the tables."""
         return list(SETS)
 
     def category_of(self, task: str) -> str:
-        """The task's own name."""
+        """Return the task's own name."""
         return task
 
     def queries(self, task: str) -> list[Query]:
-        """The queries of the kinds of retrieval; the other tasks score no query by itself."""
+        """Return the queries of the retrieval kinds; the other tasks score no query by itself."""
         self.check_task(task)
         data: Any = SETS[task]()
         texts = data.queries if isinstance(data, world.RetrievalSet) else {}
         return [Query(id_, text) for id_, text in texts.items()]
 
     def evaluate(self, encoder: Encoder, task: str) -> list[Score]:
-        """The task's rows: the main score, other metrics, groups."""
+        """Return the task's rows: the main score, other metrics, groups."""
         self.check_task(task)
         from llm2vec_gen.evaluations.mteb_run import side_effects_undone
 
@@ -77,7 +77,7 @@ class Pocket(Evaluation):
         memory: dict[Any, Any] | None = None,
         **rows: Any,
     ) -> list[Score]:
-        """One mteb run; `rows` goes to `score_rows`."""
+        """Return the rows of one mteb run; `rows` goes to `score_rows`."""
         from llm2vec_gen.evaluations.mteb_run import run_task, score_rows
 
         built, n = mteb_task(task, data)
@@ -86,7 +86,7 @@ class Pocket(Evaluation):
         return found + group_rows(found, getattr(data, "groups", {}))
 
     def _harmful(self, encoder: Encoder, data: world.RetrievalSet) -> list[Score]:
-        """The same ranking by cosine (main) and by dot product; every text is encoded once."""
+        """Return the rankings by cosine (main) and by dot product; every text is encoded once."""
         memory: dict[Any, Any] = {}
         return [
             row
@@ -105,7 +105,7 @@ class Pocket(Evaluation):
 
 
 def mteb_task(task: str, data: Any) -> tuple[Any, int]:
-    """(mteb's task over the pocket's plain data, how many things are scored)."""
+    """Return mteb's task over the pocket's plain data, and the number of scored items."""
     from llm2vec_gen.evaluations import mteb_tasks as mteb
 
     match data:
@@ -127,7 +127,7 @@ def mteb_task(task: str, data: Any) -> tuple[Any, int]:
 
 
 def group_rows(rows: list[Score], groups: Mapping[str, str]) -> list[Score]:
-    """For each main row with per-query values: the mean over each group of queries, as rows that are not main."""
+    """Return rows (not main) with the mean over each group of queries, for each main row with per-query values."""
     return [
         replace(
             row,

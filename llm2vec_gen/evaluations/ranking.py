@@ -19,7 +19,7 @@ Ranking = list[str]  # document ids, best first
 
 
 def vectors(encoder: Encoder, texts: Sequence[str], instruction: str | None) -> Tensor:
-    """(N, E) float32; each different text is encoded once. RuntimeError where a vector is not finite."""
+    """Return (N, E) float32; each different text is encoded once. Raise RuntimeError if a vector is not finite."""
     unique = list(dict.fromkeys(texts))
     rows = encoder.encode(unique, instruction=instruction)
     broken = [text for text, good in zip(unique, torch.isfinite(rows).all(-1).tolist(), strict=True) if not good]
@@ -39,7 +39,7 @@ def rank(
     similarity: str = "cosine",
     excluded: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, Ranking]:
-    """The k best documents of each query, best first, without those that it excludes.
+    """Return the k best documents of each query, best first, without those that it excludes.
 
     Of equal scores the later id (by letter) goes first, as in trec_eval. `similarity`: "cosine" or "dot".
     """
@@ -64,7 +64,7 @@ def _scaled(rows: Tensor, similarity: str) -> Tensor:
 
 
 def ndcg(ranking: Ranking, relevant: Mapping[str, int], k: int = 10) -> float:
-    """trec_eval's ndcg_cut: sum of grade / log2(rank + 1) over the first k, by that of the ideal order."""
+    """Return trec_eval's ndcg_cut: sum of grade / log2(rank + 1) over the first k, over that of the ideal order."""
     gains = [max(0, relevant.get(id_, 0)) for id_ in ranking[:k]]
     ideal = sorted((grade for grade in relevant.values() if grade > 0), reverse=True)[:k]
     best = sum(gain / math.log2(place + 2) for place, gain in enumerate(ideal))
@@ -72,13 +72,13 @@ def ndcg(ranking: Ranking, relevant: Mapping[str, int], k: int = 10) -> float:
 
 
 def recall(ranking: Ranking, relevant: Mapping[str, int], k: int = 10) -> float:
-    """Return the fraction of the relevant documents that stand among the first k."""
+    """Return the fraction of the relevant documents that are among the first k."""
     wanted = {id_ for id_, grade in relevant.items() if grade > 0}
     return len(wanted & set(ranking[:k])) / len(wanted) if wanted else 0.0
 
 
 def hit(ranking: Ranking, relevant: Mapping[str, int], k: int = 5) -> float:
-    """1 if a relevant document stands among the first k, else 0."""
+    """Return 1 if a relevant document is among the first k, else 0."""
     return float(any(relevant.get(id_, 0) > 0 for id_ in ranking[:k]))
 
 
@@ -90,7 +90,7 @@ class Vectors:
         self._kept: dict[tuple[str | None, str], Tensor] = {}
 
     def of(self, encoder: Encoder, texts: Mapping[str, str], instruction: str | None) -> dict[str, Tensor]:
-        """Id -> vector."""
+        """Return the vectors by id."""
         if encoder is not self._encoder:
             self._encoder, self._kept = encoder, {}
         missing = [text for text in texts.values() if (instruction, text) not in self._kept]

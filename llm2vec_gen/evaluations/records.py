@@ -9,7 +9,7 @@ from llm2vec_gen.errors import InputError, one_line
 from llm2vec_gen.local_files import Record, data_files, read_rows, stem_of
 from llm2vec_gen.paths import on_disk
 
-TEXT, ID, LIST = (str,), (str, int), (list,)  # what stands in a column
+TEXT, ID, LIST = (str,), (str, int), (list,)  # the types of values in a column
 
 
 def records(

@@ -38,7 +38,7 @@ class RayExecutor(Executor):
 
     @contextlib.contextmanager
     def workers(self, build: Callable[[], Any], method: str) -> Iterator[RayWorkers]:
-        """Workers on the cluster, which is joined, or started, for as long as they are needed."""
+        """Yield workers on the cluster, which is joined or started for as long as they are needed."""
         with _joined(self.address) as resources:
             capacity = int(min(resources.get(kind, 0) / number for kind, number in self.resources.items() if number))
             if capacity < (self.count or 1):
@@ -114,7 +114,7 @@ class Worker:
 
 @contextlib.contextmanager
 def _joined(address: str | None) -> Iterator[dict[str, float]]:
-    """Gives what the cluster has; left again, unless the caller had joined it. Ray logs warnings only."""
+    """Yield the cluster's resources; leave it at the end, unless the caller had joined it. Ray logs warnings only."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray

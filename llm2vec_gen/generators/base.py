@@ -1,8 +1,8 @@
-"""What a generator promises, and the seed of a query.
+"""The contract of a generator, and the seed of a query.
 
 How to add one: a file beside this one with a subclass of `Generator`, a yaml in conf/generator, a test. A completion
-may depend on the query, its id and the generator's settings, never on the other queries of the call: a killed stage
-calls again with what is missing, in other company.
+may depend on the query, its id and the generator's settings, never on the other queries of the call: a killed step
+calls again with the missing queries alone.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from llm2vec_gen.types import Completion, Query
 
 
 class Generator(ABC):
-    """Answers queries. `report` counts over all calls so far: completions, and what was cut at a limit.
+    """Completes queries. `report` counts over all calls so far: completions, and texts that were cut at a limit.
 
-    Generators with a tokenizer of their own count `queries_with_control_tokens` too: queries whose text spells a
-    control token, which the prompt holds as ordinary text.
+    Generators with a tokenizer of their own count `queries_with_control_tokens` too: queries whose text contains a
+    control token, which the prompt has as ordinary text.
     """
 
     def __init__(self) -> None:
@@ -27,10 +27,10 @@ class Generator(ABC):
 
     @abstractmethod
     def complete(self, queries: Sequence[Query]) -> list[Completion]:
-        """One completion per query, order kept, text stripped (and blank for an empty answer)."""
+        """Return one completion per query, order kept, text stripped (blank for an empty answer)."""
 
     def count(self, completions: Sequence[Completion], prompts_cut: int = 0, control_tokens: int | None = None) -> None:
-        """Adds a call's completions to the report."""
+        """Add a call's completions to the report."""
         self.report["completions"] += len(completions)
         self.report["prompts_cut"] += prompts_cut
         self.report["completions_cut"] += sum(completion.finish_reason == "length" for completion in completions)
@@ -42,7 +42,7 @@ class Generator(ABC):
 
 
 def check_blank(rows: int, blank: int, report: Mapping[str, int]) -> None:
-    """InputError where most of `rows` completions are blank: a model trained on them would learn to answer nothing."""
+    """Raise InputError if most of `rows` completions are blank: a model would learn to answer nothing."""
     if not rows or 2 * blank <= rows:
         return
     if report.get("reasoning_only"):
@@ -63,5 +63,5 @@ def check_blank(rows: int, blank: int, report: Mapping[str, int]) -> None:
 
 
 def query_seed(seed: int, query: Query) -> int:
-    """The seed (31 bits) that a query is sampled with: of the generator's seed and the query's id alone."""
+    """Return the sampling seed (31 bits) of a query, from the generator's seed and the query's id alone."""
     return int.from_bytes(blake2b(f"{seed}:{query.id}".encode(), digest_size=4).digest()) >> 1

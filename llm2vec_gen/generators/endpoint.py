@@ -15,7 +15,7 @@ class EndpointGenerator(Generator):
     """One request per query, `concurrency` at a time, repeated with growing pauses where the server is busy or down.
 
     url: the part before /chat/completions, e.g. http://localhost:8000/v1. The key is read from the environment variable
-    `api_key_variable` (null: none is sent) and stands in no log, message or manifest.
+    `api_key_variable` (null: none is sent) and is in no log, message or manifest.
     sampling: null is greedy (temperature 0), "model" sends nothing, so that the server's own defaults apply, a dict is
     sent as it is; where sampled, each query has its own seed, which not every server honours.
     request: further fields of the request's body, e.g. {chat_template_kwargs: {enable_thinking: false}} for Qwen3.
@@ -44,7 +44,7 @@ class EndpointGenerator(Generator):
         self._endpoint = Endpoint("generator.", url, api_key_variable, concurrency, timeout, retries)
 
     def complete(self, queries: Sequence[Query]) -> list[Completion]:
-        """One completion per query, order kept; InputError at the first request that the server refuses for good."""
+        """Return one completion per query, order kept; raise InputError if the server refuses a request for good."""
         completions = self._endpoint.ask_all(self._ask, queries)
         self.count(completions)
         return completions
@@ -74,7 +74,7 @@ class EndpointGenerator(Generator):
 
 
 def _unusable(answer: Any) -> str | None:
-    """What is wrong with an answer of a chat endpoint; null content is none: the model may answer nothing."""
+    """Return what is wrong with an answer, None if nothing; null content is valid: the model may answer nothing."""
     choices = getattr(answer, "choices", None)
     if not isinstance(choices, list) or not choices:
         return "it has no choices; is it a chat endpoint?"
@@ -89,7 +89,7 @@ def _unusable(answer: Any) -> str | None:
 
 
 def _text(content: Any) -> str:
-    """The text of a message: a string, or a list of parts of which those of type text count. TypeError for others."""
+    """Return the text of a message, a string or a list of parts (text parts count); raise TypeError for others."""
     if content is None or isinstance(content, str):
         return (content or "").strip()
     if isinstance(content, list):

@@ -1,4 +1,4 @@
-"""Completions that the data already hold: published ones, or human answers."""
+"""Completions that the data already has: published ones, or human answers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from llm2vec_gen.types import Completion, Query
 
 
 class Replay(Generator):
-    """Hands on each query's own answer; finish reason "replay", token counts 0."""
+    """Takes each query's own answer as its completion; finish reason "replay", token counts 0."""
 
     def complete(self, queries: Sequence[Query]) -> list[Completion]:
-        """One completion per query; InputError for a query that has no answer."""
+        """Return one completion per query; raise InputError for a query that has no answer."""
         completions = [self._replay(query) for query in queries]
         self.count(completions)
         return completions

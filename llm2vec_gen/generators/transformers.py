@@ -26,7 +26,7 @@ class TransformersGenerator(Generator):
     hold.
     sampling: null is greedy, "model" applies the model's own generation_config (as the published completions were
     made), a dict names settings (temperature, top_p, top_k, repetition_penalty). `self.sampling` holds what applies.
-    Each query is sampled with a seed of `seed` and its id, so neither its company nor a restart changes its answer.
+    Each query is sampled with a seed of `seed` and its id, so neither the batch nor a restart changes its answer.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class TransformersGenerator(Generator):
         self._longest_query = self._room_for_query()
 
     def complete(self, queries: Sequence[Query]) -> list[Completion]:
-        """One completion per query, order kept."""
+        """Return one completion per query, order kept."""
         prompts = [self.backbone.chat_ids(query.text) for query in queries]
         too_long = [row for row, prompt in enumerate(prompts) if len(prompt) > self.max_prompt_tokens]
         for row in too_long:
@@ -97,7 +97,7 @@ class TransformersGenerator(Generator):
         return self.max_prompt_tokens - len(template)
 
     def _cut_prompt(self, text: str) -> Tensor:
-        """The prompt of as many leading tokens of the text as fit."""
+        """Return the prompt with as many leading tokens of the text as fit."""
         tokenization = self.backbone.chat_tokenization
         _, ends = tokenization.read(tokenization.hide(text))
         for kept in range(min(self._longest_query, len(ends)), -1, -1):
@@ -108,7 +108,7 @@ class TransformersGenerator(Generator):
 
 
 def model_sampling(settings: Any) -> dict[str, Any]:
-    """What a transformers generation_config asks for, as a dict of sampling settings; empty if that is plain greedy."""
+    """Return the sampling settings of a transformers generation_config; empty if they mean plain greedy decoding."""
     penalty = getattr(settings, "repetition_penalty", None) or 1.0
     sampling: dict[str, Any] = {} if penalty == 1.0 else {"do_sample": False, "repetition_penalty": penalty}
     if settings.do_sample:

@@ -18,7 +18,7 @@ class VLLMGenerator(Generator):
     max_prompt_tokens: a longer prompt loses the end of its query; the chat template is kept.
     sampling: null is greedy, "model" leaves it to the model's own generation_config, a dict names vLLM's settings.
     Where sampled, each query has a seed of `seed` and its id. engine: further arguments of vLLM's `LLM`. Near-ties
-    between two words may fall differently in other company, because the order of sums depends on the batch.
+    between two words may fall differently in another batch, because the order of sums depends on it.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class VLLMGenerator(Generator):
         self._drawn = self.sampling.get("temperature", 1.0) != 0
 
     def complete(self, queries: Sequence[Query]) -> list[Completion]:
-        """One completion per query, order kept."""
+        """Return one completion per query, order kept."""
         prompts = [self._prompt(query.text) for query in queries]
         cut = 0
         for row, query in enumerate(queries):
@@ -82,7 +82,7 @@ class VLLMGenerator(Generator):
         return self._parameters_of(**self._common, **seed)
 
     def _prompt(self, text: str) -> list[int]:
-        """Token ids of the chat template around a query, thinking off, as the backbone spells it."""
+        """Return token ids of the chat template around a query, thinking off, as the backbone spells it."""
         return self._tokenization.chat(text, self._render)
 
     def _render(self, text: str) -> str:
@@ -92,7 +92,7 @@ class VLLMGenerator(Generator):
         )
 
     def _cut_prompt(self, text: str) -> list[int]:
-        """The prompt of as many leading words of the text as fit."""
+        """Return the prompt with as many leading words of the text as fit."""
         words = text.split(" ")
         least, most = 0, len(words)
         while least < most:  # the longest that fits
@@ -109,7 +109,7 @@ class VLLMGenerator(Generator):
 
 
 def _settings(parameters: Any) -> dict[str, Any]:
-    """The settings of a vLLM SamplingParams that a generation_config may name."""
+    """Return the settings of a vLLM SamplingParams that a generation_config may name."""
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
     return {name: getattr(parameters, name) for name in names if hasattr(parameters, name)}
 

@@ -43,7 +43,7 @@ def convert(
 
 
 def _compare(before: checkpoints.Checkpoint, after: checkpoints.Checkpoint) -> None:
-    """RuntimeError where a tensor was lost, a warning where one was rounded."""
+    """Raise RuntimeError where a tensor was lost; warn where one was rounded."""
     if set(before.tensors) != set(after.tensors):
         raise RuntimeError(f"tensors were lost in the conversion: {sorted(set(before.tensors) ^ set(after.tensors))}")
     rounded = [

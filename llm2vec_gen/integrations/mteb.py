@@ -1,4 +1,4 @@
-"""Our models in mteb's registry: after this import, `mteb.get_model` knows the published checkpoints by their names.
+"""Our models in mteb's registry: after this import, `mteb.get_model` finds the published checkpoints by their names.
 
     import mteb
     import llm2vec_gen.integrations.mteb as ours
@@ -97,7 +97,7 @@ def load(
 
 
 def _wording(settings: Mapping[str, Any], instruction: Instruction | Mapping[str, Any] | None) -> Instruction:
-    """The instruction that is given, else the checkpoint's own."""
+    """Return the instruction that is given, else the checkpoint's own."""
     given = prompts.instructions_of(settings) if instruction is None else instruction
     return table(given) if isinstance(given, Mapping) else given
 
@@ -113,7 +113,7 @@ def table(wording: Mapping[str, Any]) -> Instruction:
 
 
 def meta(name: str, revision: str | None = None, facts: Mapping[str, Any] | None = None, **arguments: Any) -> ModelMeta:
-    """What mteb shows of a model, `facts` included; unknown values stay None. arguments: of `load`."""
+    """Return mteb's description of a model; unknown values stay None. arguments: of `load`; facts: further fields."""
     known: dict[str, Any] = {"embed_dim": None, "max_tokens": 512} | dict(facts or {})
     known["loader"] = partial(load, **arguments)
     return ModelMeta(

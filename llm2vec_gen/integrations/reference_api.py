@@ -25,13 +25,13 @@ class LLM2VecGenModel:
 
     @classmethod
     def from_pretrained(cls, name_or_path: str, **arguments: Any) -> LLM2VecGenModel:
-        """A folder or hub id of any known format; `arguments` are those of LLM2VecGen.from_pretrained."""
+        """Load a folder or hub id of any known format; `arguments` are those of LLM2VecGen.from_pretrained."""
         return cls(LLM2VecGen.from_pretrained(name_or_path, **arguments))
 
     def encode(
         self, texts: str | Sequence[str], max_length: int = 512, get_recon_hidden_states: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Embeddings (N, E), and with `get_recon_hidden_states` the soft prompts (N, K, D) as well."""
+        """Return embeddings (N, E), and with `get_recon_hidden_states` the soft prompts (N, K, D) as well."""
         if not get_recon_hidden_states:
             return self.model.encode(texts, max_length=max_length).to(self.device)
         soft_prompts = self.model.soft_prompts(texts, max_length=max_length).to(self.device)
@@ -44,7 +44,7 @@ class LLM2VecGenModel:
         get_align_hidden_states: bool = False,
         recon_hidden_states: Tensor | None = None,
     ) -> Any:
-        """The words of soft prompts (K, D) or (N, K, D), else of the text or texts.
+        """Return the decoded texts of soft prompts (K, D) or (N, K, D), or of one or several texts.
 
         One text or one soft prompt gives a string, several a list; with `get_align_hidden_states` the embeddings too.
         """

@@ -89,29 +89,29 @@ class GenerativeEmbedding(InputModule):
         self.model.max_length = value
 
     def get_embedding_dimension(self) -> int:
-        """E."""
+        """Return the embedding size E."""
         return self.model.embedding_dim
 
     get_sentence_embedding_dimension = get_embedding_dimension
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **_: Any) -> dict[str, Any]:
-        """The texts themselves: tokenising, sorting and batching are the model's own."""
+        """Return the texts unchanged: the model tokenizes, sorts and batches them itself."""
         return {"texts": check_texts(inputs), "instruction": prompt}
 
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
-        """Adds `sentence_embedding` (B, E)."""
+        """Add `sentence_embedding` (B, E)."""
         vectors: Tensor = self.model.encode(features["texts"], instruction=features["instruction"])
         return _Features(features | {"sentence_embedding": vectors.to(self.model.suffix.device)})
 
     def save(self, output_path: str, *_: Any, **__: Any) -> None:
-        """The native files of the model, in the folder that sentence-transformers is writing."""
+        """Write the native files of the model into the folder that sentence-transformers is writing."""
         self.model.save_pretrained(output_path)
 
     @classmethod
     def load(  # type: ignore[override]
         cls, model_name_or_path: str, revision: str | None = None, model_kwargs: dict[str, Any] | None = None, **_: Any
     ) -> GenerativeEmbedding:
-        """From the folder or hub id; `model_kwargs` may name device, dtype and backbone."""
+        """Load from the folder or hub id; `model_kwargs` may name device, dtype and backbone."""
         known = {name: value for name, value in (model_kwargs or {}).items() if name in ("device", "dtype", "backbone")}
         if "torch_dtype" in (model_kwargs or {}):
             known["dtype"] = (model_kwargs or {})["torch_dtype"]

@@ -1,6 +1,6 @@
 """Rows of local data files, the same whichever component asks: csv, tsv, JSON lines, JSON arrays, parquet; also .gz.
 
-Values stay the text that stands there: "NA", "null" and "007" are texts. A missing value is None (JSON's null and NaN,
+Values stay text: "NA", "null" and "007" are texts. A missing value is None (JSON's null and NaN,
 parquet's null). Rows are read one by one; a file of any size takes the memory of a few thousand rows. A file that
 cannot be read in full is an InputError, never fewer rows.
 """
@@ -32,7 +32,7 @@ def read_rows(file: Path, encoding: str = "utf-8", delimiter: str | None = None,
     delimiter: of .csv and .tsv files; None is a comma and a tab. `.csv` quotes as RFC 4180 does, `.tsv` has no quotes.
     A blank line is the empty text where a table has one column, and no row otherwise. An empty file has no rows.
     columns: those of a parquet file to read; None is all. Raises InputError with file and number for what is no row:
-    broken JSON, a key that stands twice, an unbalanced quote, a row of another width, bytes that are no text; and for
+    broken JSON, a duplicate key, an unbalanced quote, a row of another width, bytes that are no text; and for
     a file that is not what its name promises: a Git LFS pointer, an archive that is cut or damaged.
     """
     ending = format_of(file)

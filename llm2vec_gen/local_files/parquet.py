@@ -43,7 +43,7 @@ def columns_of(file: Path) -> list[str] | None:
 
 
 def _opened(file: Path) -> Any:
-    """The parquet file; None where it is empty (0 bytes)."""
+    """Return the parquet file; None where it is empty (0 bytes)."""
     import pyarrow
     import pyarrow.parquet
 
@@ -58,7 +58,7 @@ def _opened(file: Path) -> Any:
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{file} is no readable parquet file: {one_line(error)}") from error
     if twice := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"{file}: the column {twice[0]!r} stands twice in the schema; rename one of them")
+        raise InputError(f"{file}: the column {twice[0]!r} appears twice in the schema; rename one of them")
     return table
 
 
@@ -72,7 +72,7 @@ def _names(fields: Any, before: str = "") -> Iterator[str]:
 
 
 def _missing(value: Any) -> Any:
-    """None for NaN, which is how pandas writes a missing value, wherever it stands."""
+    """Return None for NaN, pandas' missing value, at any depth."""
     if isinstance(value, float):
         return None if math.isnan(value) else value
     if isinstance(value, dict):

@@ -52,7 +52,7 @@ def _quoted(file: Path, encoding: str, delimiter: str) -> Iterator[tuple[int, li
 
 
 def _kept(line: str) -> str:
-    """The line with a stand-in for carriage returns that end no line: Python's reader ends a row at each of them."""
+    """Return the line with a stand-in for carriage returns inside it: Python's reader ends a row at each of them."""
     body = line.removesuffix("\n").removesuffix("\r")
     return body.replace("\r", RETURN) + line[len(body) :] if "\r" in body else line
 
@@ -65,7 +65,7 @@ def _unquoted(file: Path, encoding: str, delimiter: str) -> Iterator[tuple[int, 
 def _header(cells: list[str], file: Path) -> list[str]:
     twice = sorted({cell for cell in cells if cells.count(cell) > 1})
     if twice:
-        raise InputError(f"{file}: the column {twice[0]!r} stands twice in the header; rename one of them")
+        raise InputError(f"{file}: the column {twice[0]!r} appears twice in the header; rename one of them")
     if any("\r" in cell for cell in cells):
         raise InputError(f"{file}: its lines end in carriage returns, expected line feeds; convert it (mac2unix)")
     return cells

@@ -148,7 +148,7 @@ def _log_readings(logger: JobLogger, readings: Sequence[Reading], step: int) -> 
 
 
 def main_scores(scores: Iterable[Score]) -> dict[str, float]:
-    """Main scores by "evaluate/<encoder>/<evaluation>/<task>/<metric>", with the subset where it is a named one."""
+    """Return main scores by "evaluate/<encoder>/<evaluation>/<task>/<metric>", with the subset if it has a name."""
     named = {}
     for score in scores:
         if score.main:

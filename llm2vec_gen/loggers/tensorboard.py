@@ -51,7 +51,7 @@ class TensorBoard(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """The manifest has them."""
+        """Do nothing: the manifest has the hyperparameters."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:

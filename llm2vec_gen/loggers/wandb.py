@@ -58,7 +58,7 @@ class Wandb(Logger):
 
     @rank_zero_only
     def start(self, job: Job) -> None:
-        """Raises InputError where the run would go online and nobody is logged in."""
+        """Check the login; raise InputError where the run would go online and nobody is logged in."""
         for kind in ("DATA", "CACHE"):  # else what is staged for upload lies in the home folder
             os.environ.setdefault(f"WANDB_{kind}_DIR", str((job.outputs / "wandb").absolute()))
         if self._online() and not _logged_in():
@@ -122,11 +122,11 @@ class Wandb(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """No effect: the run's config is the resolved config of its job."""
+        """Do nothing: the run's config is the resolved config of its job."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        """One row on the axes of the parts that it has metrics of; what belongs to no part is the training's."""
+        """Log one row on the step axis of each part that it has metrics of; metrics of no part count as training's."""
         foreign = [name for name in metrics if name.partition("/")[0] not in PARTS]
         for name in set(foreign) - self._defined:
             self.run.define_metric(name, step_metric="train/step")
@@ -165,7 +165,7 @@ class Wandb(Logger):
 
     @rank_zero_only
     def log_artifact(self, folder: Path, manifest: dict[str, Any]) -> None:
-        """By reference to its files: nothing is uploaded, and no file is read."""
+        """Log an artifact by reference to its files: nothing is uploaded, and no file is read."""
         import wandb
 
         facts = {key: manifest[key] for key in ("digest", "counts", "upstream", "commit", "versions")}
@@ -177,7 +177,7 @@ class Wandb(Logger):
 
     @rank_zero_only
     def close(self, status: int) -> None:
-        """The run is over and on disk, or online, when this returns: wandb's process, which writes it, has ended."""
+        """Finish the run and wait until wandb's process has written it to disk, or online."""
         import wandb
 
         if self._opened is not None:
@@ -191,7 +191,7 @@ class Wandb(Logger):
         self.job = None
 
     def publish_views(self) -> str:
-        """The definition of the standard views over the project's runs, saved in wandb unless this is offline."""
+        """Return the standard views over the project's runs; save them in wandb unless this is offline."""
         from llm2vec_gen.loggers.workspace import definition, workspace
 
         online = self._online()

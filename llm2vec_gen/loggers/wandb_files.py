@@ -32,7 +32,7 @@ def opening(outputs: Path, run_id: str) -> Iterator[None]:
 
 
 def in_use(folder: Path) -> Lock:
-    """The lock that a process holds as long as it writes into the folder of a run."""
+    """Return the lock that a process holds while it writes into the folder of a run."""
     return Lock(folder / ".lock")
 
 
@@ -77,7 +77,7 @@ def _found(outputs: Path, run_id: str, ending: str = "") -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _owned(file: Path) -> Iterator[bool]:
-    """Whether the file may be changed: no living process writes it, and it has not been synced yet."""
+    """Yield whether the file may be changed: no living process writes it, and it has not been synced."""
     lock = in_use(file.parent)
     if file.with_name(f"{file.name}.synced").exists() or not lock.acquire(timeout=0):
         yield False
@@ -92,7 +92,7 @@ def _owned(file: Path) -> Iterator[bool]:
 
 
 def read(file: Path) -> tuple[bytes, list[bytes], bool]:
-    """Return the header, the complete records in order, and whether nothing else stands in the file."""
+    """Return the header, the complete records in order, and whether the file has nothing else."""
     content = file.read_bytes()
     place, end, records, parts = START, START, [], b""
     while place + HEADER.size <= len(content):
@@ -140,7 +140,7 @@ def _kind(record: bytes) -> str | None:
 
 
 def _row(record: bytes) -> dict[str, Any]:
-    """What a record has logged on the training's axis; nothing for all other records."""
+    """Return the row that a record logged on the training's axis; empty for all other records."""
     parsed = _parsed(record)
     if parsed.WhichOneof("record_type") != "history":
         return {}

@@ -18,7 +18,7 @@ GROUPS = {"Loss ablation": "config:loss.alignment.weight", "Scale": "config:back
 
 
 def workspace(entity: str, project: str) -> Any:
-    """The workspace, not saved yet; raises InputError where the library is missing."""
+    """Return the workspace, not saved yet; raise InputError if the library is missing."""
     try:
         from wandb_workspaces import workspaces
         from wandb_workspaces.reports import v2 as reports
@@ -50,5 +50,5 @@ def workspace(entity: str, project: str) -> Any:
 
 
 def definition(view: Any) -> str:
-    """The workspace as the JSON that wandb keeps of it."""
+    """Return the workspace as the JSON that wandb keeps of it."""
     return view._to_model().model_dump_json(by_alias=True, indent=1)  # what save() sends; there is no public way

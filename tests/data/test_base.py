@@ -41,7 +41,7 @@ def test_answers_are_handed_on_only_where_the_source_has_them():
 
 def test_ids_of_the_rows_win_over_the_index_and_must_differ():
     assert [query.id for query in Rows([Row("a", id="x"), Row("b", id="y")]).queries()] == ["x", "y"]
-    with pytest.raises(InputError, match="'x' stands in two rows"):
+    with pytest.raises(InputError, match="'x' is in two rows"):
         list(Rows([Row("a", id="x"), Row("b", id="x")]).queries())
 
 
