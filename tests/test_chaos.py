@@ -8,5 +8,5 @@ from tests import chaos
 
 
 @pytest.mark.slow
-def test_killed_runs_end_as_whole_ones() -> None:
+def test_killed_runs_end_as_uninterrupted_ones() -> None:
     assert chaos.run(trials=2, seed=1) == 0

@@ -1,4 +1,4 @@
-"""The whole chain through its scripts, on a small random backbone: wrong order, kills, resumption, sharing."""
+"""The complete chain through its scripts, on a small random backbone: wrong order, kills, resumption, sharing."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ def call(step: str, outputs: Path, world: list[str], *more: str) -> subprocess.C
     return subprocess.run(command(step, outputs, world, *more), capture_output=True, text=True, timeout=300)
 
 
-def made(step: str, outputs: Path, world: list[str], *more: str) -> Path:
+def run_step(step: str, outputs: Path, world: list[str], *more: str) -> Path:
     done = call(step, outputs, world, *more)
     assert done.returncode == 0, done.stderr
     return Path(done.stdout.strip().splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
-def whole(world: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    outputs = tmp_path_factory.mktemp("whole")
+def complete_run(world: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    outputs = tmp_path_factory.mktemp("complete")
     done = call("run", outputs, world)
     assert done.returncode == 0, done.stderr
     assert (Path(done.stdout.splitlines()[-1]) / "manifest.json").is_file()
@@ -79,52 +79,54 @@ def test_a_wrong_order_is_one_line_and_status_2(tmp_path: Path, world: list[str]
     assert "experiments/complete.py" in done.stderr
 
 
-def test_given_scores_are_the_table_or_wrong_input_and_none_given_leaves_holes(tmp_path: Path) -> None:
+def test_given_scores_are_the_table_or_wrong_input_and_none_leave_empty_cells(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for given, said in ((f"[{tmp_path / 'empty'}]", f"scores=['{tmp_path / 'empty'}'] holds no score"),
+    for given, expected in ((f"[{tmp_path / 'empty'}]", f"scores=['{tmp_path / 'empty'}'] holds no score"),
                         ("0", "scores=0: expected a .jsonl file of scores")):  # fmt: skip
         done = call("tabulate", tmp_path, [], f"scores={given}")
         assert done.returncode == 2
-        assert len(done.stderr.strip().splitlines()) == 1 and said in done.stderr
-    holes = [made("tabulate", tmp_path, [], *more) for more in ((), ("scores=[]",))]
-    assert holes[0] == holes[1]
+        assert len(done.stderr.strip().splitlines()) == 1 and expected in done.stderr
+    drawn = [run_step("tabulate", tmp_path, [], *more) for more in ((), ("scores=[]",))]
+    assert drawn[0] == drawn[1]
 
 
-def test_the_chain_is_whole_and_counts_what_it_dropped(whole: Path) -> None:
-    complete = only(whole, "complete")
+def test_the_chain_is_complete_and_counts_what_it_dropped(complete_run: Path) -> None:
+    complete = only(complete_run, "complete")
     counts = read_manifest(complete)["counts"]
     assert counts["rows"] == 120
     assert (counts["empty"], counts["duplicate"]) == (1, 1)
     completions = Completions(complete)
     assert completions[3].completion == "it is 9."
-    targets = Targets(only(whole, "embed"), completions)
+    targets = Targets(only(complete_run, "embed"), completions)
     assert len(targets) == 120
-    train = only(whole, "train")
+    train = only(complete_run, "train")
     assert train.name.startswith("qwen3-"), "named after the backbone's folder"
     assert "learning_rate = 0.003," in (train / "README.md").read_text()  # by the rule for its 32 dimensions
     assert (train / "model.safetensors").stat().st_size < 1_000_000  # no frozen weight
     assert not (train / "resume").exists()
     for name in ("table.md", "report.html", "summary.json"):
-        assert (whole / "smoke" / name).stat().st_size > 0
+        assert (complete_run / "smoke" / name).stat().st_size > 0
 
 
-def test_running_again_makes_nothing_again(whole: Path, world: list[str]) -> None:
-    before = {file: file.stat().st_mtime_ns for file in whole.glob("*/*/rows-*")}
+def test_running_again_makes_nothing_again(complete_run: Path, world: list[str]) -> None:
+    before = {file: file.stat().st_mtime_ns for file in complete_run.glob("*/*/rows-*")}
     started = time.time_ns()
-    made("run", whole, world)
-    assert {file: file.stat().st_mtime_ns for file in whole.glob("*/*/rows-*")} == before
-    assert (only(whole, "train") / "model.safetensors").stat().st_mtime_ns < started
+    run_step("run", complete_run, world)
+    assert {file: file.stat().st_mtime_ns for file in complete_run.glob("*/*/rows-*")} == before
+    assert (only(complete_run, "train") / "model.safetensors").stat().st_mtime_ns < started
 
 
-def test_another_seed_shares_completions_and_targets(whole: Path, world: list[str]) -> None:
-    made("train", whole, world, "seed=7")
-    assert len(list((whole / "complete").glob("*/manifest.json"))) == 1
-    assert len(list((whole / "embed").glob("*/manifest.json"))) == 1
-    assert len(list((whole / "train").glob("*/manifest.json"))) == 2
+def test_another_seed_shares_completions_and_targets(complete_run: Path, world: list[str]) -> None:
+    run_step("train", complete_run, world, "seed=7")
+    assert len(list((complete_run / "complete").glob("*/manifest.json"))) == 1
+    assert len(list((complete_run / "embed").glob("*/manifest.json"))) == 1
+    assert len(list((complete_run / "train").glob("*/manifest.json"))) == 2
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_kills_at_random_moments_change_nothing(whole: Path, world: list[str], tmp_path: Path, seed: int) -> None:
+def test_kills_at_random_moments_change_nothing(
+    complete_run: Path, world: list[str], tmp_path: Path, seed: int
+) -> None:
     rng = random.Random(seed)
     for _ in range(3):
         job = subprocess.Popen(
@@ -136,25 +138,25 @@ def test_kills_at_random_moments_change_nothing(whole: Path, world: list[str], t
         time.sleep(rng.uniform(3, 12))
         os.killpg(job.pid, signal.SIGKILL)
         job.wait()
-    made("run", tmp_path, world)
+    run_step("run", tmp_path, world)
     train = "train/*seed42*"
-    (ours,), (theirs,) = tmp_path.glob(f"{train}/model.safetensors"), whole.glob(f"{train}/model.safetensors")
+    (ours,), (theirs,) = tmp_path.glob(f"{train}/model.safetensors"), complete_run.glob(f"{train}/model.safetensors")
     assert ours.read_bytes() == theirs.read_bytes()
     for pattern in ("complete/*/rows-*.parquet", "embed/*/rows-*.safetensors"):
         assert [file.name for file in sorted(tmp_path.glob(pattern))] == [
-            file.name for file in sorted(whole.glob(pattern))
+            file.name for file in sorted(complete_run.glob(pattern))
         ]
         assert all(
             mine.read_bytes() == other.read_bytes()
-            for mine, other in zip(sorted(tmp_path.glob(pattern)), sorted(whole.glob(pattern)), strict=True)
+            for mine, other in zip(sorted(tmp_path.glob(pattern)), sorted(complete_run.glob(pattern)), strict=True)
         )
 
 
-def test_an_altered_part_stops_the_next_verb(whole: Path, world: list[str], tmp_path: Path) -> None:
+def test_an_altered_shard_stops_the_next_step(complete_run: Path, world: list[str], tmp_path: Path) -> None:
     import shutil
 
     outputs = tmp_path / "copy"
-    shutil.copytree(whole, outputs)
+    shutil.copytree(complete_run, outputs)
     part = sorted(only(outputs, "embed").glob("rows-*.safetensors"))[1]
     part.write_bytes(part.read_bytes()[:-3])
     done = call("train", outputs, world, "seed=11")

@@ -16,7 +16,7 @@ from tests.hydra_plugins.sweeps import SCRIPT, runs, start, statuses, sweep, wai
 pytestmark = pytest.mark.slow
 
 
-def test_a_failing_job_stops_nobody_and_the_worst_one_gives_the_exit_status(tmp_path: Path) -> None:
+def test_a_failing_job_stops_no_other_and_the_worst_one_gives_the_exit_status(tmp_path: Path) -> None:
     code, out, err = sweep(tmp_path, "seed=1,102,103,107,8", f"hydra.sweep.dir={tmp_path}/s")
     found = statuses(tmp_path / "s")
     assert code == 1
@@ -65,7 +65,7 @@ def test_wrong_input_may_be_right_the_next_time(tmp_path: Path) -> None:
         ("hydra/launcher=slurmy", "hydra/launcher=slurmy is unknown; expected one of slurm"),
     ],
 )
-def test_a_misplaced_or_misspelt_launcher_is_said_in_one_line(tmp_path: Path, override: str, message: str) -> None:
+def test_a_misplaced_or_misspelt_launcher_is_reported_in_one_line(tmp_path: Path, override: str, message: str) -> None:
     code, _, err = sweep(tmp_path, "seed=1,2", override)
     assert (code, err.count("\n")) == (2, 1)
     assert message in err

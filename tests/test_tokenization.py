@@ -47,7 +47,7 @@ def test_texts_without_control_tokens_are_read_as_the_tokenizer_reads_them(famil
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_text_cannot_spell_a_control_token(family):
+def test_a_text_cannot_become_a_control_token(family):
     tokenizer = tiny_tokenizer(family)
     tokens = Tokenization(tokenizer)
     special = set(tokenizer.convert_tokens_to_ids(list(SPECIAL[family])))

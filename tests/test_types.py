@@ -26,7 +26,7 @@ def test_each_error_has_one_exit_status(error: BaseException, status: int) -> No
     assert exit_status(error) == status
 
 
-def test_an_error_is_said_in_one_line() -> None:
+def test_an_error_is_reported_in_one_line() -> None:
     assert one_line(RuntimeError("two\n  lines")) == "two lines"
     assert describe_error(RuntimeError("two\n  lines")) == "RuntimeError: two lines"
     assert describe_error(MemoryError()) == "MemoryError"

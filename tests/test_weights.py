@@ -48,7 +48,7 @@ def test_whole_numbers_and_empty_tensors_are_passed_over():
         check_finite(model, "this")
 
 
-def test_states_that_overflow_are_told_from_weights_that_do():
+def test_states_that_overflow_are_distinguished_from_weights_that_do():
     lm = tiny_lm("qwen3")
     with torch.no_grad():
         for layer in lm.model.layers:

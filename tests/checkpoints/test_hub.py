@@ -99,7 +99,9 @@ def test_a_model_pushed_in_any_format_loads_from_there(format: str, local: Local
         LLM2VecGen.from_pretrained("me/mine", device="cpu", backbone=backbone, revision="v9")
 
 
-def test_tokens_are_passed_on_and_never_told(local: LocalHub, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_tokens_are_passed_on_and_never_logged(
+    local: LocalHub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = saved(tmp_path / "c")
     caplog.set_level(logging.DEBUG)
     hub.push(folder, "me/mine", token=SECRET)

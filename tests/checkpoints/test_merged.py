@@ -87,7 +87,7 @@ def test_the_head_is_both_projections() -> None:
     assert torch.allclose(states.mean(1) @ head["weight"].T + head["bias"], second.mean(1), atol=1e-5)
 
 
-def test_without_the_weights_it_says_how_to_get_them(tmp_path: Path) -> None:
+def test_without_the_weights_the_error_names_how_to_get_them(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="save it with format='merged'"):
         saved(tmp_path / "m", format="merged")
 
@@ -116,7 +116,7 @@ def test_in_a_process_without_the_package(python: str | None, name: str, tmp_pat
 
 
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
-def test_a_text_that_spells_a_control_token_gives_the_same_vector(family: str, tmp_path: Path) -> None:
+def test_a_text_with_a_control_token_gives_the_same_vector(family: str, tmp_path: Path) -> None:
     """Also where the backbone's tokenizer appends an end token to every text."""
     folder = appending_end(tiny_backbone_folder(tmp_path, family), SPECIAL[family][1])
     torch.manual_seed(0)

@@ -68,7 +68,7 @@ def test_a_second_write_replaces_the_first_and_leaves_nothing_else(tmp_path: Pat
     assert not [file for file in (tmp_path / "c").iterdir() if file.suffix == ".tmp"]
 
 
-def test_an_interrupted_write_is_never_read_as_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_write_is_never_read_as_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = saved(tmp_path / "c", sample(seed=1))
     replace, calls = Path.replace, []
 

@@ -66,7 +66,7 @@ def test_transformers_reads_them(family: str, tmp_path: Path) -> None:
     assert batch["attention_mask"][1][0] == 0
 
 
-def test_half_a_suffix_and_holes_are_refused(tmp_path: Path) -> None:
+def test_half_a_suffix_and_gaps_are_refused(tmp_path: Path) -> None:
     before = files("qwen3", tmp_path)
     once, _ = tokenizer_files.with_suffix(before, NAMES[:1], 20)
     with pytest.raises(InputError, match="some of the suffix tokens already"):

@@ -67,7 +67,7 @@ def test_documents_are_cut_into_full_chunks():
     assert chunks("a\n b") == ["a b"]
 
 
-def test_the_share_of_queries_that_find_their_own_chunks(folder):
+def test_the_fraction_of_queries_that_find_their_own_chunks(folder):
     encoder, bench = Told(), evaluation(folder)
     assert isinstance(bench, Evaluation) and bench.tasks() == ["AdvBench-IR", "AdvBench-IR-benign"]
     rows = {row.metric: row for row in bench.evaluate(encoder, "AdvBench-IR")}

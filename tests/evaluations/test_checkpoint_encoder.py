@@ -126,7 +126,7 @@ def test_other_instructions_than_the_checkpoint_records_are_named(
         assert found == named
 
 
-def test_the_card_has_the_scores_and_says_which_had_other_instructions(tmp_path: Path, checkpoint: Path) -> None:
+def test_the_card_has_the_scores_and_names_those_of_other_instructions(tmp_path: Path, checkpoint: Path) -> None:
     own = [f"paths.outputs={tmp_path}/outputs", "instruction=generative"]
     artifact = compose(*own).artifact("train")
     model = LLM2VecGen.from_pretrained(checkpoint, device="cpu")

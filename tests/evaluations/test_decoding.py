@@ -50,7 +50,7 @@ ANSWERS = {"a": "A", "b": "B", "c": "x", "d": "D"}
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
-def test_shares_by_hand(batch_size):
+def test_fractions_by_hand(batch_size):
     rows = Decoding(Source(QUERIES), batch_size=batch_size).evaluate(Model(DECODES, ANSWERS), "decode_exact")
     found = {row.metric: row for row in rows}
     assert found["exact"].per_query == {"1": 1.0, "2": 0.0, "3": 0.0, "4": 1.0}  # c: own answer, but a wrong one
@@ -66,7 +66,7 @@ def test_limit_and_no_known_answers():
     assert [(row.metric, row.n) for row in rows] == [("exact", 1), ("exact_completion", 1)]
 
 
-def test_an_encoder_that_cannot_decode_is_skipped_and_the_log_says_so(caplog):
+def test_an_encoder_that_cannot_decode_is_skipped_and_logged(caplog):
     class Teacher:
         name = "teacher"
 

@@ -69,7 +69,7 @@ def test_ids_stand_once_and_texts_are_texts(folder):
             OwnRetrieval(NoInstruction(), str(folder)).evaluate(Letters(), "own_retrieval")
 
 
-def test_what_needs_no_data_is_said_before_any_is_read(folder):
+def test_errors_that_need_no_data_come_before_any_is_read(folder):
     with pytest.raises(InputError, match="similarity=euclid: expected cosine or dot"):
         OwnRetrieval(NoInstruction(), str(folder), similarity="euclid")
     with pytest.raises(InputError, match="has no qrels/dev.tsv"):

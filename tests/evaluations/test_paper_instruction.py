@@ -71,6 +71,6 @@ def test_a_file_put_there_by_hand_serves(source, tmp_path):
         paper(tmp_path / "gone", tmp_path / "cache").query("bright_pony", "")
 
 
-def test_offline_says_which_file_goes_where(tmp_path):
+def test_offline_the_error_names_the_file_and_its_place(tmp_path):
     with pytest.raises(InputError, match=r"needs file://.*all.json.*put it at .*all.json, or choose instruction="):
         paper(tmp_path / "gone", tmp_path / "cache").query("ArguAna", "")

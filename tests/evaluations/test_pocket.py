@@ -94,7 +94,7 @@ def test_a_perfect_retriever():
     assert row.value == 1.0
 
 
-def test_harmful_is_the_share_with_an_own_passage_in_the_top_five():
+def test_harmful_is_the_fraction_with_an_own_passage_in_the_top_five():
     data = world.harmful_set()
     rows = Pocket(NoInstruction()).evaluate(oracle(data), "harmful_retrieval")
     assert {row.metric: row.value for row in rows} == {"cosine_hit_rate_at_5": 1.0, "dot_hit_rate_at_5": 1.0}

@@ -83,6 +83,6 @@ def test_a_byte_order_mark_and_a_row_too_wide(tmp_path):
         records("k", str(tmp_path), {"id": ID, "text": TEXT})
 
 
-def test_offline_says_how_to_provide_it():
+def test_offline_the_error_names_how_to_provide_it():
     with pytest.raises(InputError, match="evaluation.x.path=owner/name .* cannot be read.*hf download"):
         records("evaluation.x.path", "owner/name", {"id": ID})

@@ -221,12 +221,12 @@ def test_where_do_i_lose_shows_the_decoding_of_its_own_query_and_model(tmp_path:
     plan = compose(*settings)
     assert ("own_retrieval", "one", "q2", "Write a short passage that answers this: cc") in interpreted(plan)
     for name, values in (("llm2vec_gen", {"q1": 0.0, "q2": 1.0}), ("teacher", {"q1": 1.0, "q2": 1.0})):
-        made = plan.artifact("evaluate", name)
-        facts = {"encoder": name, "evaluation": "own_retrieval", "task": "one", "run": made.folder.name}
+        artifact = plan.artifact("evaluate", name)
+        facts = {"encoder": name, "evaluation": "own_retrieval", "task": "one", "run": artifact.folder.name}
         row = Score(**facts, category="retrieval", subset="default", split="test", metric="ndcg_at_10", value=0.5,
                     main=True, n=2, data_revision="x", per_query=values)  # fmt: skip
-        made.write_records("one", [row])
-        made.finish()
+        artifact.write_records("one", [row])
+        artifact.finish()
     table = (pipeline.tabulate(plan) / "table.md").read_text()
     assert "q1: ab" in table and "Write a short passage that answers this: ab" in table and "log" not in table
     others = tmp_path / "others.jsonl"
@@ -263,7 +263,7 @@ def test_the_error_is_kept_in_a_row_until_the_task_succeeds(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_the_exit_status_comes_at_the_end_with_the_list_and_run_tabulates_the_others(tmp_path: Path) -> None:
     second = ["+baseline.second._target_=tests.evaluations.stand_ins.Letters", f"+baseline.second.cache={tmp_path}/s"]
-    for moods, code, said in (
+    for moods, code, expected in (
         ({"a": "broken", "b": "wrong", "c": "well"}, 1, "a: ZeroDivisionError: division by zero; b: the data of b is"),
         ({"a": "well"}, 2, "error: letters: 1 of 3 tasks failed, the same command tries these again: b: the data of b"),
         ({"b": "well"}, 0, "letters: rows 3"),
@@ -271,5 +271,5 @@ def test_the_exit_status_comes_at_the_end_with_the_list_and_run_tabulates_the_ot
         settings = overrides(tmp_path, *moody(tmp_path, **moods), *second)
         done = subprocess.run(script("run", settings), capture_output=True, text=True, timeout=100)
         assert done.returncode == code, done.stderr
-        assert said in done.stderr
+        assert expected in done.stderr
         assert ("stays a row of holes, tasks failed" in done.stderr) == (code != 0)

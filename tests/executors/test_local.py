@@ -41,13 +41,13 @@ def test_two_processes_make_the_artifacts_of_one(tmp_path: Path) -> None:
         ]
         jobs.append(start(step, tmp_path / "one"))
         for job in jobs:
-            _, said = job.communicate(timeout=200)
-            assert job.returncode == 0, said
+            _, output = job.communicate(timeout=200)
+            assert job.returncode == 0, output
         check_alike(tmp_path / "one", tmp_path / "two", step)
 
 
-def test_a_share_out_of_range_is_refused(tmp_path: Path) -> None:
+def test_an_index_out_of_range_is_refused(tmp_path: Path) -> None:
     job = start("complete", tmp_path, "executor=range", "executor.index=2", "executor.of=2")
-    _, said = job.communicate(timeout=100)
+    _, output = job.communicate(timeout=100)
     assert job.returncode == 2
-    assert "0 <= executor.index < executor.of" in said
+    assert "0 <= executor.index < executor.of" in output

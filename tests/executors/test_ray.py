@@ -36,9 +36,9 @@ def cluster() -> Iterator[None]:
 def said_by(status: int, outputs: Path, *more: str) -> str:
     """What a complete on the cluster says last, once it has ended with this exit status."""
     job = start("complete", outputs, "executor=ray", *more)
-    _, said = job.communicate(timeout=400)
-    assert job.returncode == status, said
-    return said.splitlines()[-1]
+    _, output = job.communicate(timeout=400)
+    assert job.returncode == status, output
+    return output.splitlines()[-1]
 
 
 @pytest.mark.slow
@@ -52,13 +52,13 @@ def test_two_workers_go_on_with_what_is_missing_and_make_the_same_parts(tmp_path
     check_alike(one, two, "complete")
     assert first.stat().st_mtime_ns == before
     for job in (start("embed", two, "executor=ray"), start("embed", one)):
-        _, said = job.communicate(timeout=400)
-        assert job.returncode == 0, said
+        _, output = job.communicate(timeout=400)
+        assert job.returncode == 0, output
     check_alike(one, two, "embed")
 
 
 @pytest.mark.slow
-def test_what_is_wrong_in_a_worker_or_with_their_number_is_said_in_one_line(tmp_path: Path, cluster: None) -> None:
+def test_errors_in_a_worker_or_in_their_number_take_one_line(tmp_path: Path, cluster: None) -> None:
     assert "llm2vec-gen-lightning[vllm]" in said_by(2, tmp_path, "executor.workers=1", "generator=vllm")
     assert "2 CPUs, enough for 2" in said_by(2, tmp_path, "executor.workers=3")
 

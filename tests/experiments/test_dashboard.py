@@ -58,7 +58,7 @@ def test_a_page_and_a_workspace_of_the_trained_models(tmp_path: Path) -> None:
     assert not (tmp_path / "wandb").exists()  # no run is opened for it
 
 
-def test_nothing_to_show_is_said(tmp_path: Path) -> None:
+def test_nothing_to_show_is_an_error(tmp_path: Path) -> None:
     done = call(tmp_path)
     assert done.returncode == 2
     assert "holds no trained model" in done.stderr

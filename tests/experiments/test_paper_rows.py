@@ -20,7 +20,7 @@ POCKET = CONF.parent / "llm2vec_gen" / "pocket"
 
 @pytest.fixture(scope="module", autouse=True)
 def stand_ins(tmp_path_factory):
-    """What rows need that is not shipped, with real weights: copies of what is, told apart by a note."""
+    """What rows need that is not shipped, with real weights: copies of what is, distinguished by a note."""
     folder = tmp_path_factory.mktemp("stand_ins")
     shutil.copytree(POCKET / "lm", folder / "large")
     for name, second in (("large_teacher", "simcse"), ("supervised", "supervised")):
@@ -72,7 +72,7 @@ def test_every_row_shrinks_to_the_pocket_and_builds(row, stand_ins):
         assert plan.artifact(step).digest
 
 
-def test_a_row_is_a_hole_in_the_pocket_where_what_it_stands_on_was_not_made(tmp_path, monkeypatch, caplog):
+def test_a_row_is_empty_in_the_pocket_where_its_models_are_missing(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("POCKET_LARGE", str(tmp_path / "nowhere"))
     plan = compose("scale=pocket", f"paths.outputs={tmp_path}")
     assert plan.gather(["paper/figure6/completions_4b_teacher_8b:llm2vec_gen"], [42]) == []
@@ -87,10 +87,10 @@ def test_a_baseline_that_is_null_is_not_there():
 
 def test_make_reproduce_runs_every_row_and_draws_every_table(tmp_path):
     command = ["make", "--no-print-directory", "-n", "reproduce", f"QUICK={tmp_path / 'quick'}"]
-    said = subprocess.run(command, cwd=CONF.parent, capture_output=True, text=True, check=True).stdout
-    assert said.split(" experiment=")[1].split()[0].split(",") == ROWS
+    printed = subprocess.run(command, cwd=CONF.parent, capture_output=True, text=True, check=True).stdout
+    assert printed.split(" experiment=")[1].split()[0].split(",") == ROWS
     tables = sorted(f"paper/{file.stem}" for file in (CONF / "table" / "paper").glob("*.yaml"))
-    assert said.split(" table=")[1].split()[0].split(",") == tables
+    assert printed.split(" table=")[1].split()[0].split(",") == tables
 
 
 def digests(row, *overrides):
@@ -122,7 +122,7 @@ ALL = ["complete", "embed", "train", "evaluate"]
     ],
 )
 @pytest.mark.parametrize("scale", [[], ["scale=pocket"]], ids=["full", "pocket"])
-def test_an_ablation_changes_its_own_verb_and_those_after_it(row, steps, scale):
+def test_an_ablation_changes_its_own_step_and_those_after_it(row, steps, scale):
     assert changed(f"paper/table3/{row}", "paper/table3/both_losses", *scale) == steps
 
 

@@ -66,11 +66,11 @@ def test_a_model_that_ends_at_once_gives_a_blank_completion(tmp_path):
 
 def test_sampled_completions_depend_on_the_query_alone(backbone):
     settings = {"max_new_tokens": 10, "sampling": {"temperature": 1.0}, "seed": 5}
-    whole = TransformersGenerator(backbone, **settings).complete(QUERIES)
+    together = TransformersGenerator(backbone, **settings).complete(QUERIES)
     parts = TransformersGenerator(backbone, **settings, max_texts_per_batch=2)
-    assert parts.complete(QUERIES[2:]) + parts.complete(QUERIES[:2]) == whole[2:] + whole[:2]
-    assert TransformersGenerator(backbone, **settings | {"seed": 6}).complete(QUERIES) != whole
-    assert TransformersGenerator(backbone, **settings | {"sampling": None}).complete(QUERIES) != whole
+    assert parts.complete(QUERIES[2:]) + parts.complete(QUERIES[:2]) == together[2:] + together[:2]
+    assert TransformersGenerator(backbone, **settings | {"seed": 6}).complete(QUERIES) != together
+    assert TransformersGenerator(backbone, **settings | {"sampling": None}).complete(QUERIES) != together
     twins = TransformersGenerator(backbone, **settings).complete([Query("x", "the cat"), Query("y", "the cat")])
     assert twins[0].completion != twins[1].completion
 
@@ -81,7 +81,7 @@ def test_a_long_prompt_loses_the_end_of_its_query_and_keeps_its_template(backbon
     (completion,) = generator.complete([Query("a", text)])
     assert generator.report["prompts_cut"] == 1
     assert 86 <= completion.query_tokens <= 90
-    assert completion.query == text, "what is stored is the whole query"
+    assert completion.query == text, "what is stored is the complete query"
     prompt = backbone.tokenizer.decode(generator._cut_prompt(text))
     before, after = backbone.chat_prompt("\0").split("\0")
     assert prompt.startswith(before) and prompt.endswith(after)
@@ -120,7 +120,7 @@ def test_wrong_settings(backbone, tmp_path):
 
 
 def test_a_query_cannot_forge_a_turn(backbone):
-    """The prompt has the control tokens of the template alone, whole or cut, and the manifest counts such queries."""
+    """The prompt, cut or not, has the control tokens of the template alone; the manifest counts such queries."""
     control = set(backbone.tokenizer.added_tokens_decoder)
     expected = [index for index in backbone.chat_ids("moon?").tolist() if index in control]
     end, (*_, start) = backbone.tokenizer.eos_token, backbone.tokenizer.all_special_tokens

@@ -77,10 +77,10 @@ class Engine:
     def _answer(prompt: list[str], given: Any) -> Any:
         drawn = given.temperature > 0
         words = [*prompt[1:-1], str(given.seed) if drawn else "greedy"]
-        said = words[: given.max_tokens]
-        reason = "length" if len(said) < len(words) else "stop"
+        generated = words[: given.max_tokens]
+        reason = "length" if len(generated) < len(words) else "stop"
         output = SimpleNamespace(
-            text=" ".join(map(str, said)) + " ", finish_reason=reason, token_ids=list(range(len(said)))
+            text=" ".join(map(str, generated)) + " ", finish_reason=reason, token_ids=list(range(len(generated)))
         )
         return SimpleNamespace(outputs=[output])
 
@@ -106,7 +106,7 @@ def test_completions_come_in_order_with_their_counts() -> None:
         ("c", "hello greedy", "stop"),
     ]
     assert [(row.query_tokens, row.completion_tokens) for row in found] == [(4, 3), (7, 4), (3, 2)]
-    assert found[1].query == QUERIES[1].text  # whole, though its prompt was cut
+    assert found[1].query == QUERIES[1].text  # complete, though its prompt was cut
     counts = {"completions": 3, "prompts_cut": 1, "completions_cut": 1, "blank": 0}
     assert generator.report == counts | {"queries_with_control_tokens": 0}
     assert generator._llm.arguments == {"prefix": True, "length": 11, "share": 0.5}
@@ -146,7 +146,7 @@ def test_without_the_library_it_names_the_extra(monkeypatch: pytest.MonkeyPatch)
         VLLMGenerator("owner/model")
 
 
-def test_answers_kept_by_hyde_are_told_apart_by_model_and_settings() -> None:
+def test_answers_kept_by_hyde_differ_by_model_and_settings() -> None:
     one = identity(VLLMGenerator("owner/model"))
     assert identity(VLLMGenerator("owner/model")) == one
     changes = ({"revision": "abc"}, {"dtype": "float16"}, {"max_new_tokens": 7}, {"seed": 1}, {"sampling": "model"})

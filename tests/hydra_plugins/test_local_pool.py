@@ -126,7 +126,7 @@ def test_gpus_are_dealt_out_by_name() -> None:
 
 
 def test_cores_are_divided() -> None:
-    (whole,) = slots_of_cores(1, None)
-    assert whole.environment["OMP_NUM_THREADS"] == str(CORES)
+    (slot,) = slots_of_cores(1, None)
+    assert slot.environment["OMP_NUM_THREADS"] == str(CORES)
     with pytest.raises(InputError, match="cores"):
         slots_of_cores(None, CORES + 1)

@@ -95,7 +95,7 @@ def test_a_trial_that_fails_has_no_value(world: list[str]) -> None:
         ("hydra.sweeper.direction=up", "expected minimize, maximize or null"),
     ],
 )
-def test_what_cannot_be_searched_is_said_in_one_line(world: list[str], override: str, message: str) -> None:
+def test_what_cannot_be_searched_is_reported_in_one_line(world: list[str], override: str, message: str) -> None:
     done = search(world, override)
     assert done.returncode == 2
     assert message in done.stderr
@@ -120,7 +120,7 @@ def test_a_wrong_space_makes_no_study(world: list[str], override: str, message: 
         study(world, "wrong")
 
 
-def test_a_study_that_came_to_nothing_is_in_nobodys_way(world: list[str]) -> None:
+def test_a_study_without_trials_does_not_block_a_new_one(world: list[str]) -> None:
     fixed = ["loss.alignment.weight=1", "training.learning_rate=1e-3", "hydra.sweeper.n_trials=1"]
     name = "hydra.sweeper.study=anew"
     assert search(world, *fixed, name, "training.batch_size=1000,1001").returncode == 2

@@ -41,7 +41,9 @@ def test_tasks_per_node_must_equal_devices(tmp_path: Path) -> None:
     assert "trainer.devices=1" in err
 
 
-def test_a_machine_without_slurm_is_said_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_slurm_is_reported_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", str(tmp_path))
     code, _, err = sweep(tmp_path, SLURM, "seed=1,2")

@@ -52,7 +52,7 @@ def test_what_we_train_becomes_the_reference_layout_and_back(family: str, tmp_pa
         assert torch.equal(loaded.encode("<question1> x"), model.encode("<question1> x"))
 
 
-def test_rounding_is_told(tmp_path: Path) -> None:
+def test_rounding_is_reported(tmp_path: Path) -> None:
     checkpoint = checkpoints.read(FAMILIES / "qwen3_bf16" / "checkpoint")
     checkpoint.tensors["alignment_projection.weight"] = checkpoint.tensors["alignment_projection.weight"].float() + 1e-4
     saved(tmp_path / "native", checkpoint)

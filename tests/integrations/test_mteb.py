@@ -181,7 +181,7 @@ def test_stored_results_are_those_of_the_same_registration_alone(tmp_path: Path)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_an_object_that_cannot_say_its_texts_shares_no_results(tmp_path: Path) -> None:
+def test_an_object_without_known_texts_shares_no_results(tmp_path: Path) -> None:
     class Silent:
         def query(self, task: str, category: str) -> str:
             return "Answer:"
@@ -198,7 +198,7 @@ def test_live_sentence_transformers_share_no_results(tmp_path: Path) -> None:
 
     cache = mteb.ResultCache(tmp_path)
 
-    def made(change: float = 0.0, prompts: dict | None = None, length: int = 512) -> int:
+    def evaluated(change: float = 0.0, prompts: dict | None = None, length: int = 512) -> int:
         model = LLM2VecGen.from_pretrained(CHECKPOINT, device="cpu", backbone=BACKBONE).requires_grad_(False)
         model.suffix += change
         live = to_sentence_transformer(model, prompts)
@@ -206,8 +206,8 @@ def test_live_sentence_transformers_share_no_results(tmp_path: Path) -> None:
         return counted(live, cache, model)
 
     for change in ({}, {"change": 1.0}, {"prompts": {"query": "ask:"}}, {"length": 40}):
-        assert made(**change) > 0
-        assert made(**change) == 0
+        assert evaluated(**change) > 0
+        assert evaluated(**change) == 0
 
 
 @pytest.mark.filterwarnings("ignore")

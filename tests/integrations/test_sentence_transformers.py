@@ -74,7 +74,7 @@ def test_a_pool_of_processes(live, model: LLM2VecGen) -> None:
     assert np.abs(vectors - model.encode(TEXTS).numpy()).max() < 1e-5
 
 
-def test_without_our_package_it_says_what_to_install(model: LLM2VecGen, tmp_path: Path) -> None:
+def test_without_our_package_the_error_names_what_to_install(model: LLM2VecGen, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "st", format="sentence_transformers")
     code = (
         "import sys; sys.modules['llm2vec_gen'] = None\n"

@@ -1,4 +1,4 @@
-"""Loggers are told of one job at a time, hear of its artifacts, and are closed with its exit status."""
+"""Loggers start with one job at a time, log its artifacts, and are closed with its exit status."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llm2vec_gen.types import Reading, Score
 
 
 class Recorder:
-    """Keeps what it is told."""
+    """Records every call."""
 
     def __init__(self) -> None:
         self.job: Job | None = None
@@ -83,7 +83,7 @@ def test_a_sigterm_closes_too_and_its_handler_goes(tmp_path: Path) -> None:
     assert recorder.logged[-1] == ("close", 143)
 
 
-def test_a_verb_inside_of_a_job_is_a_part_of_it(tmp_path: Path) -> None:
+def test_a_step_inside_of_a_job_is_a_part_of_it(tmp_path: Path) -> None:
     recorder = Recorder()
     with job_logging([recorder], lambda: job(tmp_path)), job_logging([recorder], lambda: job(tmp_path, "train")):
         assert recorder.job is not None and recorder.job.step == "run"
@@ -97,26 +97,26 @@ def test_what_is_no_job_logger_is_left_alone(tmp_path: Path) -> None:
     assert asked == []
 
 
-def test_scores_and_readings_are_told_with_their_artifact(tmp_path: Path) -> None:
+def test_scores_and_readings_are_logged_with_their_artifact(tmp_path: Path) -> None:
     score = Score("teacher", "pocket", "sts", "sts", "", "test", "spearman", 0.5, main=True, per_query={"q": 1.0})
-    made = Artifact(tmp_path, "evaluate", "name", {}, {})
-    made.write_records("sts", [score])
-    made.finish()
+    scored = Artifact(tmp_path, "evaluate", "name", {}, {})
+    scored.write_records("sts", [score])
+    scored.finish()
     read = Artifact(tmp_path, "interpret", "name", {}, {})
     read.write_records("lens", [Reading("1", "why", "logit_lens", "", [["a", "b"], ["c"]])])
     read.finish()
     recorder = Recorder()
     assert isinstance(recorder, JobLogger)
-    log_artifact([recorder], artifacts, made.folder, 5)
+    log_artifact([recorder], artifacts, scored.folder, 5)
     assert recorder.logged == []  # of no job
     recorder.job = job(tmp_path)
-    for artifact in (made, read):
+    for artifact in (scored, read):
         log_artifact([recorder], artifacts, artifact.folder, 5)
     metrics, table, first, readings, second = recorder.logged
     assert metrics == ("metrics", {"evaluate/teacher/pocket/sts/spearman": 0.5}, 5)
     assert table[1] == "evaluate/teacher/scores" and "spearman" in table[2][0] and "per_query" not in str(table)
     assert readings[2] == [["queries", "", "1", "", "why", "logit_lens", "", "a b | c", ""]]
-    assert first == ("artifact", "evaluate", made.folder) and second[1] == "interpret"
+    assert first == ("artifact", "evaluate", scored.folder) and second[1] == "interpret"
 
 
 def test_a_named_subset_is_in_the_name_of_its_score() -> None:

@@ -37,9 +37,9 @@ def own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_a_job_is_one_run_with_its_own_axes(tmp_path: Path) -> None:
-    made = Artifact(tmp_path, "embed", "a+b", {}, {"complete": "123"})
-    made.write_text("x.txt", "x")
-    made.finish(rows=3)
+    embedded = Artifact(tmp_path, "embed", "a+b", {}, {"complete": "123"})
+    embedded.write_text("x.txt", "x")
+    embedded.finish(rows=3)
     logger = Wandb(tags=["ablation"], offline=True)
     with job_logging([logger], lambda: job(tmp_path)):
         for step in (10, 20, 15, 20):  # a resumed training steps back
@@ -47,7 +47,7 @@ def test_a_job_is_one_run_with_its_own_axes(tmp_path: Path) -> None:
         logger.log_metrics({"evaluate/m/e/t/f": 0.5}, 5)
         logger.log_table("interpret/readings", ["query", "text"], [["why", None], ["how", "so"]], 5)
         logger.log_histogram("train/suffix_norms", [1.0, 2.0, 2.0], 20)
-        log_artifact([logger], artifacts, made.folder, 5)
+        log_artifact([logger], artifacts, embedded.folder, 5)
     (folder,) = runs(tmp_path)
     found = records(folder)
     (run,) = only(found, "run")
@@ -60,7 +60,7 @@ def test_a_job_is_one_run_with_its_own_axes(tmp_path: Path) -> None:
     axes = {metric.glob_name: metric.step_metric for metric in only(found, "metric") if metric.glob_name}
     assert axes == {f"{part}/*": f"{part}/step" for part in ("train", "evaluate", "interpret")}
     (reference,) = [artifact for artifact in only(found, "artifact") if artifact.type == "embed"]
-    assert (made.folder / "x.txt").as_uri() in [entry.ref for entry in reference.manifest.contents]
+    assert (embedded.folder / "x.txt").as_uri() in [entry.ref for entry in reference.manifest.contents]
     (table,) = (folder / "files").rglob("*.table.json")
     assert json.loads(table.read_text())["data"] == [["why", None], ["how", "so"]]
     assert [end.exit_code for end in only(found, "exit")] == [0]
@@ -82,7 +82,7 @@ def test_nothing_is_opened_before_there_is_something_to_log(tmp_path: Path) -> N
     assert not runs(tmp_path)
 
 
-def test_without_a_login_it_says_what_to_do(tmp_path: Path) -> None:
+def test_without_a_login_the_error_names_what_to_do(tmp_path: Path) -> None:
     """In a process of its own, since wandb reads its settings once."""
     script = f"""
 import pathlib
@@ -99,7 +99,7 @@ Wandb().start(Job("a", "run", "n", {{}}, pathlib.Path({str(tmp_path)!r})))
         assert subprocess.run([sys.executable, "-c", script], env=env, timeout=120).returncode == 0
 
 
-# ---- whole jobs
+# ---- complete jobs
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +132,8 @@ def start(outputs: Path, *arguments: str) -> subprocess.Popen[str]:
 def test_each_job_of_a_sweep_is_one_run_of_its_first_rank(tmp_path: Path, overrides: list[str]) -> None:
     ranks = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.device=cpu"]
     sweep = start(tmp_path, "-m", "_wandb.cli_version=0", "seed=1,2", *ranks, *overrides)
-    _, said = sweep.communicate(timeout=300)
-    assert sweep.returncode == 0, said
+    _, output = sweep.communicate(timeout=300)
+    assert sweep.returncode == 0, output
     found = [records(folder) for folder in runs(tmp_path)]
     assert len(found) == 2
     (sweep_folder,) = (tmp_path / "sweeps").iterdir()
@@ -165,16 +165,16 @@ def test_a_stopped_job_ends_its_run_and_continues_it(tmp_path: Path, overrides: 
     while not list(tmp_path.glob("train/*/resume/last.ckpt")) and time.monotonic() < deadline:
         time.sleep(0.1)
     first.send_signal(signal.SIGTERM)
-    _, said = first.communicate(timeout=120)
-    assert first.returncode == 143, said
+    _, output = first.communicate(timeout=120)
+    assert first.returncode == 143, output
     (curve,) = tmp_path.glob("train/*/metrics.csv")
     saved = len(curve.read_text().splitlines())
     again = start(tmp_path, *long)
     while len(curve.read_text().splitlines()) < saved + 3 and time.monotonic() < deadline:
         time.sleep(0.1)
     again.send_signal(signal.SIGTERM)
-    _, said = again.communicate(timeout=120)
-    assert again.returncode == 143, said
+    _, output = again.communicate(timeout=120)
+    assert again.returncode == 143, output
     one, two = (records(folder) for folder in runs(tmp_path))
     assert only(one, "run")[0].run_id == only(two, "run")[0].run_id
     assert [[end.exit_code for end in only(rows, "exit")] for rows in (one, two)] == [[143], [143]]

@@ -147,22 +147,22 @@ def test_the_files_of_other_runs_are_left_alone(tmp_path: Path, killed: Path) ->
     assert {file: file.read_bytes() for file in other.rglob("*.wandb")} == before
 
 
-def test_a_job_killed_after_its_training_has_the_whole_curve(tmp_path: Path, killed: Path) -> None:
+def test_a_job_killed_after_its_training_has_the_complete_curve(tmp_path: Path, killed: Path) -> None:
     """The same command finds the model finished and trains nothing."""
-    made = Artifact(tmp_path, "train", "student", {}, {})
-    curve = MetricsFile(made.folder / "metrics.csv")
-    made.folder.mkdir(parents=True)
+    trained = Artifact(tmp_path, "train", "student", {}, {})
+    curve = MetricsFile(trained.folder / "metrics.csv")
+    trained.folder.mkdir(parents=True)
     for step in range(1, 61):
         curve.log_metrics(row(step), step)
-    made.finish(steps=60)
+    trained.finish(steps=60)
     for _ in range(2):
         logger = Wandb(offline=True)
         with job_logging([logger], lambda: Job(RUN, "run", "student", {}, tmp_path)):
-            log_artifact([logger], artifacts, made.folder, 60)
+            log_artifact([logger], artifacts, trained.folder, 60)
         assert sorted(steps(tmp_path)) == list(range(1, 61))
 
 
-def test_a_resumed_training_tells_its_loggers(tmp_path: Path) -> None:
+def test_a_resumed_training_calls_resume_of_its_loggers(tmp_path: Path) -> None:
     """Steps of the second objective come after those of the first."""
     logged_step: list[Any] = []
     logger = SimpleNamespace(resume=lambda rows, step: logged_step.append((rows, step)))
@@ -218,7 +218,7 @@ def test_wandb_sync_uploads_every_step_once(tmp_path: Path) -> None:
     with serving() as server:
         environment = os.environ | {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "a" * 40}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    said = done.stdout + done.stderr
-    assert done.returncode == 0 and "ERROR" not in said, said
+    output = done.stdout + done.stderr
+    assert done.returncode == 0 and "ERROR" not in output, output
     uploaded = [row["train/step"] for row in server.history[RUN] if "train/loss" in row]
-    assert sorted(uploaded) == list(range(1, 321)), said
+    assert sorted(uploaded) == list(range(1, 321)), output
