@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.training.llm2vec.objectives.mntp import MaskedNextTokenPrediction
