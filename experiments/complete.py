@@ -3,10 +3,7 @@
 python experiments/complete.py [overrides]        e.g. data=query_log data.path=queries.jsonl
 """
 
-from llm2vec_gen import pipeline
-from llm2vec_gen.scripts import entry
-
-main = entry(pipeline.complete)
+from llm2vec_gen.cli import run_step
 
 if __name__ == "__main__":
-    main()
+    run_step("complete")

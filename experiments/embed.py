@@ -3,10 +3,7 @@
 python experiments/embed.py [overrides]        e.g. teacher=mean_pool
 """
 
-from llm2vec_gen import pipeline
-from llm2vec_gen.scripts import entry
-
-main = entry(pipeline.embed)
+from llm2vec_gen.cli import run_step
 
 if __name__ == "__main__":
-    main()
+    run_step("embed")

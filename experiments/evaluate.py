@@ -3,10 +3,7 @@
 python experiments/evaluate.py [overrides]        e.g. encoder=teacher
 """
 
-from llm2vec_gen import pipeline
-from llm2vec_gen.scripts import entry
-
-main = entry(pipeline.evaluate)
+from llm2vec_gen.cli import run_step
 
 if __name__ == "__main__":
-    main()
+    run_step("evaluate")

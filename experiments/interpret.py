@@ -3,10 +3,7 @@
 python experiments/interpret.py [overrides]        e.g. interpreter=[decoding]
 """
 
-from llm2vec_gen import pipeline
-from llm2vec_gen.scripts import entry
-
-main = entry(pipeline.interpret)
+from llm2vec_gen.cli import run_step
 
 if __name__ == "__main__":
-    main()
+    run_step("interpret")

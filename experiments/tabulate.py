@@ -3,10 +3,7 @@
 python experiments/tabulate.py [overrides]        e.g. experiment=pocket
 """
 
-from llm2vec_gen import pipeline
-from llm2vec_gen.scripts import entry
-
-main = entry(pipeline.tabulate)
+from llm2vec_gen.cli import run_step
 
 if __name__ == "__main__":
-    main()
+    run_step("tabulate")

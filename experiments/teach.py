@@ -3,10 +3,7 @@
 python experiments/teach.py [overrides]        e.g. teacher_training=llm2vec_supervised backbone=qwen3_0.6b
 """
 
-from llm2vec_gen import pipeline
-from llm2vec_gen.scripts import entry
-
-main = entry(pipeline.teach)
+from llm2vec_gen.cli import run_step
 
 if __name__ == "__main__":
-    main()
+    run_step("teach")

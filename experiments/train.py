@@ -3,10 +3,7 @@
 python experiments/train.py [overrides]        e.g. loss.alignment.weight=0.5
 """
 
-from llm2vec_gen import pipeline
-from llm2vec_gen.scripts import entry
-
-main = entry(pipeline.train)
+from llm2vec_gen.cli import run_step
 
 if __name__ == "__main__":
-    main()
+    run_step("train")

@@ -1,25 +1,67 @@
-"""llm2vec-gen encode | search | decode | lens | inspect: a trained model from the command line.
+"""llm2vec-gen: a trained model (encode, search, decode, lens, inspect) and the pipeline steps from the command line.
 
 Texts come from the arguments or, line by line, from a file (--file) or standard input; an empty line is a text too.
 Exit status 2 for wrong input, 1 if the reader of the output closes the pipe (`| head`).
+
+A step takes Hydra overrides: `llm2vec-gen train trainer=gpu` is `python experiments/train.py trainer=gpu`, with or
+without a checkout.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm2vec_gen import progress, threads
-from llm2vec_gen.errors import InputError, repair_surrogates
+from llm2vec_gen.errors import InputError, repair_surrogates, wrong_input
 
 if TYPE_CHECKING:
     from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
+
+
+STEPS = {
+    "run": "all steps in order, skipping what exists",
+    "complete": "queries -> completions",
+    "embed": "completions -> targets by the teacher",
+    "train": "completions and targets -> checkpoint",
+    "teach": "texts -> a teacher (LLM2Vec)",
+    "evaluate": "an encoder -> scores",
+    "interpret": "a checkpoint and queries -> the embeddings in words",
+    "tabulate": "scores -> tables and a report",
+    "dashboard": "all runs of paths.outputs -> one page",
+    "convert": "a checkpoint -> the same in another format",
+}
+"""The commands that take Hydra overrides: all functions of pipeline.py but `dashboard`."""
+
+
+def run_step(name: str) -> None:
+    """Run a step with the overrides in sys.argv, and end the process with its exit status."""
+    with _reported():
+        from llm2vec_gen.scripts import entry
+
+        module = import_module("llm2vec_gen.dashboard" if name == "dashboard" else "llm2vec_gen.pipeline")
+        step = entry(getattr(module, name))
+    step()
+
+
+@contextlib.contextmanager
+def _reported() -> Iterator[None]:
+    """Report wrong input, and a package that an extra brings, in one line with exit status 2."""
+    try:
+        yield
+    except (InputError, ImportError) as error:
+        if (wrong := wrong_input(error)) is None:
+            raise
+        print(f"error: {wrong}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -28,13 +70,16 @@ def main(arguments: list[str] | None = None) -> None:
     progress.log_to_stderr()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # decoded text may hold what the terminal's encoding lacks
-    options = _parse(sys.argv[1:] if arguments is None else arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    if given and given[0] in STEPS:
+        sys.argv = [sys.argv[0], *given[1:]]
+        run_step(given[0])
+        return
+    options = _parse(given)
     try:
-        options.run(options)
+        with _reported():
+            options.run(options)
         print(end="", flush=True)  # a closed pipe shows here, not when Python ends
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
     except BrokenPipeError:  # the reader of the output has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
@@ -113,7 +158,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """Return the parser of the command, and that of each subcommand by its name."""
-    parser = argparse.ArgumentParser(prog="llm2vec-gen", description="Generative embeddings from a trained checkpoint.")
+    parser = argparse.ArgumentParser(
+        prog="llm2vec-gen", description="Generative embeddings: a trained model, and the steps that train one."
+    )
     commands = parser.add_subparsers(required=True, metavar="command")
     parsers: dict[str, argparse.ArgumentParser] = {}
 
@@ -150,6 +197,8 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     sub.add_argument("--top", type=_positive, default=5, help="words per compression token")
     sub.add_argument("--space", choices=("states", "soft_prompts"), default="states", help="what the head reads")
     command(inspect, texts=False)
+    for name, story in STEPS.items():  # for the help; `main` hands their arguments to Hydra
+        commands.add_parser(name, help=story, add_help=False)
     return parser, parsers
 
 

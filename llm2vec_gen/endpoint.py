@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from llm2vec_gen import progress
 from llm2vec_gen.errors import InputError, one_line
+from llm2vec_gen.extras import pip_command
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
@@ -35,9 +36,7 @@ class Endpoint:
         try:
             import openai
         except ImportError as error:
-            raise InputError(
-                "endpoints need the openai client: pip install 'llm2vec-gen-lightning[endpoint]'"
-            ) from error
+            raise InputError(f"endpoints need the openai client: {pip_command('openai')}") from error
         self._retries = retries
         self.client = openai.OpenAI(base_url=url, api_key=self._key or "none", timeout=timeout, max_retries=retries)
 

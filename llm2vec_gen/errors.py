@@ -7,6 +7,8 @@ from difflib import get_close_matches
 from numbers import Integral
 from typing import Any
 
+from llm2vec_gen.extras import missing_extra
+
 
 class InputError(ValueError):
     """Wrong input of the user: what was given, what was expected, and what to do (exit status 2)."""
@@ -17,8 +19,13 @@ class Unfinished(RuntimeError):
 
 
 def wrong_input(error: BaseException | None) -> InputError | None:
-    """Return the InputError that `error` is, or that libraries have wrapped in it; None if there is none."""
+    """Return the InputError that `error` is, or that libraries have wrapped in it; None where there is none.
+
+    The ImportError of a package that an extra brings is one, with the pip command.
+    """
     while error is not None and not isinstance(error, InputError):
+        if line := missing_extra(error):
+            return InputError(line)
         error = error.__cause__
     return error
 

@@ -302,6 +302,16 @@ def tabulate(plan: Plan) -> Path:
     return plan.publish(artifact)
 
 
+def convert(plan: Plan) -> Path:
+    """A checkpoint in one format -> the same in another; `from`, `to` and `format` are keys of the config."""
+    from llm2vec_gen.integrations.convert import convert as convert_checkpoint
+
+    source, target = plan.settings["from"], plan.settings["to"]
+    if not source or not target:
+        raise InputError("convert needs both ends: from=<folder or hub id> to=<new folder>")
+    return convert_checkpoint(source, target, plan.settings["format"])
+
+
 def _tabulate_sweep(plan: Plan, folder: str) -> Path:
     """The jobs of a multirun -> one table of their losses and scores, from their status files alone."""
     from llm2vec_gen.sweeps.status import read_statuses

@@ -21,8 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from llm2vec_gen import progress, threads
 from llm2vec_gen.artifacts import read_curves, read_manifest
+from llm2vec_gen.conf_folders import CONF, ROOT
 from llm2vec_gen.config import (
-    CONF,
     CONFIG_ERRORS,
     Plan,
     config_digest,
@@ -33,7 +33,7 @@ from llm2vec_gen.config import (
 )
 from llm2vec_gen.distributed import launcher
 from llm2vec_gen.distributed.environment import env_rank, env_world_size
-from llm2vec_gen.errors import InputError, Unfinished, exit_status
+from llm2vec_gen.errors import InputError, Unfinished, exit_status, wrong_input
 from llm2vec_gen.sweeps import metric
 from llm2vec_gen.sweeps.status import Status, worst_exit_status
 
@@ -96,12 +96,11 @@ def _misplaced_dry(error: Exception) -> str | None:
 
 
 def _fix_sys_path() -> None:
-    # Python puts the script's folder first, where tabulate.py would stand for the library of that name; the folder
-    # above holds hydra_plugins, which conf/ names.
-    root = CONF.parent
-    sys.path[:] = [folder for folder in sys.path if Path(folder).resolve() != root / "experiments"]
-    if str(root) not in sys.path:
-        sys.path.append(str(root))
+    # Python puts the script's folder first, where tabulate.py would stand for the library of that name. ROOT holds
+    # hydra_plugins, which conf/ names; the working directory may hold the user's own classes (`_target_`), and stands
+    # last, so that none of its files hides a library.
+    sys.path[:] = [folder for folder in sys.path if Path(folder).resolve() != ROOT / "experiments"]
+    sys.path += [folder for folder in (str(ROOT), str(Path.cwd())) if folder not in sys.path]
 
 
 def _prepare() -> None:
@@ -169,6 +168,8 @@ def _make(step: StepFunction, config: DictConfig, node: DictConfig, note: str, s
         if status is not None:
             status.folder = str(folder)
         return folder
+    except ImportError as error:  # of a package that an extra brings
+        raise wrong_input(error) or error from None
     finally:
         if status is not None:
             status.steps = _training_steps(plan, step.__name__)

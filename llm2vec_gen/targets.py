@@ -6,10 +6,14 @@ import copy
 import functools
 import importlib
 import inspect
+import sys
+import sysconfig
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from llm2vec_gen.errors import InputError, closest, one_line, wrong_input
+from llm2vec_gen.errors import InputError, closest, describe_error, one_line, wrong_input
+from llm2vec_gen.extras import missing_extra
 
 
 def locate(name: str) -> Callable[..., Any]:
@@ -30,13 +34,30 @@ def locate(name: str) -> Callable[..., Any]:
             found = importlib.import_module(here)
         except ModuleNotFoundError as error:
             if not f"{here}.".startswith(f"{error.name}."):  # a package that the module needs
-                raise InputError(f"_target_={name} needs the package {error.name}, which is not installed") from error
-            known = [key for key in dir(found) if not key.startswith("_")] if found is not None else []
-            near = f"; closest: {closest(part, known, n=3)}" if known else ""
-            raise InputError(f"_target_={name}: there is no {here}{near}") from None
+                raise InputError(f"_target_={name}: {missing_extra(error) or one_line(error)}") from error
+            raise InputError(f"_target_={name}: {_not_there(here, part, found)}") from None
+        except (ImportError, SyntaxError) as error:  # in the module itself
+            raise InputError(f"_target_={name}: {here} cannot be imported: {describe_error(error)}") from error
     if not callable(found):
         raise InputError(f"_target_={name} is a {type(found).__name__}; expected a class or a function")
     return found
+
+
+def _not_there(here: str, part: str, owner: Any) -> str:
+    """What was looked for, where, and the closest names of the module or class that exists."""
+    if owner is None:
+        python = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
+        places = [str(Path(place).absolute()) for place in sys.path if Path(place).is_dir()]
+        places = [place for place in places if not any(Path(place).is_relative_to(folder) for folder in python)]
+        return (
+            f"there is no module {here}; looked for {part}.py or a folder {part} in "
+            f"{', '.join([*dict.fromkeys(places), 'the installed packages'])}; put it into the working directory, or "
+            "name its folder in the variable PYTHONPATH"
+        )
+    known = [key for key in dir(owner) if not key.startswith("_")]
+    near = f"; closest: {closest(part, known, n=3)}" if known else ""
+    file = getattr(owner, "__file__", None)
+    return f"there is no {here}" + (f" in {file}" if file else "") + near
 
 
 def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -12,17 +12,19 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "llm2vec_gen"
 LAYERS = [
-    {"types", "errors", "version", "pocket", "progress", "threads", "distributed"},
+    {"extras"},
+    {"types", "errors", "version", "pocket", "progress", "threads", "distributed", "conf_folders"},
     {"distributed.collectives", "distributed.environment", "paths", "endpoint", "targets", "local_files", "devices",
      "rotary", "tokenization", "weights", "atomic_files", "locks"},
     {"backbones", "encoders", "losses", "evaluations", "data", "tables", "artifacts", "checkpoints", "executors",
      "loggers", "sweeps"},
     {"models", "generators", "distributed.strategies"},
     {"training", "interpreters", "integrations"},
-    {"pipeline", "config"},
+    {"pipeline", "config", "dashboard"},
     {"distributed.launcher"},
     {"scripts", "distributed.worker"},
-    {"cli", "__init__", "hydra_plugins", "experiments"},
+    {"cli", "__init__", "hydra_plugins"},
+    {"experiments"},
 ]  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 HOMES = {  # outside library -> the only places that may import it

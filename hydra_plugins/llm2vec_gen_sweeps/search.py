@@ -20,6 +20,7 @@ from llm2vec_gen.atomic_files import write_json
 from llm2vec_gen.config import Plan, config_digest
 from llm2vec_gen.distributed.environment import env_world_size
 from llm2vec_gen.errors import InputError, check_integer
+from llm2vec_gen.extras import pip_command
 from llm2vec_gen.locks import Lock
 from llm2vec_gen.sweeps.metric import check, direction_of, read
 from llm2vec_gen.sweeps.status import Status
@@ -41,7 +42,7 @@ class OptunaSweeper(GridSweeper):
 
     def _check(self, direction: str | None) -> None:
         if importlib.util.find_spec("optuna") is None:
-            raise InputError("hparams_search=optuna needs optuna: pip install 'llm2vec-gen-lightning[search]'")
+            raise InputError(f"hparams_search=optuna needs optuna: {pip_command('optuna')}")
         if (env_world_size() or 1) > 1:
             raise InputError(
                 "a search starts the ranks of its trials itself (trainer.devices); start it without torchrun or srun"

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from hydra_plugins.llm2vec_gen_sweeps._job import Job
 from llm2vec_gen.errors import InputError, describe_error
+from llm2vec_gen.extras import pip_command
 
 FOLDER = "slurm"  # in the sweep's folder: what submitit writes
 
@@ -34,7 +35,7 @@ class SlurmLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
         if importlib.util.find_spec("submitit") is None:
-            raise InputError("hydra/launcher=slurm needs submitit: pip install 'llm2vec-gen-lightning[slurm]'")
+            raise InputError(f"hydra/launcher=slurm needs submitit: {pip_command('submitit')}")
         if not self.dry and self.cluster == "slurm" and shutil.which("sbatch") is None:
             raise InputError(
                 "hydra/launcher=slurm found no sbatch on this machine; start it on a login node of the cluster, or add "

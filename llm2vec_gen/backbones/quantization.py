@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from llm2vec_gen.errors import InputError
+from llm2vec_gen.extras import pip_command
 
 NEEDS = {"int8": "torchao", "nf4": "bitsandbytes", "fp8": "torchao"}
 
@@ -35,8 +36,7 @@ def quantization_config(name: str, device: torch.device) -> Any:
         raise InputError(f"backbone.quantization=nf4 needs a CUDA GPU; this run is on {device}. Use int8 or none.")
     if find_spec(NEEDS[name]) is None:
         raise InputError(
-            f"backbone.quantization={name} needs {NEEDS[name]}; install it with "
-            "pip install 'llm2vec-gen-lightning[quantization]'"
+            f"backbone.quantization={name} needs {NEEDS[name]}; install it with {pip_command(NEEDS[name])}"
         )
     return _bitsandbytes() if name == "nf4" else _torchao(name)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from llm2vec_gen.backbones.fallbacks import warn_once
 from llm2vec_gen.backbones.frozen_linear import FrozenLinear
+from llm2vec_gen.extras import pip_command
 
 CHUNK = 256  # positions whose logits exist at the same time
 
@@ -74,7 +75,7 @@ def _no_liger() -> str | None:
     try:
         importlib.import_module("liger_kernel.transformers.functional")
     except ImportError as error:
-        return f"liger-kernel cannot be imported ({error}); pip install 'llm2vec-gen-lightning[kernels]'"
+        return f"liger-kernel cannot be imported ({error}); {pip_command('liger_kernel')}"
     return None
 
 

@@ -33,7 +33,7 @@ from llm2vec_gen.artifacts import (
 )
 from llm2vec_gen.artifacts.identity import INPUTS, RUNTIME_GROUPS, UPSTREAM, deciding_callbacks, hashed_config
 from llm2vec_gen.config import checks
-from llm2vec_gen.config.messages import CONF, CONFIG_ERRORS, format_config_error, quoted
+from llm2vec_gen.config.messages import CONF, CONFIG_ERRORS, format_config_error, quoted, search_folders
 from llm2vec_gen.config.renamed import current_overrides
 from llm2vec_gen.config.world import remove_pocket_defaults, without_hydra
 from llm2vec_gen.errors import InputError
@@ -280,7 +280,7 @@ class Plan:
         found, scale = [], self._choices.get("scale")
         named = [row.partition(":") for row in rows]
         for experiment in dict.fromkeys(name for name, _, _ in named):
-            if not (CONF / "experiment" / f"{experiment}.yaml").is_file():
+            if not any((folder / "experiment" / f"{experiment}.yaml").is_file() for folder in search_folders()):
                 continue  # no experiment measures this row: it stays empty
             shrunk = [f"scale={scale}"] if scale else []
             try:

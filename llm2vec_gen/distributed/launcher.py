@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from llm2vec_gen import pipeline
-from llm2vec_gen.config import CONF, Plan, check_callbacks
+from llm2vec_gen.conf_folders import ROOT
+from llm2vec_gen.config import Plan, check_callbacks
 from llm2vec_gen.distributed.environment import env_rank, env_world_size
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.training.settings import TrainerSettings
@@ -173,9 +174,10 @@ def _worker_environment(trainer: TrainerSettings) -> Iterator[None]:
     """Set the environment of the ranks: this package, and their fraction of the cores; restore signal handlers
     after."""
     cores = max(1, (os.cpu_count() or 1) // trainer.devices)
-    path = os.pathsep.join(filter(None, [str(CONF.parent), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     before = dict(os.environ)
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")  # Windows lacks the last two
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     main_thread = threading.current_thread() is threading.main_thread()
     handlers: dict[int, Any] = {number: signal.getsignal(number) for number in numbers} if main_thread else {}
     os.environ["PYTHONPATH"] = path

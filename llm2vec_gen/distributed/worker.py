@@ -19,7 +19,7 @@ from typing import Any
 from llm2vec_gen import pipeline, progress, threads
 from llm2vec_gen.config import Plan
 from llm2vec_gen.distributed.launcher import handle_sigterm, run_step, stop_with_parent
-from llm2vec_gen.errors import InputError, exit_status
+from llm2vec_gen.errors import exit_status, wrong_input
 
 
 def main() -> None:
@@ -52,9 +52,9 @@ def _run(job: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     """Return (exit status, result or error)."""
     try:
         folder = run_step(getattr(pipeline, job["step"]), Plan.from_job(job))
-    except InputError as error:
-        return exit_status(error), {"wrong": str(error)}
     except Exception as error:
+        if wrong := wrong_input(error):
+            return exit_status(wrong), {"wrong": str(wrong)}
         return exit_status(error), {"error": traceback.format_exc()}
     except BaseException as error:  # stopped by a signal; a training has reported it already
         return exit_status(error), {"step": error.step} if hasattr(error, "step") else {}

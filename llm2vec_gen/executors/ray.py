@@ -18,6 +18,7 @@ from typing import Any
 
 from llm2vec_gen.errors import InputError, check_integer
 from llm2vec_gen.executors.base import BatchResult, Executor, RowRange, metadata_of, run_batch
+from llm2vec_gen.extras import pip_command
 
 QUEUED = 2  # ranges in flight per worker: the next is there when one is done
 
@@ -121,7 +122,7 @@ def _joined(address: str | None) -> Iterator[dict[str, float]]:
         import ray.data
     except ImportError as error:
         raise InputError(
-            "executor=ray needs the package ray: pip install 'llm2vec-gen-lightning[ray]', or choose executor=range"
+            f"executor=ray needs the package ray: {pip_command('ray')}, or choose executor=range"
         ) from error
     if ray.is_initialized():
         yield ray.cluster_resources()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from llm2vec_gen.errors import InputError
+from llm2vec_gen.extras import pip_command
 from llm2vec_gen.generators.base import Generator, query_seed
 from llm2vec_gen.paths import PathOrId
 from llm2vec_gen.tokenization import Tokenization
@@ -119,7 +120,6 @@ def _vllm() -> Any:
         import vllm
     except ImportError as error:
         raise InputError(
-            "generator=vllm needs the package vllm and a GPU: pip install 'llm2vec-gen-lightning[vllm]', or choose "
-            "generator=transformers"
+            f"generator=vllm needs the package vllm and a GPU: {pip_command('vllm')}, or choose generator=transformers"
         ) from error
     return vllm

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from llm2vec_gen.errors import InputError
+from llm2vec_gen.extras import pip_command
 from llm2vec_gen.loggers.base import Job
 
 
@@ -23,8 +24,7 @@ class TensorBoard(Logger):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise InputError(
-                "logger=tensorboard needs the package tensorboard: pip install 'llm2vec-gen-lightning[tensorboard]', "
-                "or choose logger=csv"
+                f"logger=tensorboard needs the package tensorboard: {pip_command('tensorboard')}, or choose logger=csv"
             ) from error
         self.folder, self._writer_of = Path(folder), SummaryWriter
         self.job: Job | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llm2vec_gen.errors import InputError
+from llm2vec_gen.extras import pip_command
 
 OWN = "evaluate/llm2vec_gen/pocket"
 MEASURES = {
@@ -24,7 +25,7 @@ def workspace(entity: str, project: str) -> Any:
         from wandb_workspaces.reports import v2 as reports
     except ImportError as error:
         raise InputError(
-            "a wandb workspace needs its library: pip install 'llm2vec-gen-lightning[dashboard]', or leave out "
+            f"a wandb workspace needs its library: {pip_command('wandb_workspaces')}, or leave out "
             "logger=wandb for the HTML page alone"
         ) from error
     sections = [

@@ -1,0 +1,1 @@
+"""Hydra plugin: where the configs of this package lie."""
