@@ -70,7 +70,9 @@ def pairs(options: argparse.Namespace) -> tuple[Backbone, Any, list[Completion]]
 
         source = QueryLog(options.data, answer_column=options.answer_column, limit=options.rows + options.heldout)
         queries = list(source.queries())
-        backbone = Backbone(options.backbone, device="cpu", dtype="float32", end_token=options.end_token)
+        backbone = Backbone.from_pretrained(
+            options.backbone, device="cpu", dtype="float32", end_token=options.end_token
+        )
         teacher = SentenceTransformerEncoder(options.teacher, device="cpu")
     rows = [Completion(query.id, query.text, query.answer or "", "replay") for query in queries]
     return backbone, teacher, rows

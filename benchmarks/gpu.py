@@ -61,7 +61,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
     peak = matrix_peak(options.device, dtype)
-    backbone = Backbone.of(
+    backbone = Backbone(
         random_lm(options.section, options.device, dtype), None, gradient_checkpointing=options.gradient_checkpointing,
         compile=options.compile,
     )  # fmt: skip

@@ -121,7 +121,7 @@ def stand_in(width: int) -> Any:
             prompts = self.project(self.suffix[self.num_thought_tokens :])[None].expand(len(batch.queries), -1, -1)
             return EncoderOutput(prompts, self.align(prompts))
 
-    backbone = Backbone("package://llm2vec_gen/pocket/lm")
+    backbone = Backbone.from_pretrained("package://llm2vec_gen/pocket/lm")
     model = StandIn(backbone, embedding_dim=width)
     model.suffix = nn.Parameter(torch.randn(model.num_suffix_tokens, width))
     model.reconstruction_projection, model.alignment_projection = nn.Linear(width, width), nn.Linear(width, width)

@@ -72,7 +72,7 @@ def profile(options: argparse.Namespace) -> dict[str, float]:
     if options.device == "cpu" or options.backbone:
         backbone = load_backbone(options.backbone, options.shape)
     else:
-        backbone = Backbone.of(random_lm(options.shape, options.device, torch.bfloat16), None)
+        backbone = Backbone(random_lm(options.shape, options.device, torch.bfloat16), None)
     model = build_model(backbone).train()
     work = Workload.random(options.steps + 1, options.batch_size, 1, backbone.vocab_size)
     optimizer = torch.optim.AdamW(model.trainables().values(), lr=3e-4, weight_decay=0.0)

@@ -87,7 +87,7 @@ def build(options: argparse.Namespace, dtype: str, quantization: str) -> Any:
     from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 
     path = options.backbone or checkpoints.read(options.checkpoint).backbone_path()
-    backbone = Backbone(path, dtype=dtype, device=options.device, quantization=quantization)
+    backbone = Backbone.from_pretrained(path, dtype=dtype, device=options.device, quantization=quantization)
     if options.checkpoint:
         return LLM2VecGen.from_pretrained(options.checkpoint, backbone=backbone).eval()
     return build_model(backbone).eval()

@@ -63,8 +63,8 @@ def random_lm(shape: str, device: str = "cpu", dtype: torch.dtype = torch.float3
 def load_backbone(folder: str | None, shape: str) -> Backbone:
     """The folder's model, else a random one of the shape, in fp32 on the CPU."""
     if folder is not None:
-        return Backbone(folder, dtype="float32", device="cpu")
-    return Backbone.of(random_lm(shape), None)
+        return Backbone.from_pretrained(folder, dtype="float32", device="cpu")
+    return Backbone(random_lm(shape), None)
 
 
 def lengths(rng: np.random.Generator, count: int, mean: float, sigma: float, low: int, high: int = 500) -> np.ndarray:

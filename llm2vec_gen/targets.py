@@ -67,6 +67,12 @@ def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return {name: parameter for name, parameter in _signature(target).items() if parameter.kind in named}
 
 
+def _name(target: Callable[..., Any]) -> str:
+    """The name for messages; a class method has that of its class in it."""
+    owner = getattr(target, "__self__", None)
+    return f"{owner.__name__}.{target.__name__}" if inspect.isclass(owner) else target.__name__
+
+
 def takes_any(target: Callable[..., Any]) -> bool:
     """Return whether a class or function takes arguments of any name, or has an unknown signature."""
     return any(parameter.kind is parameter.VAR_KEYWORD for parameter in _signature(target).values())
@@ -97,7 +103,7 @@ def check(value: Any, where: str) -> None:
         known = [*parameters(target)]
         unknown = [key for key in value if key not in NODE_KEYS and key not in known]
         if unknown and not takes_any(target):
-            raise unknown_key(f"{where}.{unknown[0]}", unknown[0], known, target.__name__)
+            raise unknown_key(f"{where}.{unknown[0]}", unknown[0], known, _name(target))
     for key, item in value.items():
         check(item, f"{where}.{key}")
 
@@ -128,7 +134,7 @@ def build(value: Any, where: str = "", **dependencies: Any) -> Any:
     known = parameters(target)
     unknown = [] if takes_any(target) else [key for key in arguments if key not in known]
     if unknown:
-        raise unknown_key(f"{where}.{unknown[0]}".lstrip("."), unknown[0], [*known], target.__name__)
+        raise unknown_key(f"{where}.{unknown[0]}".lstrip("."), unknown[0], [*known], _name(target))
     if value.get("_partial_"):
         return functools.partial(target, *positional, **arguments)
     return _called(target, where, positional, arguments)
@@ -140,7 +146,7 @@ def _called(target: Callable[..., Any], where: str, positional: list[Any], argum
         if parameter.default is parameter.empty and name not in arguments
     ]  # fmt: skip
     if missing:
-        raise InputError(f"{where or target.__name__} lacks {', '.join(missing)}, which {target.__name__} needs")
+        raise InputError(f"{where or _name(target)} lacks {', '.join(missing)}, which {_name(target)} needs")
     try:
         return target(*positional, **arguments)
     except Exception as error:

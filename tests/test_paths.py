@@ -60,7 +60,7 @@ def test_a_backbone_behind_a_relative_link_is_found_from_elsewhere(
     monkeypatch.chdir(tmp_path)
     for name in ("link", "x=y [1], ${z} #@"):
         Path(name).symlink_to(folder.name, target_is_directory=True)
-        model = LLM2VecGen(Backbone(name, device="cpu"), 4, 1, 2)
+        model = LLM2VecGen(Backbone.from_pretrained(name, device="cpu"), 4, 1, 2)
         assert model.backbone.path == str(tmp_path / name)
         model.save_pretrained(tmp_path / "saved" / name)
     elsewhere = tmp_path / "elsewhere"
@@ -77,7 +77,7 @@ def test_a_backbone_that_is_gone_names_the_option_that_helps(tmp_path: Path, kin
     if kind == "link":
         place = tmp_path / "link"
         place.symlink_to(folder, target_is_directory=True)
-    LLM2VecGen(Backbone(str(place), device="cpu"), 4, 1, 2).save_pretrained(tmp_path / "saved")
+    LLM2VecGen(Backbone.from_pretrained(str(place), device="cpu"), 4, 1, 2).save_pretrained(tmp_path / "saved")
     folder.rename(tmp_path / "moved")
     with pytest.raises(InputError, match=r"no such folder .*backbone= .*--backbone.*backbone\.path="):
         LLM2VecGen.from_pretrained(tmp_path / "saved", device="cpu")

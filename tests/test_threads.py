@@ -45,7 +45,7 @@ from llm2vec_gen.backbones.backbone import Backbone
 torch.set_num_threads(2)
 if sys.argv[-1] == "ours":
     threads.set_command_process()
-Backbone("{folder}", device="cpu")
+Backbone.from_pretrained("{folder}", device="cpu")
 print(torch.get_num_threads())
 """
 

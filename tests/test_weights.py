@@ -17,7 +17,7 @@ from llm2vec_gen.weights import check_finite
 from tests.builders import tiny_backbone_folder, tiny_lm
 
 LOADERS = {
-    "backbone": lambda folder: Backbone(str(folder), device="cpu"),
+    "backbone": lambda folder: Backbone.from_pretrained(str(folder), device="cpu"),
     "llm2vec": lambda folder: LLM2Vec(str(folder), None, None, device="cpu"),
     "sentence_transformer": lambda folder: SentenceTransformerEncoder(str(folder), device="cpu"),
 }
@@ -54,7 +54,7 @@ def test_states_that_overflow_are_distinguished_from_weights_that_do():
         for layer in lm.model.layers:
             layer.mlp.down_proj.weight.fill_(3e4)
     with pytest.raises(InputError, match=r"states that are not finite .* in torch.float16.*wider dtype"):
-        Backbone.of(lm.half(), None)
+        Backbone(lm.half(), None)
 
 
 def test_logits_that_overflow_do_not_blame_the_kind_of_the_head():
@@ -63,7 +63,7 @@ def test_logits_that_overflow_do_not_blame_the_kind_of_the_head():
         lm.lm_head.weight.fill_(6e4)
         lm.model.norm.weight.fill_(1e3)
     with pytest.raises(InputError, match="gives logits that are not finite"):
-        Backbone.of(lm.half(), None)
+        Backbone(lm.half(), None)
 
 
 @pytest.mark.parametrize("loader", LOADERS)

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import record_function
 
 from llm2vec_gen.backbones import generation, loading, reconstruction
 from llm2vec_gen.backbones.batching import inverse, micro_batches
 from llm2vec_gen.backbones.compilation import compile_parts
-from llm2vec_gen.backbones.end_of_turn import end_of_turn
+from llm2vec_gen.backbones.end_of_turn import closing_id, stop_ids
 from llm2vec_gen.backbones.execution.rope import renewed
 from llm2vec_gen.backbones.execution.select import choose_runner
 from llm2vec_gen.backbones.frozen_linear import freeze_linears
@@ -33,86 +33,90 @@ from llm2vec_gen.rotary import rows_apart
 from llm2vec_gen.tokenization import Tokenization
 from llm2vec_gen.weights import check_finite
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 class Backbone:
-    """A frozen causal LM and its tokenizer. Nothing here ever receives a weight gradient.
+    """A frozen causal language model and its tokenizer. No weight of it ever receives a gradient.
 
-    `path`: a local folder, a hub id, or "package://package/folder". `dtype` "auto" is the folder's own. `device` None
-    is the first GPU, else the CPU. `end_token` closes completions (default: what ends a turn of the chat template, else
-    the tokenizer's end token). `recommended` carries the family's training defaults for others to read.
-    `max_tokens_per_micro_batch` bounds every pass; `gradient_checkpointing` applies to the reconstruction pass alone;
-    `compile` the norms and feed-forward parts.
+    Args:
+        lm: the causal language model; it is put into `eval()` and frozen in place.
+        tokenizer: its fast tokenizer; without one (None) only ids and vectors can be run.
+        path, revision, quantization: where the model comes from, as checkpoints record it.
+        end_token: closes completions; by default what ends a turn of the chat template, else the tokenizer's end token.
+        chat_template_arguments: given to every chat prompt; by default thinking is off.
+        recommended: the family's training defaults, for other config groups to read.
+        max_tokens_per_micro_batch: bound of every pass; None is the device's default.
+        gradient_checkpointing: recompute activations in the backward of the reconstruction pass (of no other).
+        compile: run the norms and feed-forward parts through torch.compile.
+
+    Example:
+        backbone = Backbone.from_pretrained("HuggingFaceTB/SmolLM2-135M-Instruct")
+        states = backbone.states(backbone.tokenize(["a text", "another one"]))  # [(L_1, D), (L_2, D)]
     """
 
-    def __init__(self, path: PathOrId, revision: str = "main", dtype: str | torch.dtype | None = "auto",
-                 device: str | torch.device | None = None, quantization: str = "none", end_token: str | None = None,
+    def __init__(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, path: str = "", *,
+                 revision: str = "main", quantization: str = "none", end_token: str | None = None,
                  chat_template_arguments: Mapping[str, Any] | None = None,
-                 recommended: Mapping[str, Any] | None = None, trust_remote_code: bool = False,
-                 max_tokens_per_micro_batch: int | None = None, gradient_checkpointing: bool = False,
-                 compile: bool = False):  # fmt: skip
-        folder = loading.resolve(str(path))
-        self.path, self.revision, self.quantization = loading.recorded(str(path)), revision, quantization
-        chosen = usable(device, "backbone.device")
-        self.tokenizer = loading.load_tokenizer(folder, revision, trust_remote_code)
-        parsed = loading.parse_dtype(dtype)
-        self.lm = loading.load_lm(folder, revision, parsed, chosen, quantization, trust_remote_code)
-        self._set_up(end_token, chat_template_arguments, recommended, max_tokens_per_micro_batch, compile)
-        self.gradient_checkpointing = gradient_checkpointing
-
-    @classmethod
-    def of(cls, lm: Any, tokenizer: Any, path: str = "", end_token: str | None = None, **settings: Any) -> Backbone:
-        """Around a language model that is already in memory (tests, benchmarks). Freezes it."""
-        self = cls.__new__(cls)
-        self.path, self.revision, self.quantization = path, "main", "none"
-        self.lm, self.tokenizer = lm.eval().requires_grad_(False), tokenizer
-        self.gradient_checkpointing = settings.pop("gradient_checkpointing", False)
-        self._set_up(end_token, **settings)
-        return self
-
-    def _set_up(self, end_token: str | None = None, chat_template_arguments: Mapping[str, Any] | None = None,
-                recommended: Mapping[str, Any] | None = None,
-                max_tokens_per_micro_batch: int | None = None, compile: bool = False) -> None:  # fmt: skip
-        check_finite(self.lm, f"backbone {self.path!r}")
-        config = self.lm.config.get_text_config()
-        self.hidden_size, self.vocab_size = int(config.hidden_size), int(config.vocab_size)
-        self.chat_template_arguments = dict(chat_template_arguments or {"enable_thinking": False})
-        self.recommended = dict(recommended or {})
-        if self.tokenizer is not None and len(self.tokenizer) > self.vocab_size:
+                 recommended: Mapping[str, Any] | None = None, max_tokens_per_micro_batch: int | None = None,
+                 gradient_checkpointing: bool = False, compile: bool = False):  # fmt: skip
+        if not isinstance(lm, nn.Module):
             raise InputError(
-                f"backbone {self.path!r}: its tokenizer has {len(self.tokenizer)} tokens, its embedding only "
+                f"Backbone got {lm!r} as its language model; expected a loaded transformers model. To load one from a "
+                "folder or hub id, call Backbone.from_pretrained"
+            )
+        self.lm = lm.eval().requires_grad_(False)
+        self.path, self.revision, self.quantization = path, revision, quantization
+        check_finite(lm, f"backbone {path!r}")
+        config = lm.config.get_text_config()
+        self.hidden_size, self.vocab_size = int(config.hidden_size), int(config.vocab_size)
+        if tokenizer is not None and len(tokenizer) > self.vocab_size:
+            raise InputError(
+                f"backbone {path!r}: its tokenizer has {len(tokenizer)} tokens, its embedding only "
                 f"{self.vocab_size} rows; tokenizer and weights do not belong together"
             )
-        self.end_id, self.stop_ids = self._ends(end_token)
-        self._fingerprint: str | None = None
-        self.shards: Shards | None = None
+        self.tokenizer: Any = tokenizer  # not Optional: texts need one anyway
+        self.chat_template_arguments = dict(chat_template_arguments or {"enable_thinking": False})
+        self.recommended = dict(recommended or {})
+        self.end_id = closing_id(tokenizer, end_token, self.chat_template_arguments, path)
+        self.stop_ids = stop_ids(lm, tokenizer, self.end_id)
         self.max_tokens_per_micro_batch = max_tokens_per_micro_batch
-        freeze_linears(self.lm)
-        rows_apart(self.lm)  # before the first pass: dynamic NTK remembers the longest text
-        self.input_scale = input_scale(self.lm)
-        self.runner = choose_runner(self.lm, self.input_scale)
-        self.adjust_logits = adjustment(self.lm)
+        self.gradient_checkpointing = gradient_checkpointing
+        self.shards: Shards | None = None
+        freeze_linears(lm)
+        rows_apart(lm)  # before the first pass: dynamic NTK remembers the longest text
+        self.input_scale = input_scale(lm)
+        self.runner = choose_runner(lm, self.input_scale)
+        self.adjust_logits = adjustment(lm)
         if compile:
-            compile_parts(self.lm)
+            compile_parts(lm)
 
-    def _ends(self, end_token: str | None) -> tuple[int, tuple[int, ...]]:
-        """The id that closes a completion, and every id at which generation stops."""
-        end = 0 if self.tokenizer is None else self._end(end_token)
-        stops = {end}
-        for source in (getattr(self.lm, "generation_config", None), self.lm.config, self.tokenizer):
-            found = getattr(source, "eos_token_id", None)
-            stops.update(found if isinstance(found, (list, tuple)) else [] if found is None else [found])
-        return end, tuple(sorted(stops))
+    @classmethod
+    def from_pretrained(cls, path: PathOrId, revision: str = "main", dtype: str | torch.dtype | None = "auto",
+                        device: str | torch.device | None = None, quantization: str = "none",
+                        end_token: str | None = None, chat_template_arguments: Mapping[str, Any] | None = None,
+                        recommended: Mapping[str, Any] | None = None, trust_remote_code: bool = False,
+                        max_tokens_per_micro_batch: int | None = None, gradient_checkpointing: bool = False,
+                        compile: bool = False) -> Backbone:  # fmt: skip
+        """Load the language model and its tokenizer from a local folder, a hub id, or "package://package/folder".
 
-    def _end(self, end_token: str | None) -> int:
-        """The id of that token, or of the one that ends a turn or, without a chat template, a text."""
-        if end_token is not None:
-            end = self.tokenizer.get_vocab().get(end_token)
-        elif (end := end_of_turn(self.tokenizer, self.chat_template_arguments)) is None:
-            end = self.tokenizer.eos_token_id
-        if end is None:
-            named = f"no token {end_token!r}" if end_token else "no end token"
-            raise InputError(f"the tokenizer of {self.path!r} has {named}; set backbone.end_token to one it has")
-        return int(end)
+        Args:
+            dtype: "auto" is the files' own.
+            device: None is the first GPU, else the CPU.
+            quantization: none, int8, nf4 or fp8; see quantization.py.
+
+        Everything else as in the constructor. Raises InputError where files are missing, damaged or do not fit.
+        """
+        place, folder = usable(device, "backbone.device"), loading.resolve(str(path))
+        tokenizer = loading.load_tokenizer(folder, revision, trust_remote_code)
+        lm = loading.load_lm(folder, revision, loading.parse_dtype(dtype), place, quantization, trust_remote_code)
+        return cls(
+            lm, tokenizer, loading.recorded(str(path)), revision=revision, quantization=quantization,
+            end_token=end_token, chat_template_arguments=chat_template_arguments, recommended=recommended,
+            max_tokens_per_micro_batch=max_tokens_per_micro_batch, gradient_checkpointing=gradient_checkpointing,
+            compile=compile,
+        )  # fmt: skip
 
     @property
     def device(self) -> torch.device:
@@ -129,12 +133,10 @@ class Backbone:
         """How many positions the model was made for, RoPE scaling included; None where its config names no limit."""
         return loading.max_positions(self.lm.config.get_text_config())
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Which weights and vocabulary these are (16 hex digits), the same for bf16 and fp32 copies."""
-        if self._fingerprint is None:
-            self._fingerprint = loading.fingerprint(self.lm, self.tokenizer)
-        return self._fingerprint
+        return loading.fingerprint(self.lm, self.tokenizer)
 
     @property
     def max_tokens_per_micro_batch(self) -> int:
@@ -146,16 +148,6 @@ class Backbone:
         if budget is not None and budget < 1:
             raise InputError(f"max_tokens_per_micro_batch is {budget}; expected a positive number of tokens")
         self._budget = budget
-
-    @property
-    def max_tokens_in_cache(self) -> int:
-        """How many tokens' keys and values generation may hold at a time: 1 GB on the CPU, 8 GB on a GPU."""
-        config = self.lm.config.get_text_config()
-        all_heads = getattr(config, "num_attention_heads", None) or 1  # models without attention name none
-        heads = getattr(config, "num_key_value_heads", None) or all_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // all_heads
-        per_token = 2 * config.num_hidden_layers * heads * size * self.dtype.itemsize
-        return max(1, (8 if self.device.type == "cuda" else 1) * 2**30 // per_token)
 
     # Text -> ids
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,10 +12,13 @@ from llm2vec_gen.backbones.batching import micro_batches
 from llm2vec_gen.backbones.sampling import Sampler
 from llm2vec_gen.errors import InputError
 
+if TYPE_CHECKING:
+    from llm2vec_gen.backbones.backbone import Backbone
+
 Generated = tuple[Tensor, str]
 
 
-def generate(backbone: Any, prompts: Sequence[Tensor], max_new_tokens: int, sampling: Mapping[str, Any] | None,
+def generate(backbone: Backbone, prompts: Sequence[Tensor], max_new_tokens: int, sampling: Mapping[str, Any] | None,
              seed: int | Sequence[int] | None, stop: bool) -> list[Generated]:  # fmt: skip
     """Continuations of prompts (ids or input vectors), in order; batches hold rows of similar length."""
     sampler = Sampler(sampling, seed, len(prompts))
@@ -26,17 +29,29 @@ def generate(backbone: Any, prompts: Sequence[Tensor], max_new_tokens: int, samp
         if len(prompt) == 0:
             raise InputError(f"prompt {row} has no token to start from; give at least one token or vector")
     lengths = [len(prompt) + max_new_tokens for prompt in prompts]
-    for rows in micro_batches(lengths, backbone.max_tokens_in_cache):
+    for rows in micro_batches(lengths, max_tokens_in_cache(backbone)):
         results = _DecodingBatch(backbone, [prompts[row] for row in rows], rows, max_new_tokens, sampler, stop).run()
         for row, result in zip(rows, results, strict=True):
             finished[row] = result
     return finished
 
 
+def max_tokens_in_cache(backbone: Backbone) -> int:
+    """Return how many tokens' keys and values may exist at a time: 1 GB of them on the CPU, 8 GB on a GPU."""
+    config = backbone.lm.config.get_text_config()
+    all_heads = getattr(config, "num_attention_heads", None) or 1  # models without attention name none
+    heads = getattr(config, "num_key_value_heads", None) or all_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // all_heads
+    per_token = 2 * config.num_hidden_layers * heads * size * backbone.dtype.itemsize
+    return max(1, (8 if backbone.device.type == "cuda" else 1) * 2**30 // per_token)
+
+
 class _DecodingBatch:
     """Rows decoded side by side. `places` maps the rows still computed to their place in the batch."""
 
-    def __init__(self, backbone: Any, prompts: list[Tensor], rows: list[int], limit: int, sampler: Sampler, stop: bool):
+    def __init__(
+        self, backbone: Backbone, prompts: list[Tensor], rows: list[int], limit: int, sampler: Sampler, stop: bool
+    ):
         self.backbone, self.prompts, self.rows, self.limit, self.sampler = backbone, prompts, rows, limit, sampler
         self.stops = torch.tensor(backbone.stop_ids if stop else (), dtype=torch.long, device=backbone.device)
         self.out = torch.zeros((len(rows), limit), dtype=torch.long, device=backbone.device)

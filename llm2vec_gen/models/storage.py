@@ -31,7 +31,7 @@ def load(cls: Any, source: str | Path, device: Any, dtype: Any, backbone: str | 
     recorded = settings["backbone"]
     if not isinstance(backbone, Backbone):
         dtype = dtype or recorded.get("dtype", "auto")
-        backbone = Backbone(**_backbone_arguments(checkpoint, backbone), device=device, dtype=dtype)
+        backbone = Backbone.from_pretrained(**_backbone_arguments(checkpoint, backbone), device=device, dtype=dtype)
     compare(recorded, backbone, str(source))
     lora = settings.get("lora") or {}
     model = cls(

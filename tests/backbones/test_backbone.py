@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from llm2vec_gen import targets
 from llm2vec_gen.backbones import loading
 from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.backbones.quantization import quantization_config
@@ -22,7 +24,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 
 
 def load(folder, **settings) -> Backbone:
-    return Backbone(str(folder), device="cpu", **settings)
+    return Backbone.from_pretrained(str(folder), device="cpu", **settings)
 
 
 def test_what_a_backbone_says_about_itself(folders):
@@ -216,3 +218,25 @@ def test_the_token_budget_has_a_default_and_must_be_positive(folders):
     assert backbone.max_tokens_per_micro_batch == 7
     with pytest.raises(InputError, match="positive"):
         backbone.max_tokens_per_micro_batch = 0
+
+
+def test_from_pretrained_is_the_constructor_around_loaded_parts(folders):
+    loaded = load(folders["qwen3"], max_tokens_per_micro_batch=7, end_token="<|endoftext|>")
+    built = Backbone(
+        copy.deepcopy(loaded.lm), loaded.tokenizer, loaded.path, max_tokens_per_micro_batch=7, end_token="<|endoftext|>"
+    )
+    same = ("path", "revision", "quantization", "end_id", "stop_ids", "fingerprint", "max_tokens_per_micro_batch")
+    assert [getattr(built, name) for name in same] == [getattr(loaded, name) for name in same]
+    ids = loaded.tokenize(["the cat", "sat"])
+    assert all(torch.equal(a, b) for a, b in zip(built.states(ids), loaded.states(ids), strict=True))
+
+
+def test_a_path_is_no_language_model(folders):
+    with pytest.raises(InputError, match="expected a loaded transformers model.*Backbone.from_pretrained"):
+        Backbone(str(folders["qwen3"]))
+
+
+def test_a_yaml_setting_that_from_pretrained_has_not_names_it(folders):
+    node = {"_target_": "llm2vec_gen.backbones.backbone.Backbone.from_pretrained", "path": "x", "devise": "cpu"}
+    with pytest.raises(InputError, match="devise is an unknown setting: Backbone.from_pretrained takes.*device"):
+        targets.check(node, "backbone")

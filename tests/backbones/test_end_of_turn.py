@@ -21,10 +21,10 @@ def test_the_end_of_a_turn_goes_before_the_end_of_a_text(tmp_path, family, other
     tokenizer = tiny_tokenizer(family)
     tokenizer.eos_token = other
     tokenizer.save_pretrained(folder)
-    backbone = Backbone(str(folder), device="cpu")
+    backbone = Backbone.from_pretrained(str(folder), device="cpu")
     assert backbone.tokenizer.convert_ids_to_tokens(backbone.end_id) == END[family]
     assert backbone.tokenizer.convert_tokens_to_ids(other) in backbone.stop_ids
-    assert Backbone(str(folder), device="cpu", end_token=other).end_id != backbone.end_id
+    assert Backbone.from_pretrained(str(folder), device="cpu", end_token=other).end_id != backbone.end_id
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,6 @@ def test_without_an_ending_token_it_is_the_tokenizers_end(tmp_path, template):
     tokenizer = tiny_tokenizer("qwen2", chat_template=False)
     tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)
-    backbone = Backbone(str(folder), device="cpu")
+    backbone = Backbone.from_pretrained(str(folder), device="cpu")
     assert end_of_turn(backbone.tokenizer, {}) is None
     assert backbone.end_id == backbone.tokenizer.eos_token_id

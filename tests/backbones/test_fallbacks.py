@@ -43,7 +43,7 @@ def once(call, match: str) -> None:
     [("gemma", "has no attribute"), ("granite", "other states"), ("cohere", "has no attribute")],
 )
 def test_decoding_through_the_models_own_modules(family, reason):
-    frozen = Backbone.of(other_lm(family), None)
+    frozen = Backbone(other_lm(family), None)
     once(lambda: frozen.generate(rows(3, 5), 2), f"decodes through its own modules.*: .*{reason}")
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks.plain import Plain
+from llm2vec_gen.backbones import generation
 from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.backbones.execution.decoding import PackedDecoder
 from llm2vec_gen.backbones.execution.fast_decoding import FastDecoder
@@ -52,7 +53,7 @@ def test_the_cache_limit_changes_nothing(monkeypatch):
     frozen = backbone()
     prompts = rows(3, 8, 2, 5)
     expected = [ids.tolist() for ids, _ in frozen.generate(prompts, 6, stop=False)]
-    monkeypatch.setattr(type(frozen), "max_tokens_in_cache", 20)
+    monkeypatch.setattr(generation, "max_tokens_in_cache", lambda backbone: 20)
     assert [ids.tolist() for ids, _ in frozen.generate(prompts, 6, stop=False)] == expected
 
 
@@ -120,7 +121,7 @@ def test_a_layer_that_only_looks_alike_is_not_stepped_lean():
     lm.config.hidden_act = "relu"
     for layer in lm.model.layers:
         layer.mlp.act_fn = torch.nn.ReLU()
-    frozen = Backbone.of(lm, None)
+    frozen = Backbone(lm, None)
     assert type(frozen.runner.decoder(frozen.prefix_pass(rows(4, 9)), 4)) is PackedDecoder
     prompts = rows(3, 5)
     for prompt, (ids, _) in zip(prompts, frozen.generate(prompts, 6, stop=False), strict=True):

@@ -102,7 +102,7 @@ def backbone(
     family: str = "qwen3", dtype: torch.dtype = torch.float64, way: str = "packed", **changes: Any
 ) -> Backbone:
     """A backbone without tokenizer, run packed or padded."""
-    built = Backbone.of(tiny_lm(family, dtype, **changes), None)
+    built = Backbone(tiny_lm(family, dtype, **changes), None)
     if way == "padded":
         built.lm.set_attn_implementation("sdpa")
         built.runner = PaddedRunner(built.lm)

@@ -58,7 +58,7 @@ def test_our_own_suffix_with_and_without_spare_rows(family: str, spare: int, tmp
         tokens = len(AutoTokenizer.from_pretrained(folder))
         folder = tiny_backbone_folder(tmp_path, family=family, vocab_size=tokens, name="full")
     torch.manual_seed(0)
-    model = LLM2VecGen(Backbone(str(folder), device="cpu"), 12, 2, 3, max_length=64).eval()
+    model = LLM2VecGen(Backbone.from_pretrained(str(folder), device="cpu"), 12, 2, 3, max_length=64).eval()
     model.save_pretrained(tmp_path / "m", format="merged")
     names: dict = {}
     exec(snippet(tmp_path / "m"), names)
@@ -120,7 +120,9 @@ def test_a_text_with_a_control_token_gives_the_same_vector(family: str, tmp_path
     """Also where the backbone's tokenizer appends an end token to every text."""
     folder = appending_end(tiny_backbone_folder(tmp_path, family), SPECIAL[family][1])
     torch.manual_seed(0)
-    model = LLM2VecGen(Backbone(str(folder), device="cpu"), 8, num_thought_tokens=2, num_compression_tokens=3)
+    model = LLM2VecGen(
+        Backbone.from_pretrained(str(folder), device="cpu"), 8, num_thought_tokens=2, num_compression_tokens=3
+    )
     model.save_pretrained(tmp_path / "m", format="merged")
     names: dict = {}
     exec(snippet(tmp_path / "m"), names)

@@ -29,7 +29,7 @@ NAMES = {
 def model(tmp_path_factory: pytest.TempPathFactory) -> LLM2VecGen:
     torch.manual_seed(0)
     folder = tiny_backbone_folder(tmp_path_factory.mktemp("backbone"))
-    model = LLM2VecGen(Backbone(str(folder), device="cpu"), 12, 0, 3, max_length=64)
+    model = LLM2VecGen(Backbone.from_pretrained(str(folder), device="cpu"), 12, 0, 3, max_length=64)
     model.instructions = OWN
     return model
 

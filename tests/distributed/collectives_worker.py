@@ -49,7 +49,7 @@ def train(folder: Path, way: str, strategy: str | None = None, stop: int | None 
     own, family, changes, alignment = WAYS[way]
     torch.manual_seed(3)
     lm = tiny_lm(family, tied=family == "qwen3").double()
-    backbone = Backbone.of(lm, tiny_tokenizer(family), path="tiny", max_tokens_per_micro_batch=48)
+    backbone = Backbone(lm, tiny_tokenizer(family), path="tiny", max_tokens_per_micro_batch=48)
     model = LLM2VecGen(backbone, 4, num_thought_tokens=2, num_compression_tokens=3, max_length=32).double()
     losses = {"alignment": AlignmentLoss(alignment), "reconstruction": ReconstructionLoss(1.0)}
     data = stub_data(22)

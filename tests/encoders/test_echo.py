@@ -14,7 +14,9 @@ TEXTS = ["the cat sat on the mat", "a", "What is the capital of France? \u2603",
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def backbone(request, tmp_path_factory):
-    return Backbone(str(tiny_backbone_folder(tmp_path_factory.mktemp("lm"), request.param)), device="cpu")
+    return Backbone.from_pretrained(
+        str(tiny_backbone_folder(tmp_path_factory.mktemp("lm"), request.param)), device="cpu"
+    )
 
 
 @torch.no_grad()
@@ -85,6 +87,6 @@ def test_a_text_that_spells_control_tokens_is_ordinary_text_in_both_places(backb
 
 
 def test_the_tokenizers_end_token_is_not_in_the_row(tmp_path):
-    plain_one = Backbone(str(tiny_backbone_folder(tmp_path / "plain", "llama")), device="cpu")
+    plain_one = Backbone.from_pretrained(str(tiny_backbone_folder(tmp_path / "plain", "llama")), device="cpu")
     other = appending_end(tiny_backbone_folder(tmp_path, "llama"), "<|eot_id|>")
-    assert close(Echo(Backbone(str(other), device="cpu")).encode(TEXTS), Echo(plain_one).encode(TEXTS))
+    assert close(Echo(Backbone.from_pretrained(str(other), device="cpu")).encode(TEXTS), Echo(plain_one).encode(TEXTS))

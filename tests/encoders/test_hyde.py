@@ -81,7 +81,7 @@ def test_answers_are_cached_on_disk(tmp_path, monkeypatch):
 
 
 def test_with_a_language_model_against_a_plain_loop(tmp_path):
-    backbone = Backbone(str(tiny_backbone_folder(tmp_path)), device="cpu")
+    backbone = Backbone.from_pretrained(str(tiny_backbone_folder(tmp_path)), device="cpu")
     generator = TransformersGenerator(backbone, max_new_tokens=6, sampling={"temperature": 1.5}, seed=1)
     pool = MeanPool(backbone)
     encoder = HyDE(pool, generator, n=2)
@@ -96,10 +96,10 @@ def test_with_a_language_model_against_a_plain_loop(tmp_path):
 
 @pytest.mark.parametrize("change", [{"seed": 2}, {"max_new_tokens": 7}, {"sampling": None}])
 def test_a_generators_identity_is_what_changes_its_answers(tmp_path, change):
-    backbone = Backbone(str(tiny_backbone_folder(tmp_path)), device="cpu")
+    backbone = Backbone.from_pretrained(str(tiny_backbone_folder(tmp_path)), device="cpu")
     settings = {"max_new_tokens": 6, "sampling": {"temperature": 1.5}, "seed": 1}
     one = identity(TransformersGenerator(backbone, **settings))
     assert identity(TransformersGenerator(backbone, **settings, max_texts_per_batch=3)) == one
     assert identity(TransformersGenerator(backbone, **(settings | change))) != one
-    other = Backbone(str(tiny_backbone_folder(tmp_path, seed=1, name="other")), device="cpu")
+    other = Backbone.from_pretrained(str(tiny_backbone_folder(tmp_path, seed=1, name="other")), device="cpu")
     assert identity(TransformersGenerator(other, **settings)) != one

@@ -16,7 +16,9 @@ TEXTS = ["the cat sat on the mat", "a", "What is the capital of France? \u2603",
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def backbone(request, tmp_path_factory):
-    return Backbone(str(tiny_backbone_folder(tmp_path_factory.mktemp("lm"), request.param)), device="cpu")
+    return Backbone.from_pretrained(
+        str(tiny_backbone_folder(tmp_path_factory.mktemp("lm"), request.param)), device="cpu"
+    )
 
 
 @torch.no_grad()
@@ -63,16 +65,16 @@ def test_a_long_text_does_not_move_its_neighbours(kind, tmp_path):
         rope |= {"original_max_position_embeddings": 12, **factors}
     context = 12 if kind == "dynamic" else 64
     folder = str(tiny_backbone_folder(tmp_path, max_position_embeddings=context, rope_parameters=rope))
-    vectors = LastToken(Backbone(folder, device="cpu")).encode(TEXTS)
+    vectors = LastToken(Backbone.from_pretrained(folder, device="cpu")).encode(TEXTS)
     for vector, text in zip(vectors, TEXTS, strict=True):
-        assert close(vector, plain(Backbone(folder, device="cpu"), [text])[0])
+        assert close(vector, plain(Backbone.from_pretrained(folder, device="cpu"), [text])[0])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_end_token_is_the_one_that_the_tokenizer_puts_behind_a_text(family, tmp_path):
     """Qwen3-Embedding's is another one than that which ends a turn."""
     token = SPECIAL[family][0 if family != "llama" else 1]
-    backbone = Backbone(str(appending_end(tiny_backbone_folder(tmp_path, family), token)), device="cpu")
+    backbone = Backbone.from_pretrained(str(appending_end(tiny_backbone_folder(tmp_path, family), token)), device="cpu")
     assert token != END[family]
     expected = plain(backbone, TEXTS)
     assert close(LastToken(backbone).encode(TEXTS), expected)
@@ -87,7 +89,7 @@ def test_the_end_token_is_the_one_that_the_tokenizer_puts_behind_a_text(family, 
 def test_an_end_token_that_transformers_no_longer_appends_is_named_and_appended(family, tmp_path):
     path = tiny_backbone_folder(tmp_path, family) / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"add_eos_token": True}), encoding="utf-8")
-    backbone = Backbone(str(path.parent), device="cpu")
+    backbone = Backbone.from_pretrained(str(path.parent), device="cpu")
     with pytest.warns(UserWarning, match="declares add_eos_token, which transformers"):
         encoder = LastToken(backbone)
     ended = [[*backbone.tokenizer(text).input_ids, backbone.tokenizer.eos_token_id] for text in TEXTS]

@@ -14,7 +14,9 @@ TEXTS = ["the cat sat on the mat", "a", "What is the capital of France? \u2603",
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def backbone(request, tmp_path_factory):
-    return Backbone(str(tiny_backbone_folder(tmp_path_factory.mktemp("lm"), request.param)), device="cpu")
+    return Backbone.from_pretrained(
+        str(tiny_backbone_folder(tmp_path_factory.mktemp("lm"), request.param)), device="cpu"
+    )
 
 
 def plain_states(backbone, text, layer=-1):

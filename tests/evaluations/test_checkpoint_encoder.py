@@ -36,7 +36,9 @@ def data(tmp_path: Path) -> Path:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("checkpoint")
     torch.manual_seed(0)
-    model = LLM2VecGen(Backbone(str(tiny_backbone_folder(place)), device="cpu"), 12, 0, 3, max_length=64)
+    model = LLM2VecGen(
+        Backbone.from_pretrained(str(tiny_backbone_folder(place)), device="cpu"), 12, 0, 3, max_length=64
+    )
     model.save_pretrained(place / "moved model")
     return place / "moved model"
 

@@ -83,7 +83,7 @@ def test_own_completions_are_greedy_answers_to_the_chat_prompt(tmp_path):
     from llm2vec_gen.backbones.backbone import Backbone
     from tests.builders import tiny_backbone_folder
 
-    backbone = Backbone(str(tiny_backbone_folder(tmp_path)), device="cpu")
+    backbone = Backbone.from_pretrained(str(tiny_backbone_folder(tmp_path)), device="cpu")
     found = Decoding(Source([]), max_new_tokens=6).completions(SimpleNamespace(backbone=backbone), QUERIES)
     for query, text in zip(QUERIES, found, strict=True):
         ids = backbone.tokenizer(

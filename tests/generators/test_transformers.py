@@ -16,7 +16,7 @@ QUERIES = [
 
 
 def backbone_of(folder, **settings):
-    return Backbone(str(folder), device="cpu", dtype="float32", **settings)
+    return Backbone.from_pretrained(str(folder), device="cpu", dtype="float32", **settings)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

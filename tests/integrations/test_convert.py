@@ -37,7 +37,7 @@ def test_there_and_back_is_equal(name: str, there: str, back: str, tmp_path: Pat
 def test_what_we_train_becomes_the_reference_layout_and_back(family: str, tmp_path: Path) -> None:
     folder = tiny_backbone_folder(tmp_path, family=family)
     torch.manual_seed(0)
-    model = LLM2VecGen(Backbone(str(folder), device="cpu"), 12, 2, 3, max_length=64).eval()
+    model = LLM2VecGen(Backbone.from_pretrained(str(folder), device="cpu"), 12, 2, 3, max_length=64).eval()
     model.card = {"teacher": "t", "seed": 7, "losses": {"alignment": 1.0, "reconstruction": 1.0}}
     model.save_pretrained(tmp_path / "native")
     convert(tmp_path / "native", tmp_path / "reference", format="reference")

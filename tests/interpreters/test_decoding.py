@@ -39,7 +39,7 @@ def test_on_the_real_model_it_is_what_decode_says(tmp_path):
     from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
     from tests.builders import tiny_backbone_folder
 
-    model = LLM2VecGen(Backbone(str(tiny_backbone_folder(tmp_path)), device="cpu"), 8, 2, 3)
+    model = LLM2VecGen(Backbone.from_pretrained(str(tiny_backbone_folder(tmp_path)), device="cpu"), 8, 2, 3)
     texts = ["how many legs?", "the moon", "what is the capital of France, please?"]
     queries = [Query(str(n), text) for n, text in enumerate(texts)]
     readings = Decoding(max_new_tokens=5, batch_size=2).interpret(model, queries)

@@ -56,7 +56,7 @@ def test_fewer_words_than_asked_for():
 def model(request, tmp_path_factory) -> LLM2VecGen:
     torch.manual_seed(0)
     folder = tiny_backbone_folder(tmp_path_factory.mktemp("backbone"), request.param)
-    return LLM2VecGen(Backbone(str(folder), device="cpu"), 8, 2, 3, max_length=64)
+    return LLM2VecGen(Backbone.from_pretrained(str(folder), device="cpu"), 8, 2, 3, max_length=64)
 
 
 def plain_states(model: LLM2VecGen, text: str) -> torch.Tensor:

@@ -19,7 +19,7 @@ TEXTS = ["the cat sat on the mat", "a", "What is the capital of France?", "how m
 
 def backbone(family: str = "qwen3", **changes) -> Backbone:
     """A tiny backbone in fp64, which adapters of fp32 round by less than 1e-6."""
-    return Backbone.of(tiny_lm(family, dtype=torch.float64, **changes), tiny_tokenizer(family), path=f"tiny-{family}")
+    return Backbone(tiny_lm(family, dtype=torch.float64, **changes), tiny_tokenizer(family), path=f"tiny-{family}")
 
 
 def adapted(base: Backbone, seed: int = 0, lora: Lora | None = None, **dropout: float) -> AdaptedEncoder:
@@ -58,7 +58,7 @@ def test_a_family_that_stays_causal_is_named(family: str) -> None:
 
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = CONFIG_MAPPING[family](vocab_size=400, num_key_value_heads=4, max_position_embeddings=64, **sizes)
-    base = Backbone.of(AutoModelForCausalLM.from_config(config), tiny_tokenizer("qwen3"), path="some/model")
+    base = Backbone(AutoModelForCausalLM.from_config(config), tiny_tokenizer("qwen3"), path="some/model")
     with pytest.raises(InputError, match=rf"some/model \({family}\) cannot be made bidirectional.*Llama.*Qwen3"):
         make_bidirectional(base)
 
@@ -147,7 +147,7 @@ def test_token_loss_is_read_where_the_targets_stand() -> None:
 
 def test_what_is_saved_loads_as_the_published_layout(tmp_path: Path) -> None:
     folder = tiny_backbone_folder(tmp_path, "qwen3")
-    base = Backbone(str(folder), device="cpu")
+    base = Backbone.from_pretrained(str(folder), device="cpu")
     vectors = {}
     for seed, name in enumerate(("mntp", "simcse")):
         encoder = adapted(base, seed, lora_dropout=0.1, attention_dropout=0.1)
@@ -220,6 +220,6 @@ def test_a_family_without_attention_dropout_is_named() -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(vocab_size=400, n_embd=32, n_layer=2, n_head=4, n_positions=64)
-    base = Backbone.of(GPT2LMHeadModel(config), tiny_tokenizer("qwen3"), path="some/gpt2")
+    base = Backbone(GPT2LMHeadModel(config), tiny_tokenizer("qwen3"), path="some/gpt2")
     with pytest.raises(InputError, match="attention_dropout=0.3: the attention layers of backbone.path=some/gpt2"):
         adapted(base, attention_dropout=0.3)

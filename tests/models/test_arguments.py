@@ -24,7 +24,8 @@ TEXTS = ["how many legs?", "the moon", "the river runs to the sea"]
 def model(tmp_path_factory) -> LLM2VecGen:
     torch.manual_seed(0)
     folder = tiny_backbone_folder(tmp_path_factory.mktemp("backbone"), max_position_embeddings=64)
-    return LLM2VecGen(Backbone(str(folder), device="cpu"), 32, 2, 3, max_length=40)  # E = D: shapes alone tell nothing
+    backbone = Backbone.from_pretrained(str(folder), device="cpu")
+    return LLM2VecGen(backbone, 32, 2, 3, max_length=40)  # E = D: shapes alone tell nothing
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_a_query_of_all_positions_is_taken_and_a_model_of_fewer_is_refused(model
 def test_scaled_positions_count(tmp_path):
     rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 10000.0}
     folder = tiny_backbone_folder(tmp_path, max_position_embeddings=64, rope_parameters=rope)
-    assert Backbone(str(folder), device="cpu").max_positions == 256
+    assert Backbone.from_pretrained(str(folder), device="cpu").max_positions == 256
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def built(family: str, folder: Path, dtype: torch.dtype = torch.float32) -> LLM2
     other_lm(family, dtype, vocab_size=400, **ends).save_pretrained(folder / family)
     tokenizer.save_pretrained(folder / family)
     torch.manual_seed(0)
-    return LLM2VecGen(Backbone(str(folder / family), device="cpu"), 12, 2, 3, max_length=64).eval()
+    return LLM2VecGen(Backbone.from_pretrained(str(folder / family), device="cpu"), 12, 2, 3, max_length=64).eval()
 
 
 @FAMILIES
@@ -105,7 +105,7 @@ def test_a_merged_folder_of_a_backbone_whose_rope_depends_on_the_length(tmp_path
     folder = tiny_backbone_folder(
         tmp_path, max_position_embeddings=40, rope_parameters={"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}
     )
-    model = LLM2VecGen(Backbone(str(folder), device="cpu"), 12, 2, 3, max_length=64).eval()
+    model = LLM2VecGen(Backbone.from_pretrained(str(folder), device="cpu"), 12, 2, 3, max_length=64).eval()
     with pytest.warns(UserWarning, match="up to 40 tokens.*beside longer ones; embed longer texts one at a time"):
         model.save_pretrained(tmp_path / "m", format="merged")
 

@@ -16,7 +16,7 @@ TEXTS = [f"how many legs has animal number {number}?" for number in range(40)]
 
 def model(tmp_path, init: str) -> LLM2VecGen:
     torch.manual_seed(0)
-    return LLM2VecGen(Backbone(str(tiny_backbone_folder(tmp_path)), device="cpu"), 24, 2, 3, 64, init)
+    return LLM2VecGen(Backbone.from_pretrained(str(tiny_backbone_folder(tmp_path)), device="cpu"), 24, 2, 3, 64, init)
 
 
 @pytest.mark.parametrize(("scale", "offset"), [(1.0, 0.0), (0.01, 2.0), (30.0, -5.0)])

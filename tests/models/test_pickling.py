@@ -24,7 +24,7 @@ TEXTS = ["Where does the cat sit?", "the dog ate", "how many legs does a spider 
 def model(tmp_path_factory) -> LLM2VecGen:
     torch.manual_seed(0)
     folder = tiny_backbone_folder(tmp_path_factory.mktemp("lm"))
-    return LLM2VecGen(Backbone(str(folder), device="cpu"), 12, 2, 3, max_length=64).eval()
+    return LLM2VecGen(Backbone.from_pretrained(str(folder), device="cpu"), 12, 2, 3, max_length=64).eval()
 
 
 def in_a_fresh_process(code: str, folder: Path) -> torch.Tensor:
@@ -52,7 +52,7 @@ def test_the_language_model_alone_in_a_fresh_process(tmp_path):
 def test_backbones_of_other_families(tmp_path):
     """Gemma 2 caps its logits, Granite scales them, Falcon-H1 has no plain cache, one has RoPE of its own length."""
     rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}
-    frozen = [Backbone.of(other_lm(family), None) for family in ("gemma2", "granite", "falcon_h1")]
+    frozen = [Backbone(other_lm(family), None) for family in ("gemma2", "granite", "falcon_h1")]
     frozen.append(backbone(dtype=torch.float32, max_position_embeddings=6, rope_parameters=rope))
     (tmp_path / "b.pkl").write_bytes(pickle.dumps((frozen, rows(4, 9))))
     code = """import pickle, torch

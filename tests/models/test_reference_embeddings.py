@@ -16,7 +16,7 @@ from tests.builders import tiny_backbone_folder
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    backbone = Backbone(str(tiny_backbone_folder(tmp_path)), device="cpu")
+    backbone = Backbone.from_pretrained(str(tiny_backbone_folder(tmp_path)), device="cpu")
     LLM2VecGen(backbone, 12, 2, 3, max_length=64).save_pretrained(tmp_path / "saved")
     return tmp_path / "saved"
 

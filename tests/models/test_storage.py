@@ -30,7 +30,7 @@ def home(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def model(home) -> LLM2VecGen:
     torch.manual_seed(0)
-    return LLM2VecGen(Backbone(str(home), device="cpu"), 12, 2, 3, max_length=40).eval()
+    return LLM2VecGen(Backbone.from_pretrained(str(home), device="cpu"), 12, 2, 3, max_length=40).eval()
 
 
 def test_round_trip(model, tmp_path):
@@ -67,7 +67,7 @@ def test_a_moved_backbone_is_given_by_path_or_built(model, home, tmp_path):
         with pytest.raises(InputError, match="no such folder"):
             LLM2VecGen.from_pretrained(tmp_path / "saved", device="cpu")
         moved = str(home.with_name("moved"))
-        for backbone in (moved, Backbone(moved, device="cpu")):
+        for backbone in (moved, Backbone.from_pretrained(moved, device="cpu")):
             again = LLM2VecGen.from_pretrained(tmp_path / "saved", device="cpu", backbone=backbone)
             assert torch.equal(again.encode("a"), model.encode("a"))
     finally:
@@ -118,6 +118,6 @@ def test_decode_takes_soft_prompts_or_texts(model):
 
 def test_bf16_backbone_with_fp32_trainables(home):
     torch.manual_seed(0)
-    half = LLM2VecGen(Backbone(str(home), device="cpu", dtype="bfloat16"), 12, 2, 3, max_length=40)
+    half = LLM2VecGen(Backbone.from_pretrained(str(home), device="cpu", dtype="bfloat16"), 12, 2, 3, max_length=40)
     assert {parameter.dtype for parameter in half.trainables().values()} == {torch.float32}
     assert half.encode(TEXTS).dtype == torch.float32

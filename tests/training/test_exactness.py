@@ -24,7 +24,9 @@ STEPS = 3
 
 def build(folder: Path) -> LLM2VecGen:
     torch.manual_seed(0)
-    return LLM2VecGen(Backbone(str(folder), dtype="float64"), StubTargets.dim, 2, 3, max_length=24).double()
+    return LLM2VecGen(
+        Backbone.from_pretrained(str(folder), dtype="float64"), StubTargets.dim, 2, 3, max_length=24
+    ).double()
 
 
 def settings(budget: int) -> TrainingSettings:

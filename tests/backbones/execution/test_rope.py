@@ -125,7 +125,7 @@ def test_frequencies_per_kind_of_layer():
     }
     changes = {"max_position_embeddings": CONTEXT, "rope_parameters": ropes}
     with pytest.warns(UserWarning, match="padded batches"):
-        frozen = Backbone.of(other_lm("gemma3", **changes), None)
+        frozen = Backbone(other_lm("gemma3", **changes), None)
     ids = rows(7, 40, 20)
     for states, row in zip(frozen.states(ids), ids, strict=True):
         plain = other_lm("gemma3", **changes)

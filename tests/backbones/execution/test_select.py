@@ -111,7 +111,7 @@ def test_a_model_that_cannot_pack_says_so_once_and_runs_padded():
         num_key_value_heads=2, use_sliding_window=True, sliding_window=4, max_window_layers=1,
     )  # fmt: skip
     with pytest.warns(UserWarning, match="Qwen2ForCausalLM cannot run packed.*sliding.*padded") as caught:
-        frozen = Backbone.of(Qwen2ForCausalLM(config).double(), None)
+        frozen = Backbone(Qwen2ForCausalLM(config).double(), None)
     assert len(caught) == 1 and isinstance(frozen.runner, PaddedRunner)
     ids = rows(12, 5)
     with warnings.catch_warnings():
@@ -148,7 +148,7 @@ def test_compilation_falls_back_with_one_warning(monkeypatch):
 
     monkeypatch.setattr(compilation, "_cannot", lambda device: "no compiler")
     with pytest.warns(UserWarning, match=r"torch.compile does not work here \(no compiler\)") as caught:
-        frozen = Backbone.of(tiny_lm("qwen3"), None, compile=True)
+        frozen = Backbone(tiny_lm("qwen3"), None, compile=True)
     assert len(caught) == 1
     assert close(frozen.states(rows(5))[0], alone(frozen, rows(5)[0]), 1e-6)
 

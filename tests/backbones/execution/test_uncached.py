@@ -37,7 +37,7 @@ def built(family: str) -> tuple[Backbone, torch.nn.Module]:
     if family == "gemma2":
         plain.set_attn_implementation("eager")  # sdpa leaves out its capping of attention scores
     with pytest.warns(UserWarning, match="padded batches"):
-        return Backbone.of(lm, None), plain
+        return Backbone(lm, None), plain
 
 
 @pytest.mark.parametrize("family", [*HYBRID, *WINDOWED])
@@ -91,14 +91,14 @@ def test_decoding_goes_on_with_fewer_rows(family):
 @pytest.mark.parametrize("family", ["gemma3n", "gemma4"])
 def test_models_that_need_ids_in_every_layer_are_refused(family):
     with pytest.raises(InputError, match="cannot serve as a backbone: run from input vectors.*take a model that"):
-        Backbone.of(other_lm(family), None)
+        Backbone(other_lm(family), None)
 
 
 def test_a_gemma4_without_per_layer_inputs_serves():
     lm = other_lm("gemma4", hidden_size_per_layer_input=0)
     plain = copy.deepcopy(lm)
     with pytest.warns(UserWarning, match="padded batches"):
-        frozen = Backbone.of(lm, None)
+        frozen = Backbone(lm, None)
     assert close(frozen.states(rows(3, 9))[1], states(plain, rows(3, 9)[1]), 2e-5)
 
 
@@ -106,14 +106,14 @@ def test_a_body_that_fails_is_reported_in_one_line(monkeypatch):
     lm = other_lm("cohere")
     monkeypatch.setattr(type(lm.model), "forward", lambda self, **inputs: {}["states"])
     with pytest.raises(InputError, match=r"gives no states of token ids \(KeyError: 'states'\)"):
-        Backbone.of(lm, None)
+        Backbone(lm, None)
 
 
 @torch.no_grad()
 def test_keys_and_values_of_unlike_sizes_decode():
     lm = other_lm("minicpm3")
     plain = copy.deepcopy(lm)
-    frozen = Backbone.of(lm, None)
+    frozen = Backbone(lm, None)
     prompts = rows(4, 9)
     for prompt, (ids, _) in zip(prompts, frozen.generate(prompts, 6, stop=False), strict=True):
         assert ids.tolist() == greedy(plain, prompt, 6)
@@ -123,5 +123,5 @@ def test_packed_attention_refuses_what_it_does_not_compute(monkeypatch):
     """Gemma 2 caps its attention scores; were its windows no reason, this still is one."""
     monkeypatch.setattr(runner, "_cannot_pack", lambda lm: None)
     with pytest.warns(UserWarning, match="cannot run packed.*packed attention has no .*softcap"):
-        frozen = Backbone.of(other_lm("gemma2"), None)
+        frozen = Backbone(other_lm("gemma2"), None)
     assert type(frozen.runner) is PaddedRunner

@@ -62,7 +62,7 @@ def recipe(
 
 def backbone(double: bool = False) -> Backbone:
     lm = tiny_lm("qwen3", dtype=torch.float64 if double else torch.float32)
-    return Backbone.of(lm, tiny_tokenizer("qwen3"), path="tiny")
+    return Backbone(lm, tiny_tokenizer("qwen3"), path="tiny")
 
 
 def teach(folder: Path, callbacks: Any = (), rows: Any = None, seed: int = 3, **changes: Any) -> dict[str, float | int]:

@@ -16,7 +16,7 @@ TEXTS = ["the cat sat on the mat", "What is the capital of France? Paris.", "a",
 
 @pytest.fixture(scope="module")
 def base() -> Backbone:
-    base = Backbone.of(tiny_lm("llama", dtype=torch.float64), tiny_tokenizer("llama"), path="tiny")
+    base = Backbone(tiny_lm("llama", dtype=torch.float64), tiny_tokenizer("llama"), path="tiny")
     make_bidirectional(base)
     return base
 
