@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from llm2vec_gen.backbones.batching import offsets
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
 
 
 @dataclass(slots=True)
@@ -43,6 +47,18 @@ class Prefix:
         pieces = [torch.arange(starts[row], starts[row + 1]) for row in chosen]
         spans = None if self.spans is None else [self.spans[row] for row in chosen]
         return self._gathered(pieces, [self.lengths[row] for row in chosen], spans)
+
+    def fill(self, cache: DynamicCache) -> Tensor:
+        """Lay the rows into an empty cache, padded on the left; return the mask of their tokens (B, longest)."""
+        starts, width = offsets(self.lengths), max(self.lengths)
+        device = self.keys[0].device
+        mask = torch.arange(width, device=device) >= width - torch.tensor(self.lengths, device=device)[:, None]
+        source = torch.zeros(mask.shape, dtype=torch.long, device=device)  # padding repeats token 0, which no row sees
+        source[mask] = torch.arange(starts[-1], device=device)
+        for layer, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
+            # (total, heads, size) -> (B, longest, heads, size) -> (B, heads, longest, size)
+            cache.update(keys[source].transpose(1, 2), values[source].transpose(1, 2), layer)
+        return mask
 
     @staticmethod
     def extend(first: Prefix, second: Prefix) -> Prefix:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from llm2vec_gen.backbones.execution.padded import left_padded
 from llm2vec_gen.backbones.kv_prefix import Prefix
 
 
@@ -72,7 +71,7 @@ class PaddedDecoder:
         self.positions = torch.tensor(prefix.lengths, device=device)[:, None]
         self.mask = torch.zeros((len(prefix), 0), dtype=torch.bool, device=device)
         if max(prefix.lengths):
-            self.mask = left_padded(prefix, self.cache)
+            self.mask = prefix.fill(self.cache)
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """Input vectors (B, D) of the next position -> its states after the final norm (B, D)."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from llm2vec_gen.backbones.batching import offsets
 from llm2vec_gen.backbones.execution.checkpointing import checkpointed
+from llm2vec_gen.backbones.execution.decoding import PaddedDecoder
 from llm2vec_gen.backbones.execution.rope import RenewedDecoder, renewed
 from llm2vec_gen.backbones.kv_prefix import Prefix
 from llm2vec_gen.rotary import row_lengths, rows_apart
@@ -67,8 +67,6 @@ class PaddedRunner:
         )
 
     def _decoder(self, prefix: Prefix, capacity: int) -> Any:
-        from llm2vec_gen.backbones.execution.decoding import PaddedDecoder
-
         return PaddedDecoder(self.lm, prefix, capacity)
 
     def _forward(self, vectors: Tensor, lengths: Sequence[int], prefix: Prefix | None, use_cache: bool,
@@ -83,7 +81,7 @@ class PaddedRunner:
         cache = DynamicCache() if use_cache else None
         if prefix is not None and any(prefix.lengths):
             cache = DynamicCache()
-            earlier = left_padded(prefix, cache)
+            earlier = prefix.fill(cache)
             mask, start = torch.cat([earlier, valid], dim=1), earlier.sum(1, keepdim=True)
         positions = (start + torch.arange(padded.shape[1], device=device)).expand(len(valid), -1)
         more = 0 if ahead is None else torch.tensor(list(ahead), device=device)[:, None]
@@ -93,15 +91,3 @@ class PaddedRunner:
                 use_cache=cache is not None,
             )  # fmt: skip
         return output, valid, cache
-
-
-def left_padded(prefix: Prefix, cache: Any) -> Tensor:
-    """Lay the prefix into an empty cache, each row at its end; returns the mask (B, longest)."""
-    starts, width = offsets(prefix.lengths), max(prefix.lengths)
-    device = prefix.keys[0].device
-    mask = torch.arange(width, device=device) >= width - torch.tensor(prefix.lengths, device=device)[:, None]
-    source = torch.zeros(mask.shape, dtype=torch.long, device=device)
-    source[mask] = torch.arange(starts[-1], device=device)
-    for layer, (keys, values) in enumerate(zip(prefix.keys, prefix.values, strict=True)):
-        cache.update(keys[source].transpose(1, 2), values[source].transpose(1, 2), layer)
-    return mask
