@@ -26,7 +26,8 @@ from llm2vec_gen.losses.alignment import AlignmentLoss
 from llm2vec_gen.losses.reconstruction import ReconstructionLoss
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 from llm2vec_gen.training.fit import fit
-from llm2vec_gen.training.settings import TrainerSettings, TrainingSettings
+from llm2vec_gen.training.settings import TrainingSettings
+from llm2vec_gen.training.trainer_settings import TrainerSettings
 from llm2vec_gen.types import Completion
 
 

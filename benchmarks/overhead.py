@@ -176,7 +176,7 @@ def around(model: Any, completions: Any, targets: Any, settings: Any, name: str,
     from llm2vec_gen.training.callbacks import ProgressBar
     from llm2vec_gen.training.callbacks.snapshots import Snapshots
     from llm2vec_gen.training.fit import fit
-    from llm2vec_gen.training.settings import TrainerSettings
+    from llm2vec_gen.training.trainer_settings import TrainerSettings
 
     work, whole, save, loss = Work(), Work(), Work(), AlignmentLoss()
     save.around(lightning.Trainer, "save_checkpoint")

@@ -35,7 +35,7 @@ def overrides(folder: Path) -> list[str]:
         "experiment=smoke", "data=query_log", f"data.path={folder / 'log.jsonl'}", "data.answer_column=answer",
         "generator=replay", f"backbone.path={backbone}", "evaluation=[]", "interpreter=[]", "instruction=none",
         "training.batch_size=4", f"training.max_steps={STEPS}", f"training.schedule_steps={STEPS}",
-        "training.checkpoint_every_n_steps=7", "training.log_every_n_steps=3",
+        "training.checkpoint_every_n_steps=7", "trainer.log_every_n_steps=3",
     ]  # fmt: skip
 
 

@@ -82,7 +82,7 @@ def digests(*overrides: str) -> dict[str, str]:
     ("override", "kept"),
     [
         ("trainer.device=cuda", {"complete", "embed", "train", "evaluate", "interpret"}),
-        ("training.log_every_n_steps=3", {"complete", "embed", "train", "evaluate", "interpret"}),
+        ("trainer.log_every_n_steps=3", {"complete", "embed", "train", "evaluate", "interpret"}),
         ("name=other", {"complete", "embed", "train", "evaluate", "interpret"}),
         ("interpret.limit=2", {"complete", "embed", "train", "evaluate"}),
         ("instruction=none", {"complete", "embed", "train", "interpret"}),

@@ -37,7 +37,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [
         "experiment=smoke", "data=query_log", f"data.path={folder / 'log.jsonl'}", "data.answer_column=answer",
         "generator=replay", f"backbone.path={backbone}", "shard_size=20", "training.max_steps=8",
-        "training.schedule_steps=8", "training.checkpoint_every_n_steps=2", "training.log_every_n_steps=1",
+        "training.schedule_steps=8", "training.checkpoint_every_n_steps=2", "trainer.log_every_n_steps=1",
         "evaluation=[]", "instruction=none",
     ]  # fmt: skip
 

@@ -32,6 +32,12 @@ RUNTIME_GROUPS = RUNTIME_KEYS | {
     "hydra", "paths", "executor", "trainer", "logger", "callbacks", "sweep", "name", "keep", "embedding_cache"
 }  # fmt: skip
 
+DECIDING_TRAINER = {"precision": "32-true", "max_time": None, "limit_train_batches": None, "plugins": None}
+"""Arguments of the trainer that change what is trained, with the values that do not."""
+
+INTERVALS = ("log_every_n_steps", "val_check_interval", "limit_val_batches")
+"""Arguments of the trainer that set when, and from how much, callbacks read metrics."""
+
 OBSERVERS = frozenset({
     "DeviceStatsMonitor", "LearningRateMonitor", "ModelCheckpoint", "ModelSummary", "OnExceptionCheckpoint",
     "RichModelSummary", "RichProgressBar", "ThroughputMonitor", "TQDMProgressBar",
@@ -39,21 +45,25 @@ OBSERVERS = frozenset({
 """Callbacks of Lightning that neither end a training nor change what is trained."""
 
 
-def deciding_callbacks(settings: Mapping[str, Any], step: str) -> dict[str, Any]:
+def deciding_callbacks(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the digest of a training must hold of its callbacks: all but those that are known to only observe.
 
     A callback may end training, average weights or freeze them, so an unknown one counts. A class of your own that only
-    observes sets the class attribute `only_observes = True`. The logging interval counts with them, since stop rules
-    read metrics at these steps. Empty where all callbacks observe. `step`: train or teach.
+    observes sets the class attribute `only_observes = True`. The intervals count with them, since stop rules read
+    metrics at these steps. Empty where all callbacks observe.
     """
     nodes = {key: node for key, node in (settings.get("callbacks") or {}).items() if node and not _observes(node)}
     if not nodes:
         return {}
-    trainings = {"train": settings["training"]}
-    if step == "teach":
-        trainings = {name: node["training"] for name, node in settings["teacher_training"]["objectives"].items()}
-    intervals = {name: training.get("log_every_n_steps") for name, training in trainings.items()}
-    return {"callbacks": hashed_config(nodes), "log_every_n_steps": intervals}
+    trainer = settings.get("trainer") or {}
+    return {"callbacks": hashed_config(nodes), "intervals": {key: trainer.get(key) for key in INTERVALS}}
+
+
+def deciding_trainer(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the digest of a training must hold of its trainer; empty where no result depends on it."""
+    trainer = settings.get("trainer") or {}
+    changed = {key: trainer[key] for key, usual in DECIDING_TRAINER.items() if trainer.get(key, usual) != usual}
+    return {"trainer": hashed_config(changed)} if changed else {}
 
 
 def _observes(node: Mapping[str, Any]) -> bool:

@@ -14,7 +14,8 @@ from llm2vec_gen import targets
 from llm2vec_gen.config.messages import CONF
 from llm2vec_gen.errors import InputError, check_flag, check_integer
 from llm2vec_gen.paths import on_disk
-from llm2vec_gen.training.settings import TrainerSettings, check_losses
+from llm2vec_gen.training.settings import check_losses
+from llm2vec_gen.training.trainer_settings import TrainerSettings
 
 MANY = ("loss", "evaluation", "baseline", "interpreter", "logger", "callbacks")  # groups of members, each with a key
 ONLY_WHERE_USED = ("callbacks", "logger")  # they import libraries that most steps do without; see `check_callbacks`

@@ -31,7 +31,14 @@ from llm2vec_gen.artifacts import (
     read_scores,
     scores_for_table,
 )
-from llm2vec_gen.artifacts.identity import INPUTS, RUNTIME_GROUPS, UPSTREAM, deciding_callbacks, hashed_config
+from llm2vec_gen.artifacts.identity import (
+    INPUTS,
+    RUNTIME_GROUPS,
+    UPSTREAM,
+    deciding_callbacks,
+    deciding_trainer,
+    hashed_config,
+)
 from llm2vec_gen.config import checks
 from llm2vec_gen.config.messages import CONF, CONFIG_ERRORS, format_config_error, quoted, search_folders
 from llm2vec_gen.config.renamed import current_overrides
@@ -251,7 +258,7 @@ class Plan:
         )
         upstream = {name: self.artifact(name).digest for name in before}
         if step in ("train", "teach"):
-            config |= deciding_callbacks(self.settings, step)
+            config |= deciding_callbacks(self.settings) | deciding_trainer(self.settings)
         if step == "interpret" and (named := self.settings["interpret"]["evaluations"]):
             config["evaluation"] = {
                 name: hashed_config((self.settings.get("evaluation") or {}).get(name)) for name in named
@@ -352,7 +359,8 @@ def config_digest(config: DictConfig | dict[str, Any], step: str) -> str:
     components = [str(component) for component in config if component not in RUNTIME_GROUPS]
     try:
         settings = {component: hashed_config(_plain(config, component)) for component in components}
-        settings |= deciding_callbacks(_read_by_trainings(config), "teach" if step == "teach" else "train")
+        read = _read_by_trainings(config)
+        settings |= deciding_callbacks(read) | deciding_trainer(read)
     except (OmegaConfBaseException, InputError):  # the job itself reports what is wrong
         raw: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else config
         settings = {component: raw[component] for component in components}
@@ -360,11 +368,7 @@ def config_digest(config: DictConfig | dict[str, Any], step: str) -> str:
 
 
 def _read_by_trainings(config: DictConfig | dict[str, Any]) -> dict[str, Any]:
-    return {
-        component: _plain(config, component)
-        for component in ("callbacks", "training", "teacher_training")
-        if component in config
-    }
+    return {component: _plain(config, component) for component in ("callbacks", "trainer") if component in config}
 
 
 def _plain(config: DictConfig | dict[str, Any], key: str) -> Any:

@@ -16,6 +16,9 @@ ALIASES = {"stage": "executor"}
 RENAMED = {"teaching": "teacher_training", "lesson": "objective", "part_size": "shard_size"}
 """Refused."""
 
+MOVED = {"training.log_every_n_steps": "trainer.log_every_n_steps"}
+"""Keys within a group that moved to another one; refused."""
+
 OVERRIDE = re.compile(r"(?P<sign>[+~]*)(?P<key>\w+)(?P<rest>(?:[.@=/].*)?)", re.DOTALL)
 
 
@@ -30,6 +33,9 @@ def current_overrides(overrides: Sequence[str]) -> list[str]:
 def _current(override: str) -> str:
     found = OVERRIDE.fullmatch(override)
     key = found["key"] if found else ""
+    if (inner := override.partition("=")[0].lstrip("+~")) in MOVED:
+        new = override.replace(inner, MOVED[inner], 1)
+        raise InputError(f"{override}: the setting {inner} is now called {MOVED[inner]}; write {new}")
     if not found or key not in ALIASES | RENAMED:
         return override
     new = f"{found['sign']}{(ALIASES | RENAMED)[key]}{found['rest'].replace('.lessons', '.objectives')}"

@@ -24,7 +24,7 @@ from llm2vec_gen.conf_folders import ROOT
 from llm2vec_gen.config import Plan, check_callbacks
 from llm2vec_gen.distributed.environment import env_rank, env_world_size
 from llm2vec_gen.errors import InputError
-from llm2vec_gen.training.settings import TrainerSettings
+from llm2vec_gen.training.trainer_settings import TrainerSettings
 from llm2vec_gen.types import MODEL
 
 DISTRIBUTED_STEPS = {"run": pipeline.train, "train": pipeline.train, "teach": pipeline.teach}

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import pickle
 import sys
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
-from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from llm2vec_gen.distributed import collectives
@@ -30,11 +28,12 @@ from llm2vec_gen.training.callbacks import (
     check_monitors,
     has_ended,
 )
-from llm2vec_gen.training.checkpoint_io import LocalCheckpointIO
 from llm2vec_gen.training.datamodule import CompletionDataModule, Rows
 from llm2vec_gen.training.metrics_file import MetricsFile
 from llm2vec_gen.training.module import LLM2VecGenModule
-from llm2vec_gen.training.settings import TrainerSettings, TrainingSettings, check_losses, weight_of
+from llm2vec_gen.training.settings import TrainingSettings, check_losses, weight_of
+from llm2vec_gen.training.trainer import build_trainer, check_device, join_processes, silence_lightning
+from llm2vec_gen.training.trainer_settings import TrainerSettings
 from llm2vec_gen.types import TargetMoments
 
 log = logging.getLogger(__name__)
@@ -65,6 +64,7 @@ def fit(
     (a loss that is not finite; names the ids) and Stopped (SIGINT or SIGTERM; the state is saved).
     """
     check_losses(losses)
+    settings = trainer_settings.limited(settings)
     data = CompletionDataModule(model, completions, targets, settings, seed)
     module = LLM2VecGenModule(model, losses, settings)
     _prepare(module, data, targets)
@@ -114,7 +114,7 @@ def run(
     Returns the steps reached and the last row of `folder/metrics.csv`. `callbacks` must log the rows; saving is added.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    devices = _devices(trainer_settings)
+    join_processes(trainer_settings)
     if collectives.rank() == 0:
         settings.warn_of_short_run()
     resume = ResumeCheckpoint(folder / RESUME, settings.checkpoint_every_n_steps, identity)
@@ -123,30 +123,18 @@ def run(
     _configure(module.model, settings)
     if all(type(callback).__module__.startswith(("lightning.", "llm2vec_gen.")) for callback in callbacks):
         check_monitors(callbacks, module.metric_names())  # others may log metrics too: seen at the first row
-    bars = [callback for callback in callbacks if isinstance(callback, LightningProgressBar)]
-    callbacks = [callback for callback in callbacks if not (bars and isinstance(callback, ProgressBar))]
+    if any(isinstance(callback, LightningProgressBar) for callback in callbacks):
+        callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     for callback in callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
             callback.dirpath = str(folder.resolve() / "checkpoints")
-    with _silence_lightning(), _explain_interruption(module.model, settings, resume.path):
+    with silence_lightning(), _explain_interruption(module.model, settings, resume.path):
         try:
-            trainer = lightning.Trainer(
-                **devices,
-                max_steps=settings.max_steps,
-                max_epochs=-1,
-                log_every_n_steps=min(settings.log_every_n_steps, settings.max_steps),
-                logger=[curve, *loggers],
-                callbacks=[*callbacks, resume],
-                default_root_dir=folder,
-                enable_progress_bar=bool(bars),
-                enable_model_summary=False,
-                num_sanity_val_steps=0,
-                use_distributed_sampler=False,
-            )
-        except (MisconfigurationException, RuntimeError) as error:  # two bars, two callbacks of one state
-            raise InputError(f"Lightning refuses these callbacks: {one_line(error)}") from error
+            trainer = build_trainer(trainer_settings, settings, folder, [curve, *loggers], [*callbacks, resume])
+        except (MisconfigurationException, RuntimeError, ValueError, TypeError) as error:  # two bars, a wrong max_time
+            raise InputError(f"Lightning refuses these arguments or callbacks: {one_line(error)}") from error
         if trainer_settings.strategy != "fsdp":  # which moves the backbone itself
-            _check_device(module.model, trainer)
+            check_device(module.model, trainer)
         try:
             trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
         except MisconfigurationException as error:
@@ -161,7 +149,8 @@ def run(
             stop_signal := resume.stop_signal()
         ):  # in the last step: all is saved, and what comes after training must not begin
             raise Stopped(stop_signal, trainer.global_step)
-    rules = [type(callback).__name__ for callback in callbacks if has_ended(callback)]
+    watching: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # max_time adds one
+    rules = [type(callback).__name__ for callback in watching if has_ended(callback)]
     if trainer.global_step < settings.max_steps and not (rules and trainer.should_stop and trainer.global_step):
         raise EndedEarly(
             f"training ended after step {trainer.global_step} of {settings.max_steps}, and not by a callback of the "
@@ -178,29 +167,6 @@ def _configure(model: Any, settings: TrainingSettings) -> None:
     if settings.max_tokens_per_micro_batch is not None:
         model.backbone.max_tokens_per_micro_batch = settings.max_tokens_per_micro_batch
     model.backbone.gradient_checkpointing = settings.gradient_checkpointing
-
-
-def _devices(settings: TrainerSettings) -> dict[str, Any]:
-    """Return Lightning's arguments for the devices; initialise the process group, if there is one."""
-    from llm2vec_gen.distributed.strategies import ReplicatedStrategy, ShardedStrategy
-
-    settings.check_world_size()
-    devices = {"accelerator": "gpu" if settings.on_gpu else "cpu", "devices": settings.devices}
-    if not settings.uses_process_group:  # also inside of a Slurm job, which Lightning would ask for more
-        return devices | {"plugins": [LightningEnvironment(), LocalCheckpointIO()]}
-    collectives.init_process_group(settings.on_gpu)
-    kind = ShardedStrategy if settings.strategy == "fsdp" else ReplicatedStrategy
-    plugins = [TorchElasticEnvironment(), LocalCheckpointIO()]
-    return devices | {"num_nodes": settings.num_nodes, "strategy": kind(), "plugins": plugins}
-
-
-def _check_device(model: Any, trainer: lightning.Trainer) -> None:
-    given, expected = torch.device(model.backbone.device).type, trainer.strategy.root_device.type
-    if given != expected:
-        raise InputError(
-            f"the backbone is on {given}, but trainer.accelerator trains on {expected}; "
-            f"choose trainer={'cpu' if given == 'cpu' else 'gpu'} or move the backbone with trainer.device={expected}"
-        )
 
 
 # ---- the state to continue from
@@ -264,20 +230,3 @@ def _explain_interruption(model: Any, settings: TrainingSettings, path: Path) ->
             "training.max_tokens_per_micro_batch or set training.gradient_checkpointing=true, and run the same command "
             f"again: what is saved in {path} is kept"
         ) from error
-
-
-@contextlib.contextmanager
-def _silence_lightning() -> Iterator[None]:
-    """Hide Lightning's banners and tips; its warnings and errors stay."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        for about in (".*in eval mode at the start", ".*GPU available but not used", ".*treespec, LeafSpec"):
-            warnings.filterwarnings("ignore", message=about)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

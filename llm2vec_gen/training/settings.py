@@ -1,22 +1,17 @@
-"""Settings of a training (`conf/training`) and of its devices (`conf/trainer`)."""
+"""Settings of a training (`conf/training`)."""
 
 from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from llm2vec_gen.artifacts.identity import RUNTIME_KEYS
-from llm2vec_gen.distributed.environment import env_world_size
 from llm2vec_gen.errors import InputError, check_integer
 
 log = logging.getLogger(__name__)
-
-STRATEGIES = ("auto", "ddp", "fsdp")
-ACCELERATORS = ("cpu", "gpu", "cuda", "auto")
 
 COUNTS = {  # whole numbers and the least each may be
     "max_steps": 1,
@@ -120,86 +115,6 @@ class TrainingSettings:
         if step < self.warmup:
             return step / self.warmup
         return max(0.0, (self.schedule_steps - step) / (self.schedule_steps - self.warmup))
-
-
-@dataclass(frozen=True)
-class TrainerSettings:
-    """On which devices a run trains. `device` is where components outside training (encoders, generators) compute.
-
-    strategy: "ddp" (a complete backbone on each device) or "fsdp" (one backbone spread over all of them); "auto" is ddp
-    where there are several. accelerator: cpu, gpu, or auto = what there is. `num_nodes` machines with `devices` each:
-    the processes of one machine are started by the job itself, those of several by torchrun or srun.
-    """
-
-    accelerator: str = "cpu"
-    devices: int = 1
-    num_nodes: int = 1
-    strategy: str = "auto"
-    device: str | None = None
-
-    def __post_init__(self) -> None:
-        for key in ("devices", "num_nodes"):
-            check_integer(f"trainer.{key}", getattr(self, key))
-        for key, known in (("strategy", STRATEGIES), ("accelerator", ACCELERATORS)):
-            if getattr(self, key) not in known:
-                raise InputError(f"trainer.{key}={getattr(self, key)}: expected {', '.join(known)}")
-
-    def check_devices(self) -> None:
-        """Raise InputError where this machine lacks the devices; called by the steps that train, before they do."""
-        if not self.on_gpu:
-            cores = os.cpu_count() or 1
-            if self.devices > cores and env_world_size() is None:  # logged once, by the process that starts them
-                log.warning("trainer.devices=%d processes share %d CPU cores", self.devices, cores)
-            return
-        import torch
-
-        found = torch.cuda.device_count()
-        if self.devices > found:
-            raise InputError(
-                f"trainer.accelerator={self.accelerator} with trainer.devices={self.devices} needs as many GPUs, but "
-                f"this machine shows {found}; choose trainer=cpu or fewer devices"
-            )
-
-    @property
-    def world_size(self) -> int:
-        """How many processes train together."""
-        return self.devices * self.num_nodes
-
-    @property
-    def uses_process_group(self) -> bool:
-        """Whether training takes a process group, be it of one."""
-        return self.world_size > 1 or self.strategy == "fsdp"
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether training computes on GPUs."""
-        if self.accelerator == "auto":
-            import torch
-
-            return torch.cuda.is_available()
-        return self.accelerator in ("gpu", "cuda")
-
-    @property
-    def backbone_device(self) -> str:
-        """Where the backbone is loaded for training: in main memory if it is to be sharded."""
-        return "cuda" if self.on_gpu and self.strategy != "fsdp" else "cpu"
-
-    def check_world_size(self) -> None:
-        """InputError unless as many processes are running as are asked for."""
-        running = env_world_size() or 1
-        if self.world_size != running:
-            raise InputError(
-                f"trainer.devices={self.devices} x trainer.num_nodes={self.num_nodes} asks for {self.world_size} "
-                f"processes, but {running} are running; set trainer.devices and trainer.num_nodes to what was started"
-            )
-
-    def check_batch(self, name: str, batch_size: int) -> None:
-        """Raise InputError unless the batch size is divisible by the number of ranks; the message lists sizes that
-        are."""
-        if batch_size % self.world_size:
-            below = batch_size // self.world_size * self.world_size
-            sizes = " or ".join(str(size) for size in (below, below + self.world_size) if size)
-            raise InputError(f"{name}={batch_size} does not divide over {self.world_size} processes; take {sizes}")
 
 
 def check_losses(losses: Mapping[str, Any] | None) -> None:

@@ -21,7 +21,8 @@ from llm2vec_gen.losses.reconstruction import ReconstructionLoss
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 from llm2vec_gen.training.callbacks import Stopped
 from llm2vec_gen.training.fit import fit
-from llm2vec_gen.training.settings import TrainerSettings, TrainingSettings
+from llm2vec_gen.training.settings import TrainingSettings
+from llm2vec_gen.training.trainer_settings import TrainerSettings
 from tests.builders import tiny_lm, tiny_tokenizer
 from tests.training.stubs import stub_data
 from tests.training.worker import Signal

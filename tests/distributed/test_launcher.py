@@ -33,7 +33,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     overrides = (
         "experiment=smoke", "data=query_log", f"data.path={folder / 'log.jsonl'}", "data.answer_column=answer",
         "generator=replay", f"backbone.path={backbone}", "evaluation=[]", "interpreter=[]", "instruction=none",
-        "training.batch_size=4", "training.log_every_n_steps=1", "training.checkpoint_every_n_steps=1000",
+        "training.batch_size=4", "trainer.log_every_n_steps=1", "training.checkpoint_every_n_steps=1000",
         f"paths.outputs={folder / 'outputs'}",
     )  # fmt: skip
     made("run", overrides)  # by one process

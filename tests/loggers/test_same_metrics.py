@@ -12,7 +12,8 @@ from llm2vec_gen.loggers.tensorboard import TensorBoard
 from llm2vec_gen.loggers.wandb import Wandb
 from llm2vec_gen.training.fit import fit
 from llm2vec_gen.training.metrics_file import MetricsFile
-from llm2vec_gen.training.settings import TrainerSettings, TrainingSettings
+from llm2vec_gen.training.settings import TrainingSettings
+from llm2vec_gen.training.trainer_settings import TrainerSettings
 from tests.loggers.wandb_file import history, records, runs
 from tests.training.stubs import StubModel, stub_data, stub_losses
 

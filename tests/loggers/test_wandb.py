@@ -112,7 +112,7 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [
         "experiment=smoke", "data=query_log", f"data.path={folder / 'log.jsonl'}", "data.answer_column=answer",
         "generator=replay", f"backbone.path={backbone}", "training.max_steps=6", "training.schedule_steps=6",
-        "training.checkpoint_every_n_steps=2", "training.log_every_n_steps=1", "training.prefetch_batches=0",
+        "training.checkpoint_every_n_steps=2", "trainer.log_every_n_steps=1", "training.prefetch_batches=0",
         "evaluation=[decoding]", "evaluation.decoding.limit=3", "evaluation.decoding.max_new_tokens=4",
         "instruction=none", "interpreter.decoding.max_new_tokens=4", "interpret.limit=2",
         "callbacks.snapshots.max_new_tokens=4", "callbacks.snapshots.queries=2",

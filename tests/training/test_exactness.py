@@ -15,7 +15,8 @@ from llm2vec_gen.losses.reconstruction import ReconstructionLoss
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 from llm2vec_gen.training.datamodule import CompletionDataModule
 from llm2vec_gen.training.fit import fit
-from llm2vec_gen.training.settings import TrainerSettings, TrainingSettings
+from llm2vec_gen.training.settings import TrainingSettings
+from llm2vec_gen.training.trainer_settings import TrainerSettings
 from tests.builders import tiny_backbone_folder
 from tests.training.stubs import StubRows, StubTargets
 

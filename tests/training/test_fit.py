@@ -17,7 +17,8 @@ from llm2vec_gen.errors import InputError
 from llm2vec_gen.training.callbacks import Stopped
 from llm2vec_gen.training.fit import fit, target_moments
 from llm2vec_gen.training.metrics_file import MetricsFile
-from llm2vec_gen.training.settings import TrainerSettings, TrainingSettings
+from llm2vec_gen.training.settings import TrainingSettings
+from llm2vec_gen.training.trainer_settings import TrainerSettings
 from tests.training.stubs import StubBackbone, StubModel, stub_data, stub_losses
 from tests.training.worker import SETTINGS, Signal, train
 

@@ -13,7 +13,8 @@ from llm2vec_gen.training.datamodule import CompletionDataModule
 from llm2vec_gen.training.fit import fit
 from llm2vec_gen.training.metrics import OBSERVED
 from llm2vec_gen.training.module import LLM2VecGenModule
-from llm2vec_gen.training.settings import TrainerSettings, TrainingSettings
+from llm2vec_gen.training.settings import TrainingSettings
+from llm2vec_gen.training.trainer_settings import TrainerSettings
 from tests.training.stubs import StubModel, stub_data, stub_losses
 
 SETTINGS = TrainingSettings(

@@ -7,7 +7,8 @@ import pytest
 
 from llm2vec_gen.distributed.environment import env_rank, env_world_size
 from llm2vec_gen.errors import InputError
-from llm2vec_gen.training.settings import TrainerSettings, TrainingSettings, check_losses
+from llm2vec_gen.training.settings import TrainingSettings, check_losses
+from llm2vec_gen.training.trainer_settings import TrainerSettings
 
 
 @pytest.mark.parametrize(

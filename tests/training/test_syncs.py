@@ -19,7 +19,8 @@ from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 from llm2vec_gen.training.callbacks import ProgressBar
 from llm2vec_gen.training.callbacks.snapshots import Snapshots
 from llm2vec_gen.training.fit import fit
-from llm2vec_gen.training.settings import TrainerSettings, TrainingSettings
+from llm2vec_gen.training.settings import TrainingSettings
+from llm2vec_gen.training.trainer_settings import TrainerSettings
 from tests.builders import tiny_backbone_folder
 from tests.training.stubs import StubModel, StubTargets, stub_data, stub_losses
 

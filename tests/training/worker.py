@@ -14,7 +14,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from llm2vec_gen.training.fit import fit
-from llm2vec_gen.training.settings import TrainerSettings, TrainingSettings
+from llm2vec_gen.training.settings import TrainingSettings
+from llm2vec_gen.training.trainer_settings import TrainerSettings
 from tests.training.stubs import StubModel, stub_data, stub_losses
 
 SETTINGS: dict[str, Any] = {

@@ -27,7 +27,7 @@ from llm2vec_gen.training.llm2vec.corpus import CorpusRows, write_rows
 from llm2vec_gen.training.llm2vec.module import ObjectiveData, ObjectiveModule, check_size, seed_of
 from llm2vec_gen.training.llm2vec.objectives.base import Objective
 from llm2vec_gen.training.metrics_file import MetricsFile
-from llm2vec_gen.training.settings import TrainerSettings
+from llm2vec_gen.training.trainer_settings import TrainerSettings
 
 NOTE = "objective.json"  # beside each adapter: what it was trained with
 FIELDS = ("query", "completion", "negative")
@@ -87,6 +87,8 @@ class LLM2VecTraining:
         Raises what `fit` raises.
         """
         folder = Path(folder)
+        for objective in self.objectives.values():
+            objective.training = trainer.limited(objective.training)
         make_bidirectional(backbone)
         corpora = self._corpora(backbone, completions if self.corpus is None else self.corpus, folder)
         counts: dict[str, float | int] = {}

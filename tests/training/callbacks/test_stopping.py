@@ -131,7 +131,7 @@ def test_a_second_interrupt_is_an_interrupt(tmp_path: Path) -> None:
     [[RichProgressBar(), TQDMProgressBar()], [EarlyStopping("train/loss"), EarlyStopping("train/loss", patience=9)]],
 )
 def test_callbacks_that_lightning_refuses_are_one_line(tmp_path: Path, callbacks: list[Any]) -> None:
-    with pytest.raises(InputError, match=r"^Lightning refuses these callbacks: .+") as refused:
+    with pytest.raises(InputError, match=r"^Lightning refuses these arguments or callbacks: .+") as refused:
         train(tmp_path, callbacks)
     assert "\n" not in str(refused.value)
 
@@ -154,11 +154,11 @@ def test_whatever_may_change_the_training_is_in_the_digest(tmp_path: Path) -> No
         digests(f"{here}.Stop", "+callbacks.own.step=3"),
         digests(f"{here}.make_stop", "+callbacks.own.step=3"),  # a function that returns one
         digests("callbacks=[early_stopping]"),
-        digests("callbacks=[early_stopping]", "training.log_every_n_steps=5"),  # when it looks
+        digests("callbacks=[early_stopping]", "trainer.log_every_n_steps=5"),  # when it looks
     ]
     for kind in zip(plain, *different, strict=True):
         assert len(set(kind)) == 6
-    assert digests("training.log_every_n_steps=5") == plain
+    assert digests("trainer.log_every_n_steps=5") == plain
     assert digests("callbacks.progress_bar=null") == plain
 
 

@@ -20,7 +20,8 @@ from llm2vec_gen.training.llm2vec.objectives.mntp import MaskedNextTokenPredicti
 from llm2vec_gen.training.llm2vec.objectives.simcse import SimCSE
 from llm2vec_gen.training.llm2vec.objectives.supervised_contrastive import SupervisedContrastive
 from llm2vec_gen.training.llm2vec.teacher_training import LLM2VecTraining
-from llm2vec_gen.training.settings import TrainerSettings, TrainingSettings
+from llm2vec_gen.training.settings import TrainingSettings
+from llm2vec_gen.training.trainer_settings import TrainerSettings
 from llm2vec_gen.types import Completion
 from tests.builders import tiny_lm, tiny_tokenizer
 from tests.training.worker import Signal

@@ -248,6 +248,6 @@ def _backbone() -> Any:
 
 
 def _trainer() -> Any:
-    from llm2vec_gen.training.settings import TrainerSettings
+    from llm2vec_gen.training.trainer_settings import TrainerSettings
 
     return TrainerSettings()

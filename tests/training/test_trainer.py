@@ -1,0 +1,101 @@
+"""Arguments of lightning.Trainer from the config: which reach it, which are refused, which are part of a digest."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+
+from llm2vec_gen.config import compose
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.training.fit import fit
+from llm2vec_gen.training.metrics_file import MetricsFile
+from llm2vec_gen.training.settings import TrainingSettings
+from llm2vec_gen.training.trainer import build_trainer
+from llm2vec_gen.training.trainer_arguments import INSTEAD, USUAL
+from llm2vec_gen.training.trainer_settings import TrainerSettings
+from tests.training.stubs import StubModel, stub_data, stub_losses
+
+SETTINGS = TrainingSettings(
+    max_steps=6, schedule_steps=20, warmup_steps=2, batch_size=4, learning_rate=0.01, log_every_n_steps=2
+)
+
+
+def train(folder: Path, **trainer: Any) -> dict[str, float | int]:
+    model, data = StubModel(), stub_data(20)
+    settings = TrainerSettings(**trainer)
+    return fit(model, stub_losses(), data.completions, data.targets, SETTINGS, settings, folder, seed=1)
+
+
+def test_every_name_in_the_tables_is_an_argument_of_lightning() -> None:
+    known = inspect.signature(lightning.Trainer).parameters
+    assert not [name for name in [*INSTEAD, *USUAL] if name not in known]
+    assert not set(INSTEAD) & set(USUAL)
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu", "mps", "ddp", "fsdp"])
+def test_a_trainer_file_holds_lightnings_arguments_and_the_device(name: str) -> None:
+    node = compose(f"trainer={name}").settings["trainer"]
+    known = inspect.signature(lightning.Trainer).parameters
+    assert [key for key in node if key not in known] == ["_target_", "_recursive_", "device"]
+    assert {key: node[key] for key in USUAL} == USUAL
+
+
+def test_arguments_reach_lightning(tmp_path: Path) -> None:
+    settings = TrainerSettings(
+        benchmark=True, detect_anomaly=True, max_time="00:00:10:00", val_check_interval=500,
+        profiler={"_target_": "lightning.pytorch.profilers.SimpleProfiler"}, precision="bf16-mixed",
+    )  # fmt: skip
+    trainer = build_trainer(settings, SETTINGS, tmp_path, [], [])
+    assert type(trainer.profiler).__name__ == "SimpleProfiler"
+    assert trainer.precision == "bf16-mixed"
+    assert trainer._detect_anomaly
+    assert trainer.val_check_interval == 6  # no more than there are steps
+    assert [type(callback).__name__ for callback in trainer.callbacks if "Timer" in type(callback).__name__] == [
+        "Timer"
+    ]
+
+
+@pytest.mark.parametrize(("limit", "steps"), [(4, 4), (0.5, 3), (1.0, 6), (100, 6), (None, 6), (1, 1), (0.01, 1)])
+def test_a_run_may_be_limited(tmp_path: Path, limit: Any, steps: int) -> None:
+    assert train(tmp_path, limit_train_batches=limit)["steps"] == steps
+    assert MetricsFile(tmp_path / "metrics.csv").rows()[-1]["step"] == steps
+
+
+def test_max_time_ends_a_run_as_a_rule_of_the_config(tmp_path: Path) -> None:
+    assert train(tmp_path, max_time={"microseconds": 1})["steps"] < 6
+
+
+def test_a_wrong_value_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Lightning refuses these arguments"):
+        train(tmp_path, max_time="soon")
+
+
+def test_what_a_result_depends_on_is_in_the_digest() -> None:
+    def digests(*overrides: str) -> tuple[str, str]:
+        plan = compose("backbone=pocket", *overrides)
+        return plan.artifact("train").digest, plan.artifact("complete").digest
+
+    plain = digests()
+    for name in ("val_check_interval=3", "profiler=simple", "detect_anomaly=true", "log_every_n_steps=3"):
+        assert digests(f"trainer.{name}") == plain, name
+    assert digests("trainer=ddp") == plain
+    found = [digests(f"trainer.{name}") for name in ("precision=bf16-mixed", "max_time=00:01:00:00",
+                                                     "limit_train_batches=4")]  # fmt: skip
+    assert len({train for train, _ in [*found, plain]}) == 4
+    assert {complete for _, complete in found} == {plain[1]}
+    stopping = digests("callbacks=[early_stopping]")
+    assert stopping != digests("callbacks=[early_stopping]", "trainer.val_check_interval=3")
+
+
+def test_the_settings_need_no_lightning() -> None:
+    code = (
+        "import sys; from llm2vec_gen.training.trainer_settings import TrainerSettings;"
+        "TrainerSettings('gpu', devices=8, strategy='fsdp', max_time='00:01:00:00'); print('lightning' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
