@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llm2vec_gen.errors import InputError
 
+if TYPE_CHECKING:
+    import torch
 
-def usable(device: Any, where: str) -> Any:
+
+def usable(device: str | torch.device | None, where: str) -> torch.device:
     """Return the torch device of a name, for null the first GPU, else the CPU; `where` is what the message calls it.
 
     Raises InputError where this machine has no such device.

@@ -53,7 +53,7 @@ class Endpoint:
             pool.shutdown(wait=True, cancel_futures=True)
         return [future.result() for future in futures]
 
-    def request(self, call: Callable[[], Any], about: str, unusable: Callable[[Any], str | None]) -> Any:
+    def request(self, call: Callable[[], Answer], about: str, unusable: Callable[[Answer], str | None]) -> Answer:
         """Return the server's answer to `call`; raise InputError if it refuses for good.
 
         about: the request in words, for messages. unusable: returns what is wrong with an answer, None if nothing. A

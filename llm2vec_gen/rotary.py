@@ -90,7 +90,7 @@ class Ropes:
 
 
 @torch.no_grad()
-def rows_apart(model: Any) -> Ropes | None:
+def rows_apart(model: nn.Module) -> Ropes | None:
     """Put a RowRope around every rotary module whose frequencies depend on the length; None where none does."""
     longest = _beyond(model)
     known = [module for module in model.modules() if isinstance(module, RowRope)]
@@ -112,7 +112,7 @@ def masked_rows_apart(model: nn.Module) -> None:
         model.register_forward_hook(_leave, always_call=True)
 
 
-def _beyond(model: Any) -> int:
+def _beyond(model: nn.Module) -> int:
     """Return a length longer than every context that the model's config names."""
     config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config

@@ -13,9 +13,13 @@ import secrets
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm2vec_gen.errors import InputError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase
 
 
 class Tokenization:
@@ -29,7 +33,7 @@ class Tokenization:
     tokens can be given these names: `read(f"<|im_start|>user {hide(text)}<|im_end|>")`.
     """
 
-    def __init__(self, tokenizer: Any, template: bool = False):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: bool = False):
         self.tokenizer = tokenizer
         source = str(getattr(tokenizer, "chat_template", None) or "") if template else ""
         control = {
@@ -139,7 +143,7 @@ class Tokenization:
         return str(getattr(self.tokenizer, "name_or_path", ""))
 
     @cached_property
-    def _renamed(self) -> Any:
+    def _renamed(self) -> Tokenizer:
         """The copy of the tokenizer whose control tokens have secret names and their own ids."""
         from tokenizers import Tokenizer
 
@@ -174,7 +178,7 @@ def _with_names(data: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     return data | {"model": model, "added_tokens": added, "truncation": None, "padding": None}
 
 
-def declared_end(tokenizer: Any, revision: str = "main") -> list[int]:
+def declared_end(tokenizer: PreTrainedTokenizerBase, revision: str = "main") -> list[int]:
     """Return the end token that the tokenizer's files declare and transformers ignores, with a warning; or none.
 
     transformers 5 takes the special tokens around a text from tokenizer.json and ignores `add_eos_token` of
@@ -200,7 +204,7 @@ def declared_end(tokenizer: Any, revision: str = "main") -> list[int]:
     return [int(end)]
 
 
-def restore_end(tokenizer: Any, revision: str = "main") -> None:
+def restore_end(tokenizer: PreTrainedTokenizerBase, revision: str = "main") -> None:
     """Let a tokenizer append the end token that its files declare, where transformers left it out."""
     from tokenizers.processors import TemplateProcessing
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
+from torch import nn
 
 from llm2vec_gen.errors import InputError, one_line
 
@@ -21,7 +20,7 @@ def why_not(error: Exception) -> str:
 
 
 @torch.no_grad()
-def check_finite(model: Any, name: str) -> None:
+def check_finite(model: nn.Module, name: str) -> None:
     """Raise InputError with the first parameter that has a value that is not finite, and the number of such.
 
     `name` is how the message calls the model. Weights are read once, without a copy; quantised ones are passed over.

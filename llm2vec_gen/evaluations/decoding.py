@@ -5,18 +5,35 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.evaluations.base import Evaluation, data_revision, encoder_name
 from llm2vec_gen.types import Encoder, Instruction, Query, QuerySource, Score
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llm2vec_gen.backbones.backbone import Backbone
+
 log = logging.getLogger(__name__)
 
 
+@runtime_checkable
+class Decoder(Protocol):
+    """An encoder whose embeddings can be decoded, such as `LLM2VecGen`."""
+
+    backbone: Backbone
+
+    def soft_prompts(self, texts: Sequence[str]) -> Tensor: ...
+
+    def decode(self, inputs: Tensor, max_new_tokens: int | None = None) -> list[str]: ...
+
+
 class Decoding(Evaluation):
-    """Exact decoding, for the generative embedder alone: an encoder without `decode` gets no rows, and the log reports
-    it.
+    """Exact decoding: the fraction of queries whose embeddings decode to the model's own answer.
+
+    An encoder that cannot decode gets no rows, with one line in the log.
 
     queries          a query source; its `answer`s, where it has them, are the known right answers
     limit            the first so many queries (null: all)
@@ -56,7 +73,7 @@ class Decoding(Evaluation):
     def evaluate(self, encoder: Encoder, task: str) -> list[Score]:
         """Return the four fractions, with 0 or 1 per query; none for an encoder that cannot decode."""
         self.check_task(task)
-        if not (callable(getattr(encoder, "decode", None)) and hasattr(encoder, "backbone")):
+        if not isinstance(encoder, Decoder):
             log.info("decode_exact: skipped, %s cannot decode", encoder_name(encoder))
             return []
         queries = self.queries(task)
@@ -72,7 +89,7 @@ class Decoding(Evaluation):
             if values
         ]
 
-    def decoded(self, model: Any, queries: Sequence[Query]) -> list[str]:
+    def decoded(self, model: Decoder, queries: Sequence[Query]) -> list[str]:
         """Return the decoding of each query's soft prompts."""
         texts: list[str] = []
         for start in range(0, len(queries), self.batch_size):
@@ -80,7 +97,7 @@ class Decoding(Evaluation):
             texts += model.decode(soft_prompts, max_new_tokens=self.max_new_tokens)
         return [text.strip() for text in texts]
 
-    def completions(self, model: Any, queries: Sequence[Query]) -> list[str]:
+    def completions(self, model: Decoder, queries: Sequence[Query]) -> list[str]:
         """Return the language model's own greedy answers through its chat template."""
         backbone = model.backbone
         prompts = [backbone.chat_ids(query.text) for query in queries]

@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from llm2vec_gen.evaluations.base import encoder_name
 from llm2vec_gen.types import Encoder, Instruction, Score
+
+if TYPE_CHECKING:
+    from mteb.abstasks import AbsTask
 
 Part = tuple[str, str]  # split, subset
 
@@ -79,7 +82,7 @@ class TaskRun:
 
 
 def run_task(
-    task: Any,
+    task: AbsTask,
     encoder: Encoder,
     instruction: Instruction,
     category: str | None = None,
@@ -139,7 +142,7 @@ def keep_predictions(task: Any) -> list[Any]:
 
 def score_rows(
     run: TaskRun,
-    task: Any,
+    task: AbsTask,
     encoder: Encoder,
     evaluation: str,
     category: str,

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm2vec_gen.errors import InputError, closest, describe_error
 from llm2vec_gen.evaluations.base import Evaluation
 from llm2vec_gen.types import Encoder, Instruction, Score
+
+if TYPE_CHECKING:
+    from mteb.abstasks import AbsTask
 
 
 class MtebSuite(Evaluation):
@@ -98,7 +101,7 @@ class MtebSuite(Evaluation):
                     raise InputError(f"{self.benchmark} has no task {name!r}; near it: {closest(name, names)}")
             return {name: lambda name=name: self._of_benchmark(name) for name in self.selection or names}
 
-    def _benchmark_tasks(self) -> list[Any]:
+    def _benchmark_tasks(self) -> list[AbsTask]:
         """Return the benchmark's own task objects."""
         import mteb
 
@@ -118,12 +121,12 @@ class MtebSuite(Evaluation):
                 raise InputError(f"mteb has no task {name!r}; near it: {closest(name, list(_TASKS_REGISTRY))}")
         return names
 
-    def _by_name(self, name: str) -> Any:
+    def _by_name(self, name: str) -> AbsTask:
         import mteb
 
         return self._only_our_splits(mteb.get_task(name, languages=self.languages))
 
-    def _of_benchmark(self, name: str) -> Any:
+    def _of_benchmark(self, name: str) -> AbsTask:
         """Return a fresh task with the subsets and splits of the benchmark's."""
         (template,) = (task for task in self._benchmark_tasks() if task.metadata.name == name)
         task = type(template)()
@@ -131,12 +134,12 @@ class MtebSuite(Evaluation):
         task.filter_eval_splits(template.eval_splits)
         return self._only_our_splits(task)
 
-    def _only_our_splits(self, task: Any) -> Any:
+    def _only_our_splits(self, task: AbsTask) -> AbsTask:
         splits = [split for split in task.eval_splits if split in self.splits]
         return task.filter_eval_splits(splits) if splits else task
 
 
-def load(task: Any) -> None:
+def load(task: AbsTask) -> None:
     """Load the task's data; raise InputError that names a missing data set and how to provide it."""
     from datasets.exceptions import DatasetNotFoundError
 

@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mteb.models.model_implementations import MODEL_REGISTRY
 from mteb.models.model_meta import ModelMeta, ScoringFunction
@@ -34,6 +34,11 @@ from llm2vec_gen.evaluations.mteb_encoder import MtebEncoder
 from llm2vec_gen.models import identity
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 from llm2vec_gen.types import Instruction
+
+if TYPE_CHECKING:
+    import torch
+
+    from llm2vec_gen.backbones.backbone import Backbone
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +54,8 @@ PUBLISHED = tuple(
 
 
 def register(folder: str | Path, name: str | None = None, instruction: Instruction | Mapping[str, Any] | None = None,
-             dtype: Any = None, backbone: Any = None, max_length: int | None = None) -> str:  # fmt: skip
+             dtype: torch.dtype | str | None = None, backbone: str | Backbone | None = None,
+             max_length: int | None = None) -> str:  # fmt: skip
     """Make a local checkpoint known to mteb and return the name for `mteb.get_model` (default: llm2vec-gen/<folder>).
 
     The other arguments are those of `load`. The revision covers the checkpoint's content and all of them.

@@ -6,7 +6,7 @@ What fails there works here: several texts in `generate`, `generate(text)` witho
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,11 +14,16 @@ from torch import Tensor
 from llm2vec_gen.errors import InputError, check_texts
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 class LLM2VecGenModel:
     """`model` is an LLM2VecGen; results are float32 on its device."""
 
-    def __init__(self, model: LLM2VecGen, tokenizer: Any = None, device: str | None = None) -> None:
+    def __init__(
+        self, model: LLM2VecGen, tokenizer: PreTrainedTokenizerBase | None = None, device: str | None = None
+    ) -> None:
         self.model, self.tokenizer = model, tokenizer if tokenizer is not None else model.tokenizer
         self.device = str(device or model.suffix.device)
         self.model.to(self.device)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -26,6 +26,9 @@ from llm2vec_gen.checkpoints.prompts import joinable
 from llm2vec_gen.errors import InputError, check_texts
 from llm2vec_gen.models import storage
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 NAME = "llm2vec-gen/sentence_transformer"  # mteb asks for owner/name
 
@@ -74,7 +77,7 @@ class GenerativeEmbedding(InputModule):
         self.model = model
 
     @property
-    def tokenizer(self) -> Any:  # type: ignore[override]
+    def tokenizer(self) -> PreTrainedTokenizerBase:  # type: ignore[override]
         """The model's tokenizer."""
         return self.model.tokenizer
 

@@ -58,10 +58,10 @@ class JobLogger(Protocol):
 
 @runtime_checkable
 class ResumableLogger(Protocol):
-    """A logger whose files do not yet show what a killed process had logged."""
+    """A logger whose files may lack rows that a killed process had logged."""
 
     def resume(self, rows: Mapping[int, Mapping[str, float]], step: int) -> None:
-        """Hold each of these rows (step -> metrics) once and forget the rows after `step`: training goes on there."""
+        """Keep each of these rows (step -> metrics) once and remove the rows after `step`, where training continues."""
 
 
 class ArtifactReader(Protocol):
@@ -106,7 +106,7 @@ def job_logging(loggers: Iterable[Any], job: Callable[[], Job]) -> Iterator[None
 def log_artifact(loggers: Iterable[Any], reader: ArtifactReader, folder: Path, step: int) -> None:
     """Log a complete artifact, computed now or found; `step` is the training step of the job's model."""
     active = [logger for logger in loggers if isinstance(logger, JobLogger) and logger.job is not None]
-    if not active or not (folder / "manifest.json").is_file():  # other processes still write their shard
+    if not active or not (folder / "manifest.json").is_file():  # other processes are still writing shards
         return
     manifest = reader.read_manifest(folder)
     for logger in active:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from lightning.pytorch.loggers import Logger
@@ -13,6 +13,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.extras import pip_command
 from llm2vec_gen.loggers.base import Job
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class TensorBoard(Logger):
@@ -28,7 +31,7 @@ class TensorBoard(Logger):
             ) from error
         self.folder, self._writer_of = Path(folder), SummaryWriter
         self.job: Job | None = None
-        self._opened: Any = None
+        self._opened: SummaryWriter | None = None
 
     @property
     def name(self) -> str:
@@ -43,7 +46,7 @@ class TensorBoard(Logger):
         self.job = job
 
     @property
-    def writer(self) -> Any:
+    def writer(self) -> SummaryWriter:
         """The job's event file, opened by the first call."""
         if self._opened is None:
             self._opened = self._writer_of(self.folder / f"{self.name}-{self.version}")

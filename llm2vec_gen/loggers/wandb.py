@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -20,6 +20,9 @@ from llm2vec_gen.errors import InputError, one_line
 from llm2vec_gen.locks import Lock
 from llm2vec_gen.loggers import wandb_files
 from llm2vec_gen.loggers.base import Job
+
+if TYPE_CHECKING:
+    from wandb import Run
 
 PARTS = ("train", "evaluate", "interpret")
 WITHOUT = "set logger.wandb.offline=true (wandb sync uploads it later) or logger=csv"
@@ -43,7 +46,7 @@ class Wandb(Logger):
         self.project, self.entity, self.tags, self.offline = project, entity, list(tags), offline
         self._name = name
         self.job: Job | None = None
-        self._opened: Any = None
+        self._opened: Run | None = None
         self._lock: Lock | None = None  # of the open run's folder
         self._logged: set[int] = set()  # the training's steps of this process
         self._defined: set[str] = set()  # metrics of other callbacks that have their axis
@@ -78,7 +81,7 @@ class Wandb(Logger):
         return not self.offline and mode in (None, "online", "shared")
 
     @property
-    def run(self) -> Any:
+    def run(self) -> Run:
         """The job's run, opened by the first call."""
         if self._opened is None:
             if self.job is None:
@@ -90,7 +93,7 @@ class Wandb(Logger):
                 self._lock.acquire(timeout=0)
         return self._opened
 
-    def _open(self, job: Job) -> Any:
+    def _open(self, job: Job) -> Run:
         import wandb
 
         disabled = os.environ.get("WANDB_MODE") == "disabled"
