@@ -76,7 +76,7 @@ def test_the_layers_are_those_of_the_test() -> None:
     tree = ast.parse((ROOT / "tests/test_layers.py").read_text())
     (layers,) = (node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "LAYERS")
     section = PAGE.partition("## Import direction")[2].partition("\n## ")[0]
-    drawn = {int(level): set(names.split()) for level, names in re.findall(r"^    (\d)  (.+)$", section, re.MULTILINE)}
+    drawn = {int(level): set(names.split()) for level, names in re.findall(r"^    (\d+)  (.+)$", section, re.MULTILINE)}
     expected = [names - {"__init__"} for names in ast.literal_eval(layers)]
     assert drawn == dict(enumerate(expected))
 
