@@ -25,8 +25,8 @@ UPSTREAM = {"embed": ["complete"], "train": ["complete", "embed"], "evaluate": [
 # Runtime settings: these keys are in no digest, at any depth.
 RUNTIME_KEYS = frozenset({
     "device", "prefetch_batches", "max_tokens_per_micro_batch", "gradient_checkpointing",
-    "log_every_n_steps", "checkpoint_every_n_steps", "recommended", "compile", "max_tokens_per_batch", "concurrency",
-    "timeout", "retries", "api_key_variable", "max_texts_per_batch", "shard_size", "cache",
+    "log_every_n_steps", "checkpoint_every_n_steps", "recommended", "compile", "cpu_kernels", "max_tokens_per_batch",
+    "concurrency", "timeout", "retries", "api_key_variable", "max_texts_per_batch", "shard_size", "cache",
 })  # fmt: skip
 RUNTIME_GROUPS = RUNTIME_KEYS | {
     "hydra", "paths", "executor", "trainer", "logger", "callbacks", "sweep", "name", "keep", "embedding_cache"

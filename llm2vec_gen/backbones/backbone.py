@@ -18,9 +18,9 @@ from llm2vec_gen.backbones import generation, loading, reconstruction
 from llm2vec_gen.backbones.batching import inverse, micro_batches
 from llm2vec_gen.backbones.compilation import compile_parts
 from llm2vec_gen.backbones.end_of_turn import closing_id, stop_ids
+from llm2vec_gen.backbones.execution.cpu_kernels import check_mode, freeze_linears
 from llm2vec_gen.backbones.execution.rope import renewed
 from llm2vec_gen.backbones.execution.select import choose_runner
-from llm2vec_gen.backbones.frozen_linear import freeze_linears
 from llm2vec_gen.backbones.head import adjustment
 from llm2vec_gen.backbones.inputs import input_scale
 from llm2vec_gen.backbones.kv_prefix import Prefix
@@ -50,6 +50,7 @@ class Backbone:
         max_tokens_per_micro_batch: bound of every pass; None is the device's default.
         gradient_checkpointing: recompute activations in the backward of the reconstruction pass (of no other).
         compile: run the norms and feed-forward parts through torch.compile.
+        cpu_kernels: "auto" or "none"; see execution/cpu_kernels.py.
 
     Example:
         backbone = Backbone.from_pretrained("HuggingFaceTB/SmolLM2-135M-Instruct")
@@ -60,12 +61,13 @@ class Backbone:
                  revision: str = "main", quantization: str = "none", end_token: str | None = None,
                  chat_template_arguments: Mapping[str, Any] | None = None,
                  recommended: Mapping[str, Any] | None = None, max_tokens_per_micro_batch: int | None = None,
-                 gradient_checkpointing: bool = False, compile: bool = False):  # fmt: skip
+                 gradient_checkpointing: bool = False, compile: bool = False, cpu_kernels: str = "auto"):  # fmt: skip
         if not isinstance(lm, nn.Module):
             raise InputError(
                 f"Backbone got {lm!r} as its language model; expected a loaded transformers model. To load one from a "
                 "folder or hub id, call Backbone.from_pretrained"
             )
+        check_mode(cpu_kernels)
         self.lm = lm.eval().requires_grad_(False)
         self.path, self.revision, self.quantization = path, revision, quantization
         check_finite(lm, f"backbone {path!r}")
@@ -84,10 +86,12 @@ class Backbone:
         self.max_tokens_per_micro_batch = max_tokens_per_micro_batch
         self.gradient_checkpointing = gradient_checkpointing
         self.shards: Shards | None = None
-        freeze_linears(lm)
+        if cpu_kernels == "auto":
+            freeze_linears(lm)
         rows_apart(lm)  # before the first pass: dynamic NTK remembers the longest text
         self.input_scale = input_scale(lm)
         self.runner = choose_runner(lm, self.input_scale)
+        self.runner.fast_decoding = cpu_kernels == "auto"
         self.adjust_logits = adjustment(lm)
         if compile:
             compile_parts(lm)
@@ -98,7 +102,7 @@ class Backbone:
                         end_token: str | None = None, chat_template_arguments: Mapping[str, Any] | None = None,
                         recommended: Mapping[str, Any] | None = None, trust_remote_code: bool = False,
                         max_tokens_per_micro_batch: int | None = None, gradient_checkpointing: bool = False,
-                        compile: bool = False) -> Backbone:  # fmt: skip
+                        compile: bool = False, cpu_kernels: str = "auto") -> Backbone:  # fmt: skip
         """Load the language model and its tokenizer from a local folder, a hub id, or "package://package/folder".
 
         Args:
@@ -115,7 +119,7 @@ class Backbone:
             lm, tokenizer, loading.recorded(str(path)), revision=revision, quantization=quantization,
             end_token=end_token, chat_template_arguments=chat_template_arguments, recommended=recommended,
             max_tokens_per_micro_batch=max_tokens_per_micro_batch, gradient_checkpointing=gradient_checkpointing,
-            compile=compile,
+            compile=compile, cpu_kernels=cpu_kernels,
         )  # fmt: skip
 
     @property

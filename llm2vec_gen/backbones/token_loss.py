@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llm2vec_gen.backbones.execution.cpu_kernels import FrozenLinear
 from llm2vec_gen.backbones.fallbacks import warn_once
-from llm2vec_gen.backbones.frozen_linear import FrozenLinear
 from llm2vec_gen.extras import pip_command
 
 CHUNK = 256  # positions whose logits exist at the same time

@@ -11,10 +11,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llm2vec_gen import targets
+from llm2vec_gen.artifacts.identity import hashed_config
 from llm2vec_gen.backbones import loading
 from llm2vec_gen.backbones.backbone import Backbone
+from llm2vec_gen.backbones.execution import cpu_kernels
+from llm2vec_gen.backbones.execution.decoding import PackedDecoder
 from llm2vec_gen.backbones.quantization import quantization_config
 from llm2vec_gen.errors import InputError
+from tests.backbones.tiny import close, rows, tiny_lm
 from tests.builders import END, FAMILIES, SPECIAL, appending_end, tiny_backbone_folder
 
 
@@ -240,3 +244,25 @@ def test_a_yaml_setting_that_from_pretrained_has_not_names_it(folders):
     node = {"_target_": "llm2vec_gen.backbones.backbone.Backbone.from_pretrained", "path": "x", "devise": "cpu"}
     with pytest.raises(InputError, match="devise is an unknown setting: Backbone.from_pretrained takes.*device"):
         targets.check(node, "backbone")
+
+
+def test_cpu_kernels_change_speed_alone(monkeypatch):
+    monkeypatch.setattr(cpu_kernels, "FEWEST_INPUTS", 1)
+    auto = Backbone(tiny_lm("qwen3", torch.float32), None)
+    plain = Backbone(tiny_lm("qwen3", torch.float32), None, cpu_kernels="none")
+    assert {type(module) for module in plain.lm.modules()}.isdisjoint({cpu_kernels.FrozenLinear})
+    assert type(auto.runner.decoder(auto.prefix_pass(rows(4)), 1)) is cpu_kernels.FastDecoder
+    assert type(plain.runner.decoder(plain.prefix_pass(rows(4)), 1)) is PackedDecoder
+    assert close(auto.states(rows(7))[0], plain.states(rows(7))[0], 1e-5)
+    results = [one.generate(rows(3, 6), 5, stop=False) for one in (auto, plain)]
+    assert [ids.tolist() for ids, _ in results[0]] == [ids.tolist() for ids, _ in results[1]]
+
+
+def test_unknown_cpu_kernels():
+    with pytest.raises(InputError, match="backbone.cpu_kernels='fast': expected auto or none"):
+        Backbone(tiny_lm("qwen3"), None, cpu_kernels="fast")
+
+
+def test_cpu_kernels_are_in_no_digest():
+    node = {"_target_": "llm2vec_gen.backbones.backbone.Backbone.from_pretrained", "path": "owner/name"}
+    assert hashed_config({**node, "cpu_kernels": "none"}) == hashed_config(node)

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from llm2vec_gen.backbones import compilation, fallbacks, frozen_linear, token_loss
+from llm2vec_gen.backbones import compilation, fallbacks, token_loss
 from llm2vec_gen.backbones.backbone import Backbone
-from llm2vec_gen.backbones.execution import checkpointing, fast_decoding, varlen
+from llm2vec_gen.backbones.execution import checkpointing, cpu_kernels, packed, varlen
 from tests.backbones.tiny import backbone, other_lm, rows, tiny_lm
 
-CACHED = (frozen_linear._missing, token_loss._no_liger, varlen.varlen_attention)
+CACHED = (cpu_kernels._missing, token_loss._no_liger, varlen.varlen_attention)
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def test_decoding_through_the_models_own_modules(family, reason):
 
 def test_fast_decoding_that_disagrees(monkeypatch):
     frozen = backbone()
-    monkeypatch.setattr(fast_decoding, "agrees", lambda *given: False)
+    monkeypatch.setattr(packed, "agrees", lambda *given: False)
     once(lambda: frozen.generate(rows(3, 5), 2), "Qwen3ForCausalLM decodes through.*fast decoding gives other states")
 
 
@@ -61,13 +61,13 @@ def test_fast_decoding_itself_is_silent():
 
 
 def wide() -> nn.Module:
-    return nn.Sequential(nn.Linear(frozen_linear.FEWEST_INPUTS, 8))
+    return nn.Sequential(nn.Linear(cpu_kernels.FEWEST_INPUTS, 8))
 
 
 def test_products_without_onednn(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     once(
-        lambda: frozen_linear.freeze_linears(wide()),
+        lambda: cpu_kernels.freeze_linears(wide()),
         "default products instead of oneDNN's: this torch is built without",
     )
 
@@ -76,18 +76,18 @@ def test_products_that_fail_or_disagree(monkeypatch):
     def fails(*given):
         raise NotImplementedError("no such kernel")
 
-    monkeypatch.setattr(frozen_linear, "product", fails)
-    once(lambda: frozen_linear.freeze_linears(wide()), "oneDNN's: NotImplementedError: no such kernel")
+    monkeypatch.setattr(cpu_kernels, "product", fails)
+    once(lambda: cpu_kernels.freeze_linears(wide()), "oneDNN's: NotImplementedError: no such kernel")
     CACHED[0].cache_clear()
-    monkeypatch.setattr(frozen_linear, "product", lambda states, weight, bias: states @ weight.t() + 1)
-    once(lambda: frozen_linear.freeze_linears(wide()), "oneDNN's: its results differ by")
+    monkeypatch.setattr(cpu_kernels, "product", lambda states, weight, bias: states @ weight.t() + 1)
+    once(lambda: cpu_kernels.freeze_linears(wide()), "oneDNN's: its results differ by")
 
 
 def test_small_layers_lose_nothing_without_onednn(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        frozen_linear.freeze_linears(nn.Sequential(nn.Linear(8, 8)))
+        cpu_kernels.freeze_linears(nn.Sequential(nn.Linear(8, 8)))
 
 
 def head(bias: bool = False, dtype: torch.dtype = torch.float32) -> nn.Linear:

@@ -8,8 +8,8 @@ import torch
 from benchmarks.plain import Plain
 from llm2vec_gen.backbones import generation
 from llm2vec_gen.backbones.backbone import Backbone
+from llm2vec_gen.backbones.execution.cpu_kernels import FastDecoder
 from llm2vec_gen.backbones.execution.decoding import PackedDecoder
-from llm2vec_gen.backbones.execution.fast_decoding import FastDecoder
 from llm2vec_gen.backbones.sampling import Sampler
 from llm2vec_gen.errors import InputError
 from tests.backbones.tiny import FAMILIES, backbone, close, rows, tiny_lm

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from llm2vec_gen.backbones import token_loss as module
-from llm2vec_gen.backbones.frozen_linear import FrozenLinear
+from llm2vec_gen.backbones.execution.cpu_kernels import FrozenLinear
 from llm2vec_gen.backbones.token_loss import best_implementation, token_loss
 
 IMPLEMENTATIONS = ["chunks"] + (["torch"] if hasattr(torch.nn.functional, "linear_cross_entropy") else [])

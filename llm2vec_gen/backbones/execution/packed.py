@@ -11,6 +11,8 @@ from torch import Tensor
 
 from llm2vec_gen.backbones.execution.attention import ATTENTION, Layout, PrefixDone, register
 from llm2vec_gen.backbones.execution.checkpointing import checkpointed
+from llm2vec_gen.backbones.execution.cpu_kernels import FastDecoder, agrees, decoder_layers
+from llm2vec_gen.backbones.execution.decoding import PackedDecoder
 from llm2vec_gen.backbones.execution.rope import RenewedDecoder, renewed
 from llm2vec_gen.backbones.fallbacks import warn_once
 from llm2vec_gen.backbones.kv_prefix import Prefix
@@ -28,6 +30,7 @@ class PackedRunner:
         self._fast_is_exact: dict[tuple[torch.device, torch.dtype], bool] = {}
         self.layers = lm.config.get_text_config().num_hidden_layers
         self.stops_early = True
+        self.fast_decoding = True  # decode by cpu_kernels.py where that is exact
 
     def run(self, vectors: Tensor, lengths: Sequence[int], prefix: Prefix | None = None,
             checkpointing: bool = False) -> Tensor:  # fmt: skip
@@ -69,9 +72,8 @@ class PackedRunner:
         )
 
     def _decoder(self, prefix: Prefix, capacity: int) -> Any:
-        from llm2vec_gen.backbones.execution.decoding import PackedDecoder
-        from llm2vec_gen.backbones.execution.fast_decoding import FastDecoder, agrees, decoder_layers
-
+        if not self.fast_decoding:
+            return PackedDecoder(self.lm, prefix, capacity)
         try:
             layers = decoder_layers(self.lm)
             key = prefix.like.device, prefix.like.dtype

@@ -23,7 +23,7 @@ from llm2vec_gen.rotary import row_lengths, rows_apart
 class PaddedRunner:
     """The same results as PackedRunner, for any causal LM that takes a mask, positions and a cache."""
 
-    stops_early = False  # as PackedRunner may
+    stops_early = fast_decoding = False  # as PackedRunner may
 
     def __init__(self, lm: Any):
         self.lm, self.ropes = lm, rows_apart(lm)
