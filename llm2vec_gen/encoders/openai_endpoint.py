@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,8 @@ from torch import Tensor
 from llm2vec_gen.encoders.base import Encoder, chunks
 from llm2vec_gen.endpoint import Endpoint
 from llm2vec_gen.errors import check_texts
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class OpenAIEndpoint(Encoder):
@@ -68,9 +69,8 @@ class OpenAIEndpoint(Encoder):
     def _unusable(self, answer: Any, count: int) -> str | None:
         """What is wrong with an answer for `count` texts."""
         items = getattr(answer, "data", None)
-        if not isinstance(items, list) or sorted(str(getattr(item, "index", None)) for item in items) != sorted(
-            map(str, range(count))
-        ):
+        indexes = [getattr(item, "index", None) for item in items] if isinstance(items, list) else []
+        if any(type(index) is not int for index in indexes) or sorted(indexes) != list(range(count)):
             found = len(items) if isinstance(items, list) else 0
             return f"it has {found} vectors for {count} texts, or without their indexes; is it an embedding endpoint?"
         for item in items:
@@ -87,12 +87,12 @@ class OpenAIEndpoint(Encoder):
 def _numbers(embedding: Any) -> list[float]:
     """A vector as a list of numbers, or as base64 of little-endian float32, which some servers send unasked.
 
-    TypeError or ValueError for anything else.
+    TypeError or ValueError for anything else, and for values that float32 cannot hold.
     """
     if isinstance(embedding, str):
-        return np.frombuffer(base64.b64decode(embedding, validate=True), "<f4").tolist()
+        embedding = np.frombuffer(base64.b64decode(embedding, validate=True), "<f4").tolist()
     if not isinstance(embedding, list) or not all(type(value) in (int, float) for value in embedding):
         raise TypeError(f"{str(embedding)[:40]!r} is no list of numbers and no base64 text")
-    if not all(map(math.isfinite, embedding)):
+    if not all(abs(value) <= FLOAT32_MAX for value in embedding):  # False for nan
         raise ValueError("it has values that are not finite")
     return embedding

@@ -50,6 +50,11 @@ def check_blank(rows: int, blank: int, report: Mapping[str, int]) -> None:
             "the server put its text into reasoning_content: turn thinking off (generator.request="
             "'{chat_template_kwargs: {enable_thinking: false}}') or raise generator.max_new_tokens"
         )
+    elif report.get("other_content"):
+        cause = (
+            "the server sent refusals, tool calls, audio or images in place of text: check generator.model and "
+            "generator.request"
+        )
     elif report.get("completions_cut"):
         cause = "many were cut before they had any text: raise generator.max_new_tokens, or turn thinking off"
     else:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from llm2vec_gen.endpoint import Endpoint
+from llm2vec_gen.errors import repair_surrogates
 from llm2vec_gen.generators.base import Generator, query_seed
 from llm2vec_gen.types import Completion, Query
 
@@ -40,7 +41,7 @@ class EndpointGenerator(Generator):
         self._greedy = self.sampling.get("temperature") == 0
         self._body = {"max_tokens": max_new_tokens, **self.sampling, **(request or {})}
         self._lock = threading.Lock()
-        self.report["reasoning_only"] = 0
+        self.report |= {"reasoning_only": 0, "other_content": 0}
         self._endpoint = Endpoint("generator.", url, api_key_variable, concurrency, timeout, retries)
 
     def complete(self, queries: Sequence[Query]) -> list[Completion]:
@@ -59,17 +60,17 @@ class EndpointGenerator(Generator):
             _unusable,
         )
         message, usage = answer.choices[0].message, getattr(answer, "usage", None)
-        text = _text(message.content)
-        if not text and getattr(message, "reasoning_content", None):
+        text = repair_surrogates(_text(message.content))
+        if not text and (kind := _instead_of_text(message)):
             with self._lock:
-                self.report["reasoning_only"] += 1
+                self.report[kind] += 1
         return Completion(
             query.id,
             query.text,
             text,
             str(answer.choices[0].finish_reason or "stop"),
-            int(getattr(usage, "prompt_tokens", None) or 0),
-            int(getattr(usage, "completion_tokens", None) or 0),
+            _count(usage, "prompt_tokens"),
+            _count(usage, "completion_tokens"),
         )
 
 
@@ -81,8 +82,10 @@ def _unusable(answer: Any) -> str | None:
     message = getattr(choices[0], "message", None)
     if message is None:
         return "its message is null"
+    if not hasattr(message, "content"):
+        return "its message has no content; is it a chat endpoint?"
     try:
-        _text(getattr(message, "content", None))
+        _text(message.content)
     except TypeError as error:
         return str(error)
     return None
@@ -98,3 +101,22 @@ def _text(content: Any) -> str:
         if all(isinstance(text, str) for text in texts):
             return "".join(map(str, texts)).strip()
     raise TypeError(f"its content is {str(content)[:60]!r}, no text and no list of texts")
+
+
+REASONING = ("reasoning_content", "reasoning", "reasoning_details")  # names of one field at different servers
+OTHER = ("refusal", "tool_calls", "function_call", "audio")
+
+
+def _instead_of_text(message: Any) -> str | None:
+    """Return the count of the report for a blank answer: what the server sent in place of text; None for nothing."""
+    parts = message.content if isinstance(message.content, list) else []
+    kinds = {str(part.get("type")) for part in parts if isinstance(part, dict)} - {"text", "output_text"}
+    if any(getattr(message, name, None) for name in REASONING) or kinds & {"thinking", "reasoning"}:
+        return "reasoning_only"
+    return "other_content" if kinds or any(getattr(message, name, None) for name in OTHER) else None
+
+
+def _count(usage: Any, name: str) -> int:
+    """Return a number of tokens as the server counts them, 0 where it gives none."""
+    value = getattr(usage, name, None)
+    return value if type(value) is int else 0

@@ -93,7 +93,14 @@ def test_a_refusal_names_the_server_and_not_the_key(server):
     assert KEY not in str(error.value)
 
 
-@pytest.mark.parametrize("change", [lambda rows: rows[1:], lambda rows: [{**rows[0], "index": 7}, *rows[1:]]])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rows: rows[1:],
+        lambda rows: [{**rows[0], "index": 7}, *rows[1:]],
+        lambda rows: [{**row, "index": str(row["index"])} for row in rows],
+    ],
+)
 def test_missing_vectors(server, change):
     encoder = OpenAIEndpoint(server.url, "m", retries=0)
     server.change = change
@@ -121,6 +128,10 @@ def test_vectors_as_base64_are_read(server):
         ([1.0, 2.0], "has 2 dimensions, expected 3"),
         ([], "has 0 dimensions, expected 3"),
         ({"a": 1}, "is no list of numbers"),
+        (base64_of([1.0, float("nan"), 3.0]), "values that are not finite"),
+        (base64_of([1.0, float("-inf"), 3.0]), "values that are not finite"),
+        ([1.0, 1e300, 3.0], "values that are not finite"),
+        ([1.0, 10**400, 3.0], "values that are not finite"),
     ],
 )
 def test_what_is_no_vector_is_one_line(server, embedding, message):

@@ -211,6 +211,7 @@ PARTS = [{"type": "text", "text": "in "}, {"type": "text", "text": "parts"}]
         (with_message(content=["plain ", "parts"]), "plain parts", "stop"),
         (with_message(content=[{"type": "image", "url": "x"}, *PARTS]), "in parts", "stop"),
         (with_message(content=None, reasoning_content="thinking ..."), "", "stop"),
+        (with_message(content="half \ud83d of a pair"), "half \ufffd of a pair", "stop"),
         (with_choice(finish_reason="content_filter"), "QUESTION 0", "content_filter"),
         (with_choice(finish_reason=None), "QUESTION 0", "stop"),
     ],
@@ -222,7 +223,14 @@ def test_forms_of_an_answer(server, change, text, reason):
 
 
 @pytest.mark.parametrize(
-    "usage", [None, {"prompt_tokens": None, "completion_tokens": None, "total_tokens": None}, {"prompt_tokens": 3}]
+    "usage",
+    [
+        None,
+        {"prompt_tokens": None, "completion_tokens": None, "total_tokens": None},
+        {"prompt_tokens": 3},
+        {"prompt_tokens": "n/a", "completion_tokens": float("nan")},
+        [1],
+    ],
 )
 def test_usage_that_is_missing_counts_zero(server, usage):
     server.change = lambda answer: answer | {"usage": usage}
@@ -239,6 +247,7 @@ def test_usage_that_is_missing_counts_zero(server, usage):
         (b'{"choices": null}', "it has no choices"),
         (b'{"choices": []}', "it has no choices"),
         (b'{"choices": [{"message": null}]}', "its message is null"),
+        (b'{"choices": [{"message": "text"}]}', "its message has no content"),
         (b'{"choices": [{"message": {"content": {"a": 1}}}]}', "no text and no list of texts"),
         (b'{"choices": [{"message": {"content": [{"type": "text", "text": null}]}}]}', "no text and no list of texts"),
     ],
@@ -266,3 +275,23 @@ def test_a_set_of_which_most_is_blank_is_refused_with_its_cause(server):
         check_blank(5, 3, {"completions_cut": 0})
     with pytest.raises(InputError, match="raise generator.max_new_tokens"):
         check_blank(5, 3, {"completions_cut": 3})
+
+
+@pytest.mark.parametrize(
+    ("message", "kind", "cause"),
+    [
+        ({"content": None, "reasoning": "thinking ..."}, "reasoning_only", "turn thinking off"),
+        ({"content": [{"type": "thinking", "thinking": []}]}, "reasoning_only", "turn thinking off"),
+        ({"content": None, "refusal": "No."}, "other_content", "refusals, tool calls, audio or images"),
+        ({"content": "", "tool_calls": [{"id": "1", "type": "function"}]}, "other_content", "refusals, tool calls"),
+        ({"content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "other_content", "audio or images"),
+        ({"content": None, "audio": {"id": "1", "data": ""}}, "other_content", "audio or images"),
+    ],
+)
+def test_what_a_blank_answer_holds_in_place_of_text_is_counted_and_named(server, message, kind, cause):
+    server.change = with_message(**message)
+    generator = build(server)
+    generator.complete(QUERIES[:2])
+    assert (generator.report["blank"], generator.report[kind]) == (2, 2)
+    with pytest.raises(InputError, match=cause):
+        check_blank(2, 2, generator.report)
