@@ -79,7 +79,7 @@ class Endpoint:
         try:
             answer = call()
             return answer, "its body is no JSON object" if isinstance(answer, str | None) else unusable(answer)
-        except (ValueError, openai.APIResponseValidationError) as error:  # a body that cannot be parsed
+        except (ValueError, OverflowError, openai.APIResponseValidationError) as error:  # a body that cannot be parsed
             return None, f"its body cannot be read ({one_line(error):.100})"
         except openai.OpenAIError as error:
             message = one_line(error)

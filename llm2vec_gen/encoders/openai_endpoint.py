@@ -68,11 +68,13 @@ class OpenAIEndpoint(Encoder):
 
     def _unusable(self, answer: Any, count: int) -> str | None:
         """What is wrong with an answer for `count` texts."""
-        items = getattr(answer, "data", None)
-        indexes = [getattr(item, "index", None) for item in items] if isinstance(items, list) else []
+        data = getattr(answer, "data", None)
+        items: list[Any] = data if isinstance(data, list) else []
+        indexes: list[Any] = [getattr(item, "index", None) for item in items]
         if any(type(index) is not int for index in indexes) or sorted(indexes) != list(range(count)):
-            found = len(items) if isinstance(items, list) else 0
-            return f"it has {found} vectors for {count} texts, or without their indexes; is it an embedding endpoint?"
+            return (
+                f"it has {len(items)} vectors for {count} texts, or without their indexes; is it an embedding endpoint?"
+            )
         for item in items:
             try:
                 vector = _numbers(item.embedding)
