@@ -21,25 +21,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm2vec_gen import progress, threads
+from llm2vec_gen.artifacts.steps import STEPS
 from llm2vec_gen.errors import InputError, repair_surrogates, wrong_input
 
 if TYPE_CHECKING:
     from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 
 
-STEPS = {
-    "run": "all steps in order, skipping what exists",
-    "complete": "queries -> completions",
-    "embed": "completions -> targets by the teacher",
-    "train": "completions and targets -> checkpoint",
-    "teach": "texts -> a teacher (LLM2Vec)",
-    "evaluate": "an encoder -> scores",
-    "interpret": "a checkpoint and queries -> the embeddings in words",
-    "tabulate": "scores -> tables and a report",
+COMMANDS = {name: step.summary for name, step in STEPS.items()} | {
     "dashboard": "all runs of paths.outputs -> one page",
     "convert": "a checkpoint -> the same in another format",
 }
-"""The commands that take Hydra overrides: all functions of pipeline.py but `dashboard`."""
+"""The commands that take Hydra overrides: the steps, and two that write no artifact of a step."""
 
 
 def run_step(name: str) -> None:
@@ -71,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # decoded text may hold what the terminal's encoding lacks
     given = sys.argv[1:] if arguments is None else arguments
-    if given and given[0] in STEPS:
+    if given and given[0] in COMMANDS:
         sys.argv = [sys.argv[0], *given[1:]]
         run_step(given[0])
         return
@@ -197,7 +190,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     sub.add_argument("--top", type=_positive, default=5, help="words per compression token")
     sub.add_argument("--space", choices=("states", "soft_prompts"), default="states", help="what the head reads")
     command(inspect, texts=False)
-    for name, story in STEPS.items():  # for the help; `main` hands their arguments to Hydra
+    for name, story in COMMANDS.items():  # for the help; `main` hands their arguments to Hydra
         commands.add_parser(name, help=story, add_help=False)
     return parser, parsers
 

@@ -46,7 +46,7 @@ def logged(step: Callable[..., Path]) -> Callable[..., Path]:
     def logged_step(plan: Plan, *arguments: str) -> Path:
         with job_logging(plan.loggers, lambda: plan.job(step.__name__)):
             folder = step(plan, *arguments)
-            if step.__name__ != "run":
+            if not artifacts.STEPS[step.__name__].parts:
                 log_artifact(plan.loggers, artifacts, folder, plan.settings["training"]["max_steps"])
         return folder
 
@@ -299,7 +299,7 @@ def tabulate(plan: Plan) -> Path:
     first = list(dict.fromkeys(reading.key for reading in readings))[:PRINTED]
     shown_readings = markdown.readings([row for row in readings if row.key in first])
     print(*filter(None, [files["table.md"] if draws or table.wanted() else "", shown_readings]), sep="\n")
-    return plan.publish(artifact)
+    return _publish(plan, artifact)
 
 
 def convert(plan: Plan) -> Path:
@@ -327,7 +327,14 @@ def _tabulate_sweep(plan: Plan, folder: str) -> Path:
             artifact.write_text(name, text)
         artifact.finish(plan.settings)
     print(files["table.md"])
-    return plan.publish(artifact)
+    return _publish(plan, artifact)
+
+
+def _publish(plan: Plan, artifact: artifacts.Artifact) -> Path:
+    """Return the artifact's folder; where the config has a `name`, copy its files into <outputs>/<name>."""
+    if plan.settings["name"]:
+        artifact.copy_shards(plan.outputs / plan.settings["name"])
+    return artifact.folder
 
 
 def _evaluations(plan: Plan) -> dict[str, Evaluation]:
@@ -362,7 +369,7 @@ def _instruction_texts(plan: Plan) -> dict[str, Any] | None:
     try:
         return instruction.wording() if hasattr(instruction, "wording") else None
     except InputError as error:
-        log.warning("the texts of instruction=%s cannot be read: %s", plan.choice("instruction"), error)
+        log.warning("the texts of instruction=%s cannot be read: %s", plan.choices.get("instruction"), error)
         return None
 
 
@@ -373,7 +380,7 @@ def _other_instructions(plan: Plan, recorded: Mapping[str, Any] | None) -> bool:
 
 def _choice(plan: Plan) -> str:
     """The config's instructions by name, with a digest of their texts."""
-    return f"instruction={plan.choice('instruction')} ({artifacts.digest(_instruction_texts(plan))[:6]})"
+    return f"instruction={plan.choices.get('instruction')} ({artifacts.digest(_instruction_texts(plan))[:6]})"
 
 
 def _record_scores(plan: Plan, scores: Sequence[Score]) -> None:
@@ -445,7 +452,7 @@ def _log_progress(artifact: artifacts.Artifact) -> None:
 
 
 def _counts(artifact: artifacts.Artifact) -> str:
-    counts = artifacts.read_manifest(artifact.folder)["counts"]
+    counts = artifact.counts() or {}
     return ", ".join(_count(name, value) for name, value in counts.items() if (name, value) != ("rows", 0))
 
 

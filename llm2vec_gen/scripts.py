@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from llm2vec_gen import progress, threads
-from llm2vec_gen.artifacts import read_curves, read_manifest
+from llm2vec_gen.artifacts import distributed_step
 from llm2vec_gen.conf_folders import CONF, ROOT
 from llm2vec_gen.config import (
     CONFIG_ERRORS,
@@ -30,6 +30,7 @@ from llm2vec_gen.config import (
     format_config_error,
     literal,
     remove_pocket_defaults,
+    resolve,
 )
 from llm2vec_gen.distributed import launcher
 from llm2vec_gen.distributed.environment import env_rank, env_world_size
@@ -162,7 +163,7 @@ def _make(step: StepFunction, config: DictConfig, node: DictConfig, note: str, s
     hydra_config = HydraConfig.get()
     if hydra_config.mode is RunMode.MULTIRUN and config.sweep.name is None:
         config.sweep.name = literal(Path(hydra_config.sweep.dir).name)
-    plan = Plan.of(config, node, note)
+    plan = resolve(config, node, note)
     try:
         folder = launcher.run_step(step, plan)
         if status is not None:
@@ -178,13 +179,14 @@ def _make(step: StepFunction, config: DictConfig, node: DictConfig, note: str, s
 
 def _training_steps(plan: Plan, step: str) -> int | None:
     """Return the training steps so far, None for a step that does not train."""
-    if step not in launcher.DISTRIBUTED_STEPS:
+    trained = distributed_step(step)
+    if trained is None:
         return None
-    artifact = plan.artifact("teach" if step == "teach" else "train")
-    if artifact.is_complete:
-        return read_manifest(artifact.folder)["counts"].get("steps")
-    curves = read_curves(artifact.folder)
-    return max((curve[-1][0] for curve in curves.values()), default=0)
+    artifact = plan.artifact(trained.name)
+    counts = artifact.counts()
+    if counts is not None:
+        return counts.get("steps")
+    return max((curve[-1][0] for curve in artifact.curves().values()), default=0)
 
 
 @contextlib.contextmanager
@@ -214,7 +216,7 @@ def _status(step: StepFunction, config: DictConfig) -> Status | None:
 def _results(step: StepFunction, config: DictConfig) -> dict[str, float]:
     """The losses and scores of a job's complete artifacts."""
     adjusted, node, _ = remove_pocket_defaults(config, HydraConfig.get())
-    return metric.results(Plan.of(adjusted, node), step.__name__)
+    return metric.results(resolve(adjusted, node), step.__name__)
 
 
 def reuse_result(step: StepFunction, status: Status, config: DictConfig) -> bool:

@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "llm2vec_gen"
 LAYERS = [
     {"extras"},
-    {"types", "errors", "version", "pocket", "progress", "threads", "distributed", "conf_folders"},
+    {"types", "errors", "version", "pocket", "progress", "threads", "distributed", "conf_folders",
+     "artifacts.steps"},
     {"distributed.collectives", "distributed.environment", "paths", "endpoint", "targets", "local_files", "devices",
      "rotary", "tokenization", "weights", "atomic_files", "locks"},
     {"backbones", "encoders", "losses", "evaluations", "data", "tables", "artifacts", "checkpoints", "executors",

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from hydra_plugins.llm2vec_gen_sweeps.grid import GridSweeper
 from llm2vec_gen.artifacts import digest
 from llm2vec_gen.atomic_files import write_json
-from llm2vec_gen.config import Plan, config_digest
+from llm2vec_gen.config import config_digest, from_hydra
 from llm2vec_gen.distributed.environment import env_world_size
 from llm2vec_gen.errors import InputError, check_integer
 from llm2vec_gen.extras import pip_command
@@ -62,7 +62,7 @@ class OptunaSweeper(GridSweeper):
         self.space, self.fixed = self._split(arguments)
         self.drawn_from = {key: _distribution(key, override) for key, override in self.space.items()}
         self.compose([*self.fixed, *(f"{key}={_first(drawn)}" for key, drawn in self.drawn_from.items())])
-        check(Plan.composed(self.compose(self.fixed), quiet=True), self.metric, self.step)
+        check(from_hydra(self.compose(self.fixed), quiet=True), self.metric, self.step)
         self.storage.parent.mkdir(parents=True, exist_ok=True)
         lock = Lock(f"{self.storage}.lock")
         if not lock.acquire(timeout=0):
@@ -96,7 +96,7 @@ class OptunaSweeper(GridSweeper):
         for trial, overrides, status in zip(self._asked, jobs, statuses, strict=True):
             value = math.nan
             if status.state == "done":
-                value = read(Plan.composed(self.compose(overrides), quiet=True), self.metric)
+                value = read(from_hydra(self.compose(overrides), quiet=True), self.metric)
             if math.isfinite(value):
                 self.study.tell(trial, value)
                 print(f"trial {trial.number}: {self.metric} {value:.6g}", file=sys.stderr)

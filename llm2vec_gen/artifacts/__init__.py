@@ -9,7 +9,7 @@ A shard is written to a temporary name, flushed and renamed; its metadata file f
 missing shards, and a half-written shard is never read. Checksums are compared when an artifact is opened.
 """
 
-from llm2vec_gen.artifacts.artifact import VERSIONS, Artifact
+from llm2vec_gen.artifacts.artifact import Artifact
 from llm2vec_gen.artifacts.digests import checksum, commit, digest, fingerprint
 from llm2vec_gen.artifacts.files import Shard, finished_shards
 from llm2vec_gen.artifacts.readers import (
@@ -20,6 +20,7 @@ from llm2vec_gen.artifacts.readers import (
     read_readings,
     read_scores,
 )
+from llm2vec_gen.artifacts.steps import STEPS, Step, distributed_step, runs
 from llm2vec_gen.artifacts.tasks import (
     Progress,
     TasksFailed,
@@ -31,11 +32,12 @@ from llm2vec_gen.artifacts.tasks import (
 )
 
 __all__ = [
-    "VERSIONS",
+    "STEPS",
     "Artifact",
     "Completions",
     "Progress",
     "Shard",
+    "Step",
     "Targets",
     "TasksFailed",
     "TasksRefused",
@@ -43,6 +45,7 @@ __all__ = [
     "checksum",
     "commit",
     "digest",
+    "distributed_step",
     "fingerprint",
     "finished_shards",
     "keep_error",
@@ -51,5 +54,6 @@ __all__ = [
     "read_manifest",
     "read_readings",
     "read_scores",
+    "runs",
     "scores_for_table",
 ]

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from llm2vec_gen.artifacts.digests import checksum, commit, digest
 from llm2vec_gen.artifacts.files import FORMAT, MANIFEST, Shard, finished_shards, metadata_path
+from llm2vec_gen.artifacts.readers import read_curves, read_manifest, read_scores
+from llm2vec_gen.artifacts.steps import STEPS
 from llm2vec_gen.atomic_files import now, replacing, write_json, write_text
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.locks import Lock
@@ -25,8 +28,6 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
-VERSIONS = {"complete": 2, "embed": 2, "train": 2, "evaluate": 2, "interpret": 3, "tabulate": 2, "teach": 2}
-"""Increase the number when the code of a step changes what it writes: old folders then have another digest."""
 
 
 class Artifact:
@@ -34,7 +35,7 @@ class Artifact:
 
     def __init__(self, root: Path | str, step: str, name: str, config: dict[str, Any], upstream: dict[str, str]):
         self.step, self.name, self.config, self.upstream = step, name, config, upstream
-        self.digest = digest(step, VERSIONS[step], config, upstream)
+        self.digest = digest(step, STEPS[step].version, config, upstream)
         self.folder = Path(root) / step / f"{name}-{self.digest}"
 
     @property
@@ -87,6 +88,24 @@ class Artifact:
             return
         with self.lock() as unfinished:
             yield unfinished
+
+    def counts(self) -> dict[str, Any] | None:
+        """Return the counts of the manifest; None while the artifact is not complete."""
+        return read_manifest(self.folder)["counts"] if self.is_complete else None
+
+    def curves(self) -> dict[str, list[tuple[int, float]]]:
+        """Return the logged curves of a training as (step, value), complete or not."""
+        return read_curves(self.folder)
+
+    def scores(self) -> list[Score] | None:
+        """Return the scores of an evaluation; None while it is not complete."""
+        return read_scores(self.folder) if self.is_complete else None
+
+    def copy_shards(self, folder: Path) -> None:
+        """Copy the files of the finished shards into another folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for shard in self.shards():
+            shutil.copyfile(shard.file, folder / shard.file.name)
 
     def shards(self) -> list[Shard]:
         """The finished shards, ranges of rows in their order."""
@@ -184,7 +203,7 @@ class Artifact:
                 "format": FORMAT,
                 "step": self.step,
                 "digest": self.digest,
-                "artifact_version": VERSIONS[self.step],
+                "artifact_version": STEPS[self.step].version,
                 "config": self.config,
                 "settings": settings or {},
                 "upstream": self.upstream,

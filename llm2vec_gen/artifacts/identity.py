@@ -10,18 +10,6 @@ from llm2vec_gen.artifacts.digests import fingerprint
 from llm2vec_gen.paths import PathOrId, local_path
 from llm2vec_gen.targets import NODE_KEYS, locate, parameters
 
-INPUTS = {  # the components that each step reads; its digest covers them and the digests of the steps before it
-    "complete": ["data", "generator"],
-    "embed": ["teacher"],
-    "train": ["backbone", "model", "loss", "training", "seed"],
-    "evaluate": ["evaluation", "instruction"],
-    "interpret": ["interpreter", "interpret"],
-    "tabulate": ["table"],
-    "teach": ["backbone", "teacher_training", "seed"],
-}
-UPSTREAM = {"embed": ["complete"], "train": ["complete", "embed"], "evaluate": ["train"], "interpret": ["train"],
-          "teach": ["complete"]}  # fmt: skip
-
 # Runtime settings: these keys are in no digest, at any depth.
 RUNTIME_KEYS = frozenset({
     "device", "prefetch_batches", "max_tokens_per_micro_batch", "gradient_checkpointing",

@@ -153,6 +153,16 @@ def check(settings: dict[str, Any]) -> None:
             raise InputError(f"{key}={path} does not exist (looked from {Path.cwd()})")
 
 
+def check_outputs(folder: Path) -> None:
+    """Create the outputs folder; raise InputError where that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"paths.outputs={folder} cannot be written ({error.strerror}); choose another folder"
+        ) from error
+
+
 def _check_suffix(model: dict[str, Any]) -> None:
     suffix = model.get("num_thought_tokens", 0) + model.get("num_compression_tokens", 0)
     if suffix >= model.get("max_length", 512):

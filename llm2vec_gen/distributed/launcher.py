@@ -17,18 +17,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from llm2vec_gen import pipeline
+from llm2vec_gen.artifacts import Step, distributed_step
 from llm2vec_gen.conf_folders import ROOT
 from llm2vec_gen.config import Plan, check_callbacks
 from llm2vec_gen.distributed.environment import env_rank, env_world_size
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.training.trainer_settings import TrainerSettings
 from llm2vec_gen.types import MODEL
-
-DISTRIBUTED_STEPS = {"run": pipeline.train, "train": pipeline.train, "teach": pipeline.teach}
-"""The steps that train, by name, and the function that all ranks run; rank 0 runs everything else."""
 
 SHUTDOWN_TIMEOUT_S = 120  # time for stopped ranks to finish their training step and save
 
@@ -40,7 +39,8 @@ class RankError(RuntimeError):
 def run_step(step: Callable[[Plan], Path], plan: Plan) -> Path | None:
     """Run a step in this process or in ranks that it starts; return its folder, None on ranks other than 0."""
     trainer: TrainerSettings = plan.build("trainer")
-    if not _trains(step.__name__, plan):
+    trained = _distributed_step(step.__name__, plan)
+    if trained is None:
         return step(plan) if env_rank() == 0 else None
     check_callbacks(plan.settings)
     if not trainer.uses_process_group:
@@ -55,15 +55,19 @@ def run_step(step: Callable[[Plan], Path], plan: Plan) -> Path | None:
     collectives.init_process_group(trainer.on_gpu)
     if env_rank() == 0:
         return _run_rank_zero(step, plan)
-    _run_other_ranks(DISTRIBUTED_STEPS[step.__name__], plan)
+    _run_other_ranks(getattr(pipeline, trained.name), plan)
     return None
 
 
-def _trains(step: str, plan: Plan) -> bool:
-    """Whether the job has to train; a complete checkpoint needs no devices. All ranks return the same."""
-    if step not in DISTRIBUTED_STEPS or (step == "run" and MODEL not in plan.encoders()):
-        return False
-    return env_world_size() is not None or not plan.artifact(DISTRIBUTED_STEPS[step].__name__).is_complete
+def _distributed_step(script: str, plan: Plan) -> Step | None:
+    """Return the step that all ranks of the job run; None where it does not have to train, the same in all ranks.
+
+    A complete checkpoint needs no devices, and `run` trains nothing for a config of one baseline.
+    """
+    step = distributed_step(script)
+    if step is None or (script == "run" and MODEL not in plan.encoders()):
+        return None
+    return step if env_world_size() is not None or not plan.artifact(step.name).is_complete else None
 
 
 def _run_rank_zero(step: Callable[[Plan], Path], plan: Plan) -> Path:
@@ -94,7 +98,7 @@ def _check_one_node(trainer: TrainerSettings) -> None:
         )
 
 
-def handle_sigterm(number: int, frame: Any) -> None:
+def handle_sigterm(number: int, frame: FrameType | None) -> None:
     """Handle a scheduler's SIGTERM as Ctrl-C: unwind the stack, so that locks are released and the status is
     written."""
     raise SystemExit(128 + number)

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from llm2vec_gen.artifacts.steps import runs
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.types import MODEL, Score
 
@@ -20,10 +21,10 @@ CURVE = "train/"
 def check(plan: Plan, name: str, step: str) -> None:
     """Raise InputError unless a job of this plan and step will have the metric; the message lists those it will
     have."""
-    known = [f"{CURVE}{loss}" for loss in ("loss", *plan.settings["loss"])] if step in ("run", "train") else []
+    known = [f"{CURVE}{loss}" for loss in ("loss", *plan.settings["loss"])] if runs(step, "train") else []
     if name in known:
         return
-    if step in ("run", "evaluate"):
+    if runs(step, "evaluate"):
         known += _of_scores(plan)
     if name not in known:
         has = ", ".join(known) or "no metric"
@@ -33,9 +34,9 @@ def check(plan: Plan, name: str, step: str) -> None:
 def read(plan: Plan, name: str) -> float:
     """Return the metric of the trained model from the artifacts of a finished job."""
     if name.startswith(CURVE):
-        return plan.curves()[name][-1][1]
+        return plan.artifact("train").curves()[name][-1][1]
     evaluation, _, task = name.partition("/")
-    scores = [score for score in plan.scores() or () if score.main]
+    scores = [score for score in plan.artifact("evaluate").scores() or () if score.main]
     tasks = {task} if task else set(_tasks(plan, evaluation))
     return statistics.fmean(score.value for score in scores if score.task in tasks)
 
@@ -45,14 +46,14 @@ def results(plan: Plan, step: str) -> dict[str, float]:
 
     Only what complete artifacts have, in plain values: a job that failed after its training has its losses.
     """
-    if step not in ("run", "train", "evaluate"):
+    if not (runs(step, "train") or runs(step, "evaluate")):
         return {}
-    encoder: str = MODEL if step == "train" else plan.settings["encoder"]
+    encoder: str = plan.settings["encoder"] if runs(step, "evaluate") else MODEL
     found: dict[str, float | None] = {}
-    counts = plan.counts("train") if encoder == MODEL else None
+    counts = plan.artifact("train").counts() if encoder == MODEL else None
     if counts is not None:
         found = {f"{CURVE}{loss}": counts.get(loss) for loss in ("loss", *plan.settings["loss"])}
-    scores = plan.scores(encoder)
+    scores = plan.artifact("evaluate", encoder).scores()
     if scores is not None:
         found |= _by_category(scores)
     return {name: float(value) for name, value in found.items() if value is not None and math.isfinite(value)}

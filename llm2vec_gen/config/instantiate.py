@@ -1,0 +1,105 @@
+"""Build the components of a resolved config: plain values in, objects out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm2vec_gen import targets
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.paths import on_disk
+from llm2vec_gen.types import MODEL
+
+if TYPE_CHECKING:
+    from llm2vec_gen.types import Encoder
+
+Settings = dict[str, Any]
+
+CHECKPOINT = "llm2vec_gen.models.storage.open_checkpoint"  # as conf/baseline/checkpoint.yaml has it
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def find_node(settings: Settings, component: str) -> Any:
+    """Return the node of a component ("teacher", "evaluation.pocket"); raise InputError where the config has none."""
+    node: Any = settings
+    for key in component.split("."):
+        node = node.get(key) if isinstance(node, dict) else None
+    if node is None:
+        raise InputError(f"the config has no `{component}`; choose one, e.g. {component.split('.')[0]}=<name>")
+    return node
+
+
+def build(settings: Settings, component: str, **dependencies: Any) -> Any:
+    """Return the object that a component's node describes; `dependencies` are further arguments."""
+    return targets.build(find_node(settings, component), component, **dependencies)
+
+
+# ---- encoders: the trained model, the teacher and the baselines
+
+
+def baselines(settings: Settings) -> list[str]:
+    """Return the names of the baselines; one that is null does not count."""
+    return [name for name, node in (settings.get("baseline") or {}).items() if node]
+
+
+def encoders(settings: Settings) -> list[str]:
+    """Return the encoders to evaluate: all of the config, or the one that `encoder` names."""
+    if settings["encoder"] != MODEL:
+        return [settings["encoder"]]
+    return [MODEL, "teacher", *baselines(settings)]
+
+
+def encoder_component(settings: Settings, name: str) -> str:
+    """Return the component of the teacher or a baseline; raise InputError that lists the known ones for another."""
+    if name == "teacher":
+        return "teacher"
+    if name not in baselines(settings):
+        known = ", ".join([MODEL, "teacher", *baselines(settings)])
+        raise InputError(
+            f"encoder={name} is unknown; this config has {known}; baseline=[<name>] adds one, and a checkpoint is "
+            "evaluated by its folder or hub id (owner/name)"
+        )
+    return f"baseline.{name}"
+
+
+def build_trained_model(settings: Settings, checkpoint: Path) -> Encoder:
+    """Return the model of a checkpoint over the config's backbone, on its device."""
+    from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
+
+    backbone = settings["backbone"]
+    return LLM2VecGen.from_pretrained(checkpoint, device=backbone["device"], backbone=backbone["path"], revision=None)
+
+
+def cache_vectors(settings: Settings, encoder: Encoder, outputs: Path, fingerprint: str) -> Encoder:
+    """Return the encoder with its vectors kept on disk under its fingerprint, unless `embedding_cache` is false."""
+    from llm2vec_gen.encoders.cached import CachedEncoder
+
+    where = settings["embedding_cache"]
+    if not where:
+        return encoder
+    folder = outputs / "cache" / "embeddings" if where is True else on_disk(where)
+    return CachedEncoder(encoder, folder / fingerprint)
+
+
+def add_checkpoint_baseline(settings: Settings) -> None:
+    """Replace encoder=<folder or hub id> by a baseline of that checkpoint, named after its folder.
+
+    The name is checkpoint_<folder> where the config has an encoder of that name already. Any other unknown encoder is
+    left for `encoder_component` to report.
+    """
+    given, taken = str(settings["encoder"]), (MODEL, "teacher", *baselines(settings))
+    if given in taken:
+        return
+    place = on_disk(given)
+    if not place.is_dir() and not HUB_ID.fullmatch(given):
+        return
+    name = re.sub(r"[^\w+-]+", "_", (place.resolve() if place.is_dir() else place).name)  # no dots: it is a key
+    name = f"checkpoint_{name}" if name in taken else name
+    node = {
+        "_target_": CHECKPOINT,
+        "path": str(place) if place.is_dir() else given,
+        "device": settings["trainer"].get("device"),
+    }
+    settings["baseline"] = {**(settings.get("baseline") or {}), name: node}
+    settings["encoder"] = name

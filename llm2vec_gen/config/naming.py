@@ -1,0 +1,99 @@
+"""Names of artifacts and jobs: a readable label, and a digest of the settings that decide the result."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from llm2vec_gen.artifacts import Artifact, digest, read_manifest
+from llm2vec_gen.artifacts.identity import RUNTIME_GROUPS, deciding_callbacks, deciding_trainer, hashed_config
+from llm2vec_gen.artifacts.steps import VERSIONS, Step
+from llm2vec_gen.config.instantiate import encoder_component, find_node
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.paths import on_disk
+from llm2vec_gen.types import MODEL
+
+DECIDING = {"callbacks": deciding_callbacks, "trainer": deciding_trainer}
+"""Components of which only a part decides the result, with the function that returns that part."""
+
+# ---- artifacts
+
+
+def artifact_label(step: Step, settings: Mapping[str, Any], choices: Mapping[str, Any], encoder: str = MODEL) -> str:
+    """Return the readable part of an artifact's name: the label of its step, filled with the config's choices."""
+    seed, backbone = settings["seed"], choices.get("backbone")
+    if backbone == "custom":
+        backbone = on_disk(settings["backbone"]["path"]).absolute().name or backbone
+    losses = "+".join(settings.get("loss") or {})
+    student = f"{backbone}-{choices.get('model')}-{losses}-seed{seed}"
+    values = {
+        "backbone": backbone,
+        "student": student,
+        "seed": seed,
+        "encoder": {MODEL: student, "teacher": choices.get("teacher")}.get(encoder, encoder),
+        "table": choices.get("table") if settings["sweep"]["folder"] is None else "sweep",
+    }
+    chosen = {group: choices.get(group) for group in ("data", "generator", "teacher", "teacher_training")}
+    return re.sub(r"[^\w.+-]+", "_", step.label.format(**chosen, **values))
+
+
+def hashed_inputs(step: Step, settings: dict[str, Any], encoder: str = MODEL) -> dict[str, Any]:
+    """Return what the digest of a step's artifact covers of the config itself; `encoder` matters to evaluate alone."""
+    config: dict[str, Any] = {}
+    for name in step.inputs:
+        config |= DECIDING[name](settings) if name in DECIDING else {name: hashed_config(settings.get(name))}
+    if step.name == "interpret" and (named := settings["interpret"]["evaluations"]):
+        evaluations = settings.get("evaluation") or {}
+        config["evaluation"] = {name: hashed_config(evaluations.get(name)) for name in named}
+        config["instruction"] = hashed_config(settings["instruction"])
+    if step.name == "evaluate" and encoder != MODEL:
+        config["encoder"] = hashed_config(find_node(settings, encoder_component(settings, encoder)))
+    return config
+
+
+def upstream_steps(step: Step, settings: Mapping[str, Any], encoder: str = MODEL) -> tuple[str, ...]:
+    """Return the steps whose artifacts a step reads under this config."""
+    if step.name == "evaluate" and encoder != MODEL:  # neither teacher nor baseline needs a training
+        return ()
+    if step.name == "teach" and settings["teacher_training"]["corpus"] is not None:  # texts of its own
+        return ()
+    return step.upstream
+
+
+def encoder_fingerprint(settings: dict[str, Any], encoder: str, trained: Artifact) -> str:
+    """Return a digest of all that changes an encoder's vectors: its settings, local weights, what was trained.
+
+    `trained` is the artifact of the training, which is read for the trained model alone.
+    """
+    if encoder != MODEL:
+        identity: Any = hashed_config(find_node(settings, encoder_component(settings, encoder)))
+    else:
+        identity = [trained.digest, [shard["sha256"] for shard in read_manifest(trained.folder)["shards"]]]
+    return digest("embeddings", VERSIONS["evaluate"], identity)
+
+
+# ---- jobs
+
+
+def config_digest(config: DictConfig | dict[str, Any], script: str) -> str:
+    """Return 12 digits that identify the result of a script under a config; runtime groups and keys do not count."""
+    components = [str(component) for component in config if component not in RUNTIME_GROUPS]
+    try:
+        settings = {component: hashed_config(_plain(config, component)) for component in components}
+        read = {name: _plain(config, name) for name in DECIDING if name in config}
+        for deciding in DECIDING.values():
+            settings |= deciding(read)
+    except (OmegaConfBaseException, InputError):  # the job itself reports what is wrong
+        raw: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else config
+        settings = {component: raw[component] for component in components}
+    return digest(script, VERSIONS, settings)
+
+
+def _plain(config: DictConfig | dict[str, Any], key: str) -> Any:
+    """Return a node of the config, resolved with its parents, so that it may refer to them."""
+    node = OmegaConf.select(config, key) if isinstance(config, DictConfig) else config[key]
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
