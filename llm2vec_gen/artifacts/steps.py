@@ -13,8 +13,8 @@ class Step:
     """One step of the pipeline.
 
     name         that of its function in pipeline.py, its script and the folder of its artifacts
-    inputs       components of the config that it reads: the digest of its artifact covers them; of callbacks and trainer
-                 only the settings that decide the result
+    inputs       components of the config that its digest covers; of callbacks and trainer only the settings that
+                 decide the result
     upstream     steps whose artifacts it reads: the digest covers theirs
     version      increase it when the code changes what the step writes: old folders then have another digest
     label        readable name of an artifact, filled with the choices of the config (see `config.naming`)
