@@ -28,7 +28,7 @@ from mteb.models.model_meta import ModelMeta, ScoringFunction
 from llm2vec_gen import checkpoints, targets
 from llm2vec_gen.artifacts import digest
 from llm2vec_gen.checkpoints import prompts
-from llm2vec_gen.errors import InputError
+from llm2vec_gen.errors import InputError, check_integer
 from llm2vec_gen.evaluations.instructions import InstructionTable, NoInstruction
 from llm2vec_gen.evaluations.mteb_encoder import MtebEncoder
 from llm2vec_gen.models import identity
@@ -58,8 +58,14 @@ def register(folder: str | Path, name: str | None = None, instruction: Instructi
              max_length: int | None = None) -> str:  # fmt: skip
     """Make a local checkpoint known to mteb and return the name for `mteb.get_model` (default: llm2vec-gen/<folder>).
 
-    The other arguments are those of `load`. The revision covers the checkpoint's content and all of them.
+    The other arguments are those of `load`. The revision covers the checkpoint's content and all of them. A name
+    stands for what was registered last under it; the log warns where that replaces something else.
     """
+    check_integer("max_length", max_length, null=True)
+    if name is not None and not re.fullmatch(r"[^/\s]+/[^/\s]+", name):
+        raise InputError(
+            f"name={name!r}: mteb expects owner/name, e.g. me/{name.strip('/').replace('/', '-') or 'mine'}"
+        )
     place = Path(folder).expanduser()
     if not place.is_dir():
         raise InputError(f"{folder} is no folder; expected a checkpoint, or one of {', '.join(PUBLISHED)}")
@@ -74,7 +80,13 @@ def register(folder: str | Path, name: str | None = None, instruction: Instructi
     parts.append(wording.wording() if hasattr(wording, "wording") else uuid.uuid4().hex)  # has no identity
     name = name or f"llm2vec-gen/{re.sub(r'[^A-Za-z0-9_.-]+', '_', place.resolve().name)}"
     given = {"instruction": instruction, "dtype": dtype, "backbone": backbone, "max_length": max_length}
-    MODEL_REGISTRY[name] = meta(name, digest(*parts), facts, path=place, **given)
+    new, old = meta(name, digest(*parts), facts, path=place, **given), MODEL_REGISTRY.get(name)
+    if old is not None and old.revision != new.revision:
+        log.warning(
+            "%s now stands for %s with these arguments (revision %s), no longer for revision %s; give name= to have "
+            "both at a time", name, folder, new.revision, old.revision,
+        )  # fmt: skip
+    MODEL_REGISTRY[name] = new
     return name
 
 

@@ -89,6 +89,26 @@ def test_the_published_checkpoints_are_complete_entries(published: str) -> None:
     assert meta.similarity_fn_name == "cosine" and meta.languages == ["eng-Latn"] and meta.training_datasets == set()
 
 
+def test_a_name_that_changes_its_meaning_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    for arguments, warned in (({}, False), ({}, False), ({"max_length": 64}, True), ({"dtype": "bfloat16"}, True)):
+        caplog.clear()
+        name = ours.register(CHECKPOINT, "me/renamed", backbone=BACKBONE, **arguments)
+        assert ("me/renamed now stands for" in caplog.text) == warned, arguments
+    assert mteb.get_model_meta(name).revision == revision(dtype="bfloat16")
+
+
+@pytest.mark.parametrize("name", ["mine", "a/b/c", "me/", "a b/c", ""])
+def test_a_name_that_mteb_would_not_take(name: str) -> None:
+    with pytest.raises(InputError, match="mteb expects owner/name"):
+        ours.register(CHECKPOINT, name, backbone=BACKBONE)
+
+
+@pytest.mark.parametrize("length", [0, "32", 3.5, True])
+def test_a_length_is_checked_when_it_is_registered(length: object) -> None:
+    with pytest.raises(InputError, match="max_length="):
+        ours.register(CHECKPOINT, "me/mine", backbone=BACKBONE, max_length=length)
+
+
 def test_a_folder_that_is_not_there_lists_the_published_names() -> None:
     with pytest.raises(InputError, match=r"no/such is no folder.*McGill-NLP/LLM2Vec-Gen-Qwen3-4B"):
         ours.register("no/such")
