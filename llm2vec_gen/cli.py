@@ -20,7 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm2vec_gen import progress, threads
+from llm2vec_gen import completion, progress, threads
 from llm2vec_gen.artifacts.steps import STEPS
 from llm2vec_gen.errors import InputError, repair_surrogates, wrong_input
 
@@ -67,6 +67,9 @@ def main(arguments: list[str] | None = None) -> None:
     if given and given[0] in COMMANDS:
         sys.argv = [sys.argv[0], *given[1:]]
         run_step(given[0])
+        return
+    if given[:1] == ["--complete"]:  # called by the shell at every tab
+        print("\n".join(_candidates(" ".join(given[1:]))))
         return
     options = _parse(given)
     try:
@@ -141,6 +144,11 @@ def inspect(options: argparse.Namespace) -> None:
         print(f"{name:42s} {tuple(tensor.shape)!s:16s} {tensor.dtype}")
 
 
+def shell_completion(options: argparse.Namespace) -> None:
+    """Print the completion script of a shell: eval "$(llm2vec-gen shell-completion bash)"."""
+    print(completion.SCRIPTS[options.shell], end="")
+
+
 def _parse(arguments: list[str]) -> argparse.Namespace:
     """Texts may stand before and after options, which argparse allows only in a parser without subcommands."""
     parser, commands = _parser()
@@ -157,12 +165,15 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     commands = parser.add_subparsers(required=True, metavar="command")
     parsers: dict[str, argparse.ArgumentParser] = {}
 
-    def command(run: Callable[[argparse.Namespace], None], texts: bool = True) -> argparse.ArgumentParser:
-        name, story = run.__name__, (run.__doc__ or "").split("\n")[0]
+    def command(
+        run: Callable[[argparse.Namespace], None], model: bool = True, texts: bool = True
+    ) -> argparse.ArgumentParser:
+        name, story = run.__name__.replace("_", "-"), (run.__doc__ or "").split("\n")[0]
         sub = parsers[name] = commands.add_parser(name, help=story, description=story)
         sub.set_defaults(run=run)
-        sub.add_argument("model", help="checkpoint folder or hub id")
-        if texts:
+        if model:
+            sub.add_argument("model", help="checkpoint folder or hub id")
+        if model and texts:
             sub.add_argument("texts", nargs="*", help="texts; without any, --file or standard input, one per line")
             sub.add_argument("--file", type=Path, help="texts: lines, or a column of csv, tsv, jsonl, json or parquet")
             sub.add_argument("--column", default="text", help="the column of --file with the texts (default: text)")
@@ -190,9 +201,17 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     sub.add_argument("--top", type=_positive, default=5, help="words per compression token")
     sub.add_argument("--space", choices=("states", "soft_prompts"), default="states", help="what the head reads")
     command(inspect, texts=False)
+    sub = command(shell_completion, model=False)
+    sub.add_argument("shell", choices=sorted(completion.SCRIPTS))
     for name, story in COMMANDS.items():  # for the help; `main` hands their arguments to Hydra
         commands.add_parser(name, help=story, add_help=False)
     return parser, parsers
+
+
+def _candidates(line: str) -> list[str]:
+    _, commands = _parser()
+    flags = {name: sorted(parser._option_string_actions) for name, parser in commands.items()}
+    return completion.candidates(line, flags | dict.fromkeys(COMMANDS))
 
 
 def _positive(text: str) -> int:

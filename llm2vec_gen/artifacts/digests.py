@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from llm2vec_gen.conf_folders import ROOT
 from llm2vec_gen.errors import InputError
 
 LARGE = 64 << 20  # bytes from which a file's checksum is also kept on disk, since reading it takes a while
@@ -84,7 +85,9 @@ def checksum(file: Path) -> str:
 
 def commit() -> str:
     """Commit of the source tree this package runs from, with "+" where files differ from it; "" outside a checkout."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    if not (ROOT / ".git").exists():  # installed, perhaps in an environment within somebody else's repository
+        return ""
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     try:
         return subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):

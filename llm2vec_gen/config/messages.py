@@ -8,22 +8,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
-from llm2vec_gen.conf_folders import CONF, options, own_folder
+from llm2vec_gen.conf_folders import CONF, options
+from llm2vec_gen.config.search_path import search_folders
 from llm2vec_gen.errors import InputError, closest, one_line, wrong_input
-
-
-def search_folders() -> list[Path]:
-    """Return the folders of yamls on Hydra's search path: of the running command, or those that `compose` has."""
-    if not GlobalHydra.instance().is_initialized():
-        return [folder for folder in (CONF, own_folder()) if folder is not None]
-    entries = GlobalHydra.instance().config_loader().get_search_path().get_path()
-    paths = [entry.path.removeprefix("file://") for entry in entries]
-    return [Path(path) for path in paths if "://" not in path]
 
 
 def quoted(value: str) -> str:
@@ -114,7 +105,7 @@ def _no_choice(error: MissingConfigException) -> str | None:
     known = sorted({*options(group, folders), *(error.options or [])})  # Hydra's own list has those of --config-dir
     if not known:
         return None
-    looked = ", ".join(dict.fromkeys(str(folder / group) for folder in folders if folder != CONF))
+    looked = ", ".join(str(folder / group) for folder in folders if folder != CONF and (folder / group).is_dir())
     where = f"conf/{group} of this package" + (f", {looked}" if looked else "")
     return f"{group}={choice} is unknown; expected one of {closest(choice, known)} ({where})"
 

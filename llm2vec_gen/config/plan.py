@@ -22,8 +22,9 @@ from omegaconf.errors import OmegaConfBaseException
 from llm2vec_gen import targets
 from llm2vec_gen.artifacts import STEPS, Artifact, scores_for_table
 from llm2vec_gen.config import checks, instantiate, naming
-from llm2vec_gen.config.messages import CONF, CONFIG_ERRORS, format_config_error, quoted, search_folders
+from llm2vec_gen.config.messages import CONF, CONFIG_ERRORS, format_config_error, quoted
 from llm2vec_gen.config.renamed import current_overrides
+from llm2vec_gen.config.search_path import check_choices, search_folders
 from llm2vec_gen.config.world import remove_pocket_defaults, without_hydra
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.loggers.base import Job
@@ -187,6 +188,7 @@ def resolve(config: DictConfig, hydra_node: DictConfig, note: str = "") -> Plan:
     Raises InputError for an unknown key, a missing choice and an interpolation without a source.
     """
     choices = dict(hydra_node.runtime.choices)
+    check_choices(choices)
     checks.check_top_level(config, hydra_node)
     plain = without_hydra(config)
     try:
