@@ -34,7 +34,7 @@ SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
 
 def candidates(line: str, flags: Mapping[str, Sequence[str] | None]) -> list[str]:
-    """Return what the last word of a command line may become.
+    """Return the completions of the word that ends a command line.
 
     line: from the command's name to the cursor. flags: the options of each command, None for a step with overrides.
     """

@@ -32,7 +32,7 @@ FLAGS = {"encode": ["--device", "--dtype"], "lens": ["--top"], "run": None}
         ("llm2vec-gen run nonsense=x", []),
     ],
 )
-def test_the_last_word_is_completed(line, expected):
+def test_the_word_at_the_cursor_is_completed(line, expected):
     assert candidates(line, FLAGS) == expected
 
 
