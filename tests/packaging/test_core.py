@@ -28,7 +28,7 @@ IMPORTED_AS = {"hydra-core": "hydra"}  # where a dash for an underscore is not a
 def folder(tmp_path_factory) -> str:
     home = tmp_path_factory.mktemp("home")
     torch.manual_seed(0)
-    model = LLM2VecGen(Backbone(str(tiny_backbone_folder(home)), device="cpu"), 12, 2, 3, max_length=40)
+    model = LLM2VecGen(Backbone.from_pretrained(str(tiny_backbone_folder(home)), device="cpu"), 12, 2, 3, max_length=40)
     model.eval().save_pretrained(home / "model")
     return str(home / "model")
 

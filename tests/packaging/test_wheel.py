@@ -32,8 +32,8 @@ def test_the_wheel_holds_every_config_and_the_plugins(environment):
 
 def test_the_smoke_experiment_runs_all_steps(environment, tmp_path):
     done = environment.command(
-        "run", "experiment=smoke", "data.limit=24", "training.batch_size=8", "training.max_steps=2", "training.schedule_steps=2",
-        "evaluation=[decoding]", "baseline=[]", "table=decoding", cwd=tmp_path, OMP_NUM_THREADS="1",
+        "run", "experiment=smoke", "data.limit=24", "training.batch_size=8", "training.max_steps=2",
+        "training.schedule_steps=2", "evaluation=[decoding]", "baseline=[]", "table=decoding", cwd=tmp_path, OMP_NUM_THREADS="1",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     folder = tmp_path / done.stdout.splitlines()[-1]
@@ -65,7 +65,9 @@ def test_the_example_project_runs(environment, tmp_path):
 def test_the_core_install_encodes_and_names_the_extra_of_a_step(tmp_path):
     core = Environment(tmp_path, core=True)
     torch.manual_seed(0)
-    model = LLM2VecGen(Backbone(str(tiny_backbone_folder(tmp_path)), device="cpu"), 12, 2, 3, max_length=40)
+    model = LLM2VecGen(
+        Backbone.from_pretrained(str(tiny_backbone_folder(tmp_path)), device="cpu"), 12, 2, 3, max_length=40
+    )
     model.eval().save_pretrained(tmp_path / "model")
     for arguments in (["encode", "--output", "vectors.npy"], ["decode"], ["lens"]):
         done = core.command(arguments[0], "model", "a cat", *arguments[1:], cwd=tmp_path)
