@@ -41,6 +41,7 @@ HOMES = {  # outside library -> the only places that may import it
     "sentence_transformers": {"encoders", "integrations"},
     "torchmetrics": {"training", "evaluations"},
     "vllm": {"generators"},
+    "gguf": {"backbones"},
     "ray": {"executors"},
     "optuna": {"hydra_plugins"},
     "submitit": {"hydra_plugins"},

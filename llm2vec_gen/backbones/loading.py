@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from llm2vec_gen import threads
+from llm2vec_gen.backbones import gguf
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.paths import PACKAGE, on_disk
 from llm2vec_gen.weights import UNLOADABLE, why_not
@@ -23,26 +24,29 @@ HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 
 
 def resolve(path: str) -> str:
-    """A checked local folder, or a hub id as it stands. "package://name/sub" lies inside an installed package."""
+    """A checked local folder, a GGUF file, or a hub id as it stands. "package://name/sub" lies inside a package."""
     place = on_disk(path)
     if place.is_dir() or path.startswith(PACKAGE):
         return _checked(place, path)
     if place.is_file():
+        if not gguf.is_gguf(path):
+            raise InputError(
+                f"backbone {path!r} is a file, and no GGUF file; expected a folder (config.json, weights, tokenizer), "
+                "a complete GGUF file or a hub id"
+            )
+        return str(place)
+    if not HUB_ID.match(path) or place.suffix == ".gguf":
         raise InputError(
-            f"backbone {path!r} is a file; expected a folder (config.json, weights, tokenizer) or a hub id"
-        )
-    if not HUB_ID.match(path):
-        raise InputError(
-            f"backbone {path!r}: no such folder (looked from {Path.cwd()}), and no hub id (owner/name); give the place "
-            "where it is now, as backbone= in Python, --backbone, or backbone.path= in a config"
+            f"backbone {path!r}: no such folder or file (looked from {Path.cwd()}), and no hub id (owner/name); give the "
+            "place where it is now, as backbone= in Python, --backbone, or backbone.path= in a config"
         )
     return path
 
 
 def recorded(path: str) -> str:
-    """Return the path as a checkpoint records it: a local folder by its absolute name, which every process finds."""
+    """Return the path as a checkpoint records it: a local one by its absolute name, which every process finds."""
     place = on_disk(path)
-    return path if path.startswith(PACKAGE) or not place.is_dir() else os.path.abspath(place)  # noqa: PTH100 - keeps links
+    return path if path.startswith(PACKAGE) or not place.exists() else os.path.abspath(place)  # noqa: PTH100 - keeps links
 
 
 def _checked(folder: Path, given: str) -> str:
@@ -61,6 +65,8 @@ def load_tokenizer(folder: str, revision: str, trust_remote_code: bool) -> Any:
     """The fast tokenizer of a resolved backbone path."""
     from transformers import AutoTokenizer
 
+    if gguf.is_gguf(folder):
+        return gguf.load_tokenizer(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # the tokenizers library raises bare exceptions for damaged files
@@ -74,20 +80,15 @@ def load_lm(
     folder: str, revision: str, dtype: Any, device: torch.device, quantization: str, trust_remote_code: bool
 ) -> Any:
     """The causal LM, frozen and in eval(), on `device`."""
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    from llm2vec_gen.backbones.quantization import quantization_config
-
-    config = quantization_config(quantization, device)
-    extra = {} if config is None else {"quantization_config": config, "device_map": {"": device}}
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True,
-            **extra,
-        )  # fmt: skip
+        if gguf.is_gguf(folder):
+            lm, report = _from_gguf(folder, dtype, device, quantization)
+        else:
+            lm, report = _from_folder(folder, revision, dtype, device, quantization, trust_remote_code)
     except torch.OutOfMemoryError:
         raise
     except (*UNLOADABLE, SafetensorError) as error:
@@ -95,15 +96,38 @@ def load_lm(
             f"backbone {folder!r} cannot be loaded: {why_not(error)}; expected a folder or hub id of a causal "
             "language model (without network a hub id must already be in the local cache)"
         ) from error
-    lm, report = loaded
     missing = sorted(report.get("missing_keys") or ())
     if missing:
         raise InputError(
             f"backbone {folder!r} lacks {len(missing)} of its weights, first {missing[0]!r}; the folder is incomplete"
         )
     threads.fit_to_model(sum(parameter.numel() for parameter in lm.parameters()))
-    lm = lm if config is not None else lm.to(device)
     return lm.eval().requires_grad_(False)
+
+
+def _from_folder(
+    folder: str, revision: str, dtype: Any, device: torch.device, quantization: str, trust_remote_code: bool
+) -> tuple[Any, dict[str, Any]]:
+    from transformers import AutoModelForCausalLM
+
+    from llm2vec_gen.backbones.quantization import quantization_config
+
+    config = quantization_config(quantization, device)
+    extra = {} if config is None else {"quantization_config": config, "device_map": {"": device}}
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True, **extra
+    )
+    lm, report = loaded
+    return (lm if config is not None else lm.to(device)), report
+
+
+def _from_gguf(file: str, dtype: Any, device: torch.device, quantization: str) -> tuple[Any, dict[str, Any]]:
+    if quantization != "none":
+        raise InputError(
+            f"backbone.quantization={quantization} with the GGUF file {file!r}, which is dequantised to backbone.dtype; "
+            "expected none, or the folder that llm2vec-gen convert writes of the file"
+        )
+    return gguf.load_lm(file, dtype, device)
 
 
 def _first_line(error: Exception) -> str:

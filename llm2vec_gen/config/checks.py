@@ -175,7 +175,7 @@ def _check_suffix(model: dict[str, Any]) -> None:
 def _local_paths(settings: dict[str, Any]) -> list[tuple[str, str]]:
     """Return (key, path) of every component whose path is meant to be on this disk: it starts like a path or ends like
     a file."""
-    looks_local = re.compile(r"^(\.{0,2}/|~)|\.(jsonl|csv|parquet)$")
+    looks_local = re.compile(r"^(\.{0,2}/|~)|\.(jsonl|csv|parquet|gguf)$")
     found = []
     for component, node in settings.items():
         path = node.get("path") if isinstance(node, dict) else None

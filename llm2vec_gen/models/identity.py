@@ -52,7 +52,7 @@ def of_checkpoint(source: str | Path, revision: str | None = None, backbone: str
         return _digest(settings | {"backbone": known}, tensors)
     own = checkpoints.Checkpoint(settings, {}, folder=folder).backbone_path()
     path = own if backbone is None else str(backbone)
-    if (place := on_disk(path)).is_dir():
+    if (place := on_disk(path)).exists():
         known["content"] = digests.fingerprint(place)
     elif not recorded.get("fingerprint"):
         known["id"] = [path, None if backbone is not None else recorded.get("revision")]
