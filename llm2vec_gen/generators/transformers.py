@@ -21,6 +21,8 @@ TRANSFORMERS_TOP_K = 50  # what transformers samples from where a model's genera
 class TransformersGenerator(Generator):
     """The language model answers each query in one turn.
 
+    chat_template: "model" puts a query into the model's chat template, "none" lets the model continue the bare query
+    after the tokenizer's beginning token (models without instruction tuning).
     max_prompt_tokens: a longer prompt loses the end of its query; the chat template around it is kept.
     max_texts_per_batch: queries of like length that are answered at a time; the backbone splits what its memory cannot
     hold.
@@ -37,15 +39,18 @@ class TransformersGenerator(Generator):
         max_texts_per_batch: int = 256,
         sampling: dict[str, Any] | Literal["model"] | None = None,
         seed: int = 0,
+        chat_template: Literal["model", "none"] = "model",
     ):
         super().__init__()
+        if chat_template not in ("model", "none"):
+            raise InputError(f"generator.chat_template={chat_template}; expected model or none")
         if max_new_tokens < 1:
             raise InputError(
                 f"generator.max_new_tokens={max_new_tokens} leaves no tokens for an answer; expected 1 or more"
             )
         if isinstance(sampling, str) and sampling != "model":
             raise InputError(f"generator.sampling={sampling}; expected null (greedy), model, or a dict of settings")
-        self.backbone, self.seed = backbone, seed
+        self.backbone, self.seed, self.chat = backbone, seed, chat_template == "model"
         self.max_new_tokens, self.max_prompt_tokens = max_new_tokens, max_prompt_tokens
         self.max_texts_per_batch = max_texts_per_batch
         self.sampling = model_sampling(backbone.lm.generation_config) if sampling == "model" else dict(sampling or {})
@@ -55,7 +60,7 @@ class TransformersGenerator(Generator):
 
     def complete(self, queries: Sequence[Query]) -> list[Completion]:
         """Return one completion per query, order kept."""
-        prompts = [self.backbone.chat_ids(query.text) for query in queries]
+        prompts = [self._prompt(query.text) for query in queries]
         too_long = [row for row, prompt in enumerate(prompts) if len(prompt) > self.max_prompt_tokens]
         for row in too_long:
             prompts[row] = self._cut_prompt(queries[row].text)
@@ -87,8 +92,11 @@ class TransformersGenerator(Generator):
         text = self.backbone.tokenizer.decode(ids, skip_special_tokens=True).strip()
         return Completion(query.id, query.text, text, finish_reason, len(prompt), len(ids))
 
+    def _prompt(self, text: str) -> Tensor:
+        return self.backbone.chat_ids(text) if self.chat else self.backbone.tokenize([text])[0]
+
     def _room_for_query(self) -> int:
-        template = self.backbone.chat_ids("")
+        template = self._prompt("")
         if len(template) >= self.max_prompt_tokens:
             raise InputError(
                 f"generator.max_prompt_tokens={self.max_prompt_tokens} leaves no tokens for a query: the chat template "
@@ -98,6 +106,8 @@ class TransformersGenerator(Generator):
 
     def _cut_prompt(self, text: str) -> Tensor:
         """Return the prompt with as many leading tokens of the text as fit."""
+        if not self.chat:
+            return self._prompt(text)[: self.max_prompt_tokens]
         tokenization = self.backbone.chat_tokenization
         _, ends = tokenization.read(tokenization.hide(text))
         for kept in range(min(self._longest_query, len(ends)), -1, -1):

@@ -25,8 +25,9 @@ def convert(
     """Read `source` (a folder, hub id or GGUF file), write `target` (a new folder), read it back and compare.
 
     Tensors are carried over bit by bit. Only the merged format needs the backbone itself (`backbone` replaces the
-    recorded path); projections written for a 16-bit backbone in the reference layout are rounded, with a warning. A GGUF file
-    becomes an ordinary folder of its language model: dequantised float32 weights, config, tokenizer, chat template.
+    recorded path); projections written for a 16-bit backbone in the reference layout are rounded, with a warning.
+    A GGUF file becomes an ordinary folder of its language model: dequantised float32 weights, config, tokenizer, chat
+    template.
     """
     if format not in checkpoints.FORMATS:
         raise InputError(f"format={format} is no format; known: {', '.join(checkpoints.FORMATS)}")
