@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import math
 import tempfile
 import warnings
@@ -30,6 +31,7 @@ MODEL = "model.gguf"  # the file's name where transformers looks for it
 LOW, HIGH, ORIGINAL = 1.0, 4.0, 8192  # of the RoPE scaling of every Llama 3.1, 3.2 and 3.3
 LLAMA3_SPLITS = ("llama3", "llama-v3", "llama-bpe")
 QWEN_SPLITS = ("qwen2", "deepseek-r1-qwen")
+NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 PLAIN_SPLITS = ("default", "gpt-2", None)
 
 
@@ -147,14 +149,26 @@ def load_tokenizer(path: str) -> Any:
     found = header(path)
     with _alone(path) as folder:
         try:
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, gguf_file=MODEL)
+            read = PreTrainedTokenizerFast.from_pretrained(folder, gguf_file=MODEL)
         except Exception as error:  # the tokenizers library raises bare exceptions
             raise InputError(f"the tokenizer of GGUF file {path!r} cannot be loaded: {one_line(error)}") from error
-    tokenizer.name_or_path = tokenizer.init_kwargs["name_or_path"] = str(path)
-    tokenizer.init_kwargs.pop("gguf_file", None)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=_within_vocabulary(read.backend_tokenizer, len(found.fields["tokenizer.ggml.tokens"])),
+        chat_template=read.chat_template, name_or_path=str(path), clean_up_tokenization_spaces=False,
+        **{name: value for name in NAMED_TOKENS if (value := getattr(read, name)) is not None},
+    )  # fmt: skip
     _set_split(tokenizer, found, path)
     _set_beginning(tokenizer, found)
     return tokenizer
+
+
+def _within_vocabulary(backend: Any, size: int) -> Any:
+    """Return the tokenizer without tokens that the file lacks: transformers adds GPT-2's own to files of others."""
+    from tokenizers import Tokenizer
+
+    data = json.loads(backend.to_str())
+    data["added_tokens"] = [token for token in data["added_tokens"] if token["id"] < size]
+    return Tokenizer.from_str(json.dumps(data))
 
 
 def _set_split(tokenizer: Any, found: Header, path: str) -> None:
