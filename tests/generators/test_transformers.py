@@ -138,3 +138,18 @@ def test_a_query_cannot_forge_a_turn(backbone):
     assert generator.report["queries_with_control_tokens"] == 2 + thinks
     generator.complete(QUERIES)
     assert generator.report["queries_with_control_tokens"] == 2 + thinks
+
+
+def test_without_chat_template_the_model_continues_the_bare_query(tmp_path):
+    backbone = backbone_of(tiny_backbone_folder(tmp_path, "llama", chat_template=False))
+    with pytest.raises(InputError, match=r"no chat template.*generator\.chat_template=none.*generator=replay"):
+        TransformersGenerator(backbone)
+    generator = TransformersGenerator(backbone, max_new_tokens=6, max_prompt_tokens=12, chat_template="none")
+    for query, completion in zip(QUERIES, generator.complete(QUERIES), strict=True):
+        ids = backbone.tokenizer(query.text)["input_ids"][:12]  # with the beginning token
+        new, reason = plain_greedy(backbone, backbone.tokenizer.decode(ids), 6)
+        assert (completion.finish_reason, completion.query_tokens) == (reason, len(ids))
+        assert completion.completion == backbone.tokenizer.decode(new, skip_special_tokens=True).strip()
+    assert generator.report["prompts_cut"] == 1
+    with pytest.raises(InputError, match="generator.chat_template=maybe"):
+        TransformersGenerator(backbone, chat_template="maybe")
