@@ -18,6 +18,7 @@ EXTRAS = {
     "dashboard": ("wandb_workspaces",),
     "slurm": ("submitit",),
     "search": ("optuna",),
+    "gguf": ("gguf", "accelerate"),
     "kernels": ("liger_kernel",),
 }
 """Extra -> the packages it brings, by the names under which Python imports them."""

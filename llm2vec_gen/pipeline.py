@@ -308,7 +308,7 @@ def convert(plan: Plan) -> Path:
 
     source, target = plan.settings["from"], plan.settings["to"]
     if not source or not target:
-        raise InputError("convert needs both ends: from=<folder or hub id> to=<new folder>")
+        raise InputError("convert needs both ends: from=<folder, hub id or GGUF file> to=<new folder>")
     return convert_checkpoint(source, target, plan.settings["format"])
 
 

@@ -56,7 +56,7 @@ def models() -> None:
 
 @pytest.fixture(scope="module")
 def backbone(models: None) -> Backbone:
-    return Backbone(str(LM), device="cpu", dtype="float32")
+    return Backbone.from_pretrained(str(LM), device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ import torch
 from tqdm.auto import tqdm
 
 from llm2vec_gen.errors import InputError, one_line
+from llm2vec_gen.extras import pip_command
 from llm2vec_gen.paths import on_disk
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
@@ -101,9 +102,7 @@ def _open(file: str) -> Any:
     try:
         from gguf import GGUFReader
     except ImportError:
-        raise InputError(
-            f"reading the GGUF file {file!r} needs the package gguf; pip install 'llm2vec-gen-lightning[gguf]'"
-        ) from None
+        raise InputError(f"reading the GGUF file {file!r} needs the package gguf: {pip_command('gguf')}") from None
     try:
         return GGUFReader(file)
     except Exception as error:  # bare numpy and struct errors, wherever the file ends

@@ -55,7 +55,9 @@ def _convert_gguf(source: str, folder: Path, format: str) -> None:
         raise InputError(f"format={format} is one of checkpoints; a GGUF file becomes a model folder: leave format out")
     with staged(folder) as place:
         gguf.write_folder(source, place)
-        fingerprints = [Backbone(str(path), dtype="float32", device="cpu").fingerprint for path in (source, place)]
+        fingerprints = [
+            Backbone.from_pretrained(str(path), dtype="float32", device="cpu").fingerprint for path in (source, place)
+        ]
         if fingerprints[0] != fingerprints[1]:
             raise RuntimeError(f"the folder written of {source} is another model than the file")
 

@@ -26,7 +26,7 @@ TEXTS = ["the cat sat on the mat", "What is the capital of France?", "", "<|im_e
 
 
 def load(path: Path, **settings: Any) -> Backbone:
-    return Backbone(str(path), device="cpu", **{"dtype": "float32", **settings})
+    return Backbone.from_pretrained(str(path), device="cpu", **{"dtype": "float32", **settings})
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +188,7 @@ def test_identities_follow_the_content_of_a_file(file: Path, folders: dict[str, 
     copy, other = tmp_path / "renamed.gguf", tmp_path / "other.gguf"
     shutil.copyfile(file, copy)
     write_gguf(folders["qwen3"], other, "Q8_0")
-    target = "llm2vec_gen.backbones.backbone.Backbone"
+    target = "llm2vec_gen.backbones.backbone.Backbone.from_pretrained"
     digests = [hashed_config({"_target_": target, "path": str(path)}) for path in (file, copy, other)]
     assert digests[0] == digests[1] != digests[2]
     assert digests[0]["path"] == {"content": fingerprint(file)}

