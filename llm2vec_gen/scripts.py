@@ -152,7 +152,7 @@ def _run_job(step: StepFunction, config: DictConfig) -> int:
 
 
 def _failed(code: int) -> int:
-    """The exit status; it ends the process at once in a group of ranks, whose others may still be in this job."""
+    """Return the exit status; in a group of ranks, whose others may still be in this job, end the process at once."""
     if (env_world_size() or 1) > 1:
         raise SystemExit(code)
     return code
@@ -191,7 +191,7 @@ def _training_steps(plan: Plan, step: str) -> int | None:
 
 @contextlib.contextmanager
 def _outputs(config: DictConfig) -> Iterator[None]:
-    """With `keep: false`, all outputs stand in a temporary folder for the time being."""
+    """Put all outputs into a temporary folder during the job where `keep` is false."""
     if config.keep:
         yield
         return
@@ -205,7 +205,7 @@ def _outputs(config: DictConfig) -> Iterator[None]:
 
 
 def _status(step: StepFunction, config: DictConfig) -> Status | None:
-    """The job's status file; None outside a sweep, and in all ranks of a job but the first."""
+    """Return the job's status file; None outside a sweep, and in all ranks of a job but the first."""
     job = HydraConfig.get()
     if OmegaConf.is_missing(job.job, "num") or env_rank():
         return None
@@ -214,7 +214,7 @@ def _status(step: StepFunction, config: DictConfig) -> Status | None:
 
 
 def _results(step: StepFunction, config: DictConfig) -> dict[str, float]:
-    """The losses and scores of a job's complete artifacts."""
+    """Return the losses and scores of a job's complete artifacts."""
     adjusted, node, _ = remove_pocket_defaults(config, HydraConfig.get())
     return metric.results(resolve(adjusted, node), step.__name__)
 

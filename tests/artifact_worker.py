@@ -31,7 +31,7 @@ def main() -> None:
                         artifact.write_targets(start, torch.full((len(chunk), 2), float(start)))
                     note(outputs, f"{artifact.step} {start}")
                 artifact.finish()
-        note(outputs, f"{artifact.step} whole")
+        note(outputs, f"{artifact.step} finished")
 
 
 def note(outputs: Path, text: str) -> None:

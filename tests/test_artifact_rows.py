@@ -16,7 +16,7 @@ from llm2vec_gen.types import Completion
 NAMES = ["run[1]", "a::b", "a$HOME", "${x}", "*", "a?b", "a#b@c=d,e", " a b ", "file:", "s3:x", "~", "%20", "é"]
 
 
-def made(root: Path, rows: int = 2500, size: int = 700) -> Artifact:
+def written(root: Path, rows: int = 2500, size: int = 700) -> Artifact:
     artifact = Artifact(root, "complete", "name", {}, {})
     for start in range(0, rows, size):
         chunk = range(start, min(start + size, rows))
@@ -30,12 +30,12 @@ def made(root: Path, rows: int = 2500, size: int = 700) -> Artifact:
 def test_no_name_of_a_folder_is_a_pattern(tmp_path: Path, name: str) -> None:
     (tmp_path / "run1" / "complete").mkdir(parents=True)  # what a pattern would find
     root = tmp_path / name
-    artifact = made(root, rows=5, size=2)
+    artifact = written(root, rows=5, size=2)
     assert [row.query for row in Completions(artifact.folder)] == [f"q {n}" for n in range(5)]
 
 
 def test_rows_are_those_that_were_written_in_any_order(tmp_path: Path) -> None:
-    rows = Completions(made(tmp_path).folder)
+    rows = Completions(written(tmp_path).folder)
     assert len(rows) == 2500
     for n in (0, 699, 700, 999, 1000, 2499, -1, 1234):
         at = n % 2500
@@ -47,7 +47,7 @@ def test_rows_are_those_that_were_written_in_any_order(tmp_path: Path) -> None:
 
 
 def test_other_rows_under_the_same_name_are_other_rows(tmp_path: Path) -> None:
-    artifact = made(tmp_path, rows=3)
+    artifact = written(tmp_path, rows=3)
     assert Completions(artifact.folder)[0].completion == ""
     changed = replace(Completions(artifact.folder)[0], completion="new")
     artifact.write_completions(0, [changed] * 3)
@@ -58,8 +58,8 @@ def test_other_rows_under_the_same_name_are_other_rows(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As on a disk that is mounted read-only: nothing at all can be made in the folder."""
-    artifact = made(tmp_path, rows=1500)
+    """As on a disk that is mounted read-only: nothing at all can be created in the folder."""
+    artifact = written(tmp_path, rows=1500)
     before = sorted(tmp_path.rglob("*"))
 
     def refuse(*_: object, **__: object) -> None:
@@ -79,7 +79,7 @@ def test_a_folder_that_cannot_be_written_is_read(
 def test_targets_of_a_folder_with_a_pattern_for_a_name(tmp_path: Path) -> None:
     import torch
 
-    completions = made(tmp_path / "run[1]", rows=3)
+    completions = written(tmp_path / "run[1]", rows=3)
     targets = Artifact(tmp_path / "run[1]", "embed", "name", {}, {"complete": completions.digest})
     targets.write_targets(0, torch.arange(6.0).reshape(3, 2))
     targets.finish()

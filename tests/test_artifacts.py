@@ -1,4 +1,4 @@
-"""Parts are whole or absent, missing rows are exactly the complement of what is there, tampering is named."""
+"""Shards are complete or absent, missing rows are exactly the complement of what is there, tampering is named."""
 
 from __future__ import annotations
 
@@ -46,38 +46,38 @@ def test_fingerprint_follows_content_not_place(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_missing_rows_are_the_complement_of_the_finished_parts(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
-    total, made = rng.randrange(1, 60), artifact(tmp_path)
+    total, written = rng.randrange(1, 60), artifact(tmp_path)
     position = 0
     while position < total:  # random finished ranges, random gaps
         length = rng.randrange(1, 8)
         stop = min(position + length, total)
         if rng.random() < 0.5:
-            made.write_completions(position, [completion(row) for row in range(position, stop)])
+            written.write_completions(position, [completion(row) for row in range(position, stop)])
         position = stop
-    held = {row for shard in made.shards() for row in range(shard.start, shard.stop)}
+    held = {row for shard in written.shards() for row in range(shard.start, shard.stop)}
     found: list[int] = []
-    for start, rows in made.missing_rows(range(total), shard_size=rng.randrange(1, 10)):
+    for start, rows in written.missing_rows(range(total), shard_size=rng.randrange(1, 10)):
         assert rows == list(range(start, start + len(rows)))
         found += rows
-        made.write_completions(start, [completion(row) for row in rows])
+        written.write_completions(start, [completion(row) for row in rows])
     assert found == [row for row in range(total) if row not in held]
-    made.finish()
-    assert [row.id for row in Completions(made.folder)[0:total]] == [str(row) for row in range(total)]
+    written.finish()
+    assert [row.id for row in Completions(written.folder)[0:total]] == [str(row) for row in range(total)]
 
 
 def test_completions_and_targets_come_back_by_row(tmp_path: Path) -> None:
-    made = artifact(tmp_path)
-    made.write_completions(0, [completion(row) for row in range(5)])
-    made.write_completions(5, [completion(row) for row in range(5, 7)])
-    made.finish({"seed": 1}, read=9)
-    completions = Completions(made.folder)
+    written = artifact(tmp_path)
+    written.write_completions(0, [completion(row) for row in range(5)])
+    written.write_completions(5, [completion(row) for row in range(5, 7)])
+    written.finish({"seed": 1}, read=9)
+    completions = Completions(written.folder)
     assert len(completions) == 7
     assert completions[6] == completion(6)
     assert completions[2:4] == [completion(2), completion(3)]
-    assert read_manifest(made.folder)["counts"] == {"rows": 7, "read": 9}
+    assert read_manifest(written.folder)["counts"] == {"rows": 7, "read": 9}
 
     vectors = torch.randn(7, 3)
-    targets = artifact(tmp_path, "embed", {"complete": made.digest})
+    targets = artifact(tmp_path, "embed", {"complete": written.digest})
     targets.write_targets(0, vectors[:4])
     targets.write_targets(4, vectors[4:])
     targets.finish()
@@ -87,14 +87,14 @@ def test_completions_and_targets_come_back_by_row(tmp_path: Path) -> None:
 
 
 def test_targets_of_other_completions_are_refused(tmp_path: Path) -> None:
-    made = artifact(tmp_path)
-    made.write_completions(0, [completion(0)])
-    made.finish()
+    written = artifact(tmp_path)
+    written.write_completions(0, [completion(0)])
+    written.finish()
     targets = artifact(tmp_path, "embed", {"complete": "somethingelse"})
     targets.write_targets(0, torch.zeros(1, 2))
     targets.finish()
     with pytest.raises(InputError, match="somethingelse.*experiments/embed.py"):
-        Targets(targets.folder, Completions(made.folder))
+        Targets(targets.folder, Completions(written.folder))
 
 
 def test_targets_that_are_not_finite_are_refused_by_row(tmp_path: Path) -> None:
@@ -104,12 +104,12 @@ def test_targets_that_are_not_finite_are_refused_by_row(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("harm", ["cut", "flip", "remove"])
 def test_an_altered_part_is_named(tmp_path: Path, harm: str) -> None:
-    made = artifact(tmp_path)
-    made.write_completions(0, [completion(0)])
-    made.write_completions(1, [completion(1)])
-    made.finish()
-    read_manifest(made.folder)  # remembers that all is well
-    victim = made.shards()[1].file
+    written = artifact(tmp_path)
+    written.write_completions(0, [completion(0)])
+    written.write_completions(1, [completion(1)])
+    written.finish()
+    read_manifest(written.folder)  # remembers that all is well
+    victim = written.shards()[1].file
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     time.sleep(0.01)
@@ -117,43 +117,43 @@ def test_an_altered_part_is_named(tmp_path: Path, harm: str) -> None:
     if harm == "remove":
         victim.unlink()
     with pytest.raises(InputError, match=victim.name):
-        read_manifest(made.folder)
+        read_manifest(written.folder)
 
 
-def test_without_a_manifest_it_is_not_whole(tmp_path: Path) -> None:
-    made = artifact(tmp_path)
-    made.write_completions(0, [completion(0)])
-    assert not made.is_complete
+def test_without_a_manifest_it_is_not_complete(tmp_path: Path) -> None:
+    written = artifact(tmp_path)
+    written.write_completions(0, [completion(0)])
+    assert not written.is_complete
     with pytest.raises(InputError, match="not a complete artifact"):
-        Completions(made.folder)
+        Completions(written.folder)
 
 
 def test_scores_round_trip(tmp_path: Path) -> None:
-    made = artifact(tmp_path, "evaluate")
+    written = artifact(tmp_path, "evaluate")
     score = Score("me", "pocket", "task", "sts", "", "test", "spearman", 0.5, True, 3, per_query={"q": 1.0})
-    made.write_records("task", [score])
-    assert made.has("task.jsonl")
-    assert not made.has("other.jsonl")
-    made.finish()
-    assert read_scores(made.folder) == [score]
+    written.write_records("task", [score])
+    assert written.has("task.jsonl")
+    assert not written.has("other.jsonl")
+    written.finish()
+    assert read_scores(written.folder) == [score]
 
 
 def test_a_failing_writer_leaves_no_part(tmp_path: Path) -> None:
-    made = artifact(tmp_path)
+    written = artifact(tmp_path)
 
     def fail(path: Path) -> None:
         path.write_text("half")
         raise OSError(28, "No space left on device")
 
     with pytest.raises(InputError, match=r"no space left .* x\.bin|no space left .*x\.bin .*same command again"):
-        made.write_shard("x.bin", fail)
-    assert made.shards() == []
-    assert not list(made.folder.glob(".tmp*"))
+        written.write_shard("x.bin", fail)
+    assert written.shards() == []
+    assert not list(written.folder.glob(".tmp*"))
 
 
 def test_a_full_disk_at_the_manifest_leaves_the_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = artifact(tmp_path)
-    made.write_text("x.txt", "kept")
+    written = artifact(tmp_path)
+    written.write_text("x.txt", "kept")
 
     def fail(place: Path, text: str) -> None:
         place.touch()
@@ -162,11 +162,11 @@ def test_a_full_disk_at_the_manifest_leaves_the_parts(tmp_path: Path, monkeypatc
     with monkeypatch.context() as full:
         full.setattr("llm2vec_gen.atomic_files.write_text", fail)
         with pytest.raises(InputError, match=r"no space left .*manifest\.json .*same command again"):
-            made.finish()
-    assert not made.is_complete
-    assert not list(made.folder.glob(".tmp*"))
-    made.finish()
-    assert [shard["file"] for shard in read_manifest(made.folder)["shards"]] == ["x.txt"]
+            written.finish()
+    assert not written.is_complete
+    assert not list(written.folder.glob(".tmp*"))
+    written.finish()
+    assert [shard["file"] for shard in read_manifest(written.folder)["shards"]] == ["x.txt"]
 
 
 MAKER = """
@@ -179,7 +179,7 @@ with artifact.lock() as unfinished:
         for start, rows in artifact.missing_rows(range(40), 2):
             time.sleep(0.02)
             artifact.write_completions(start, [Completion(str(row), "q", "a", "stop") for row in rows])
-            print("made", start, flush=True)
+            print("written", start, flush=True)
         artifact.finish()
 """
 
@@ -193,15 +193,15 @@ def start_maker(tmp_path: Path) -> subprocess.Popen[str]:
 def test_a_killed_maker_is_taken_over_and_nothing_is_made_twice(tmp_path: Path) -> None:
     first = start_maker(tmp_path)
     assert first.stdout is not None
-    made = [first.stdout.readline() for _ in range(3)]
+    written = [first.stdout.readline() for _ in range(3)]
     second = start_maker(tmp_path)
     time.sleep(0.3)
     os.kill(first.pid, signal.SIGKILL)
     rest, _ = first.communicate()
     output, errors = second.communicate(timeout=60)
     assert second.returncode == 0, errors
-    assert f"process {first.pid}" in errors  # it waited, and said for whom
-    starts = [int(line.split()[1]) for line in "".join(made).splitlines() + rest.splitlines() + output.splitlines()]
+    assert f"process {first.pid}" in errors  # it waited, and named the other
+    starts = [int(line.split()[1]) for line in "".join(written).splitlines() + rest.splitlines() + output.splitlines()]
     lost = set(range(0, 40, 2)) - set(starts)
     assert len(lost) <= 1  # written but killed before it could say so
     assert len(starts) == len(set(starts))
@@ -218,7 +218,7 @@ def test_a_full_disk_keeps_the_finished_parts_and_the_same_command_continues(
 ) -> None:
     import pyarrow.parquet as pq
 
-    made, real = artifact(tmp_path), pq.write_table
+    written, real = artifact(tmp_path), pq.write_table
 
     def full(table: object, path: Path) -> None:
         path.write_bytes(b"half a part")
@@ -226,30 +226,31 @@ def test_a_full_disk_keeps_the_finished_parts_and_the_same_command_continues(
 
     def make() -> list[int]:
         starts = []
-        for start, rows in made.missing_rows(range(9), 3):
-            made.write_completions(start, [completion(row) for row in rows])
+        for start, rows in written.missing_rows(range(9), 3):
+            written.write_completions(start, [completion(row) for row in rows])
             starts.append(start)
         return starts
 
-    monkeypatch.setattr(pq, "write_table", lambda *given: (full if len(made.shards()) == 2 else real)(*given))
+    monkeypatch.setattr(pq, "write_table", lambda *given: (full if len(written.shards()) == 2 else real)(*given))
     with pytest.raises(InputError, match=r"rows-0000000006.* MB are free; a shard like it takes .*same command again"):
         make()
-    assert [shard.start for shard in made.shards()] == [0, 3]
-    assert not list(made.folder.glob(".tmp*"))
+    assert [shard.start for shard in written.shards()] == [0, 3]
+    assert not list(written.folder.glob(".tmp*"))
     monkeypatch.undo()
     assert make() == [6]
-    made.finish()
-    assert [row.id for row in Completions(made.folder)[0:9]] == [str(row) for row in range(9)]
+    written.finish()
+    assert [row.id for row in Completions(written.folder)[0:9]] == [str(row) for row in range(9)]
 
 
 @pytest.mark.parametrize("of", [1, 2, 3, 7])
 def test_shares_make_the_parts_of_a_single_process(tmp_path: Path, of: int) -> None:
-    made, last = artifact(tmp_path), []
+    written, last = artifact(tmp_path), []
     for index in reversed(range(of)):
-        for start, rows in made.missing_rows(range(23), 4, (index, of)):
+        for start, rows in written.missing_rows(range(23), 4, (index, of)):
             assert (start // 4) % of == index
-            made.write_completions(start, [completion(row) for row in rows])
-        with made.finalize(23, (index, of)) as finishes:
+            written.write_completions(start, [completion(row) for row in rows])
+        with written.finalize(23, (index, of)) as finishes:
             last.append(finishes)
     assert last == [False] * (of - 1) + [True]
-    assert [(shard.start, shard.stop) for shard in made.shards()] == [(at, min(at + 4, 23)) for at in range(0, 23, 4)]
+    ranges = [(shard.start, shard.stop) for shard in written.shards()]
+    assert ranges == [(at, min(at + 4, 23)) for at in range(0, 23, 4)]

@@ -29,21 +29,21 @@ def test_tables_are_drawn_without_the_devices_of_the_training(tmp_path: Path, tr
 def test_a_training_is_refused_before_it_starts(tmp_path: Path, trainer: str, step: object) -> None:
     plan = compose(f"paths.outputs={tmp_path}", f"trainer={trainer}", *SMALL)
     for name in ("complete", "embed"):
-        made = plan.artifact(name)
+        artifact = plan.artifact(name)
         if name == "complete":
-            made.write_completions(0, [Completion("1", "q", "a", "stop")])
+            artifact.write_completions(0, [Completion("1", "q", "a", "stop")])
         else:
-            made.write_targets(0, torch.ones(1, 2))
-        made.finish()
+            artifact.write_targets(0, torch.ones(1, 2))
+        artifact.finish()
     with pytest.raises(InputError, match="this machine shows 0"):
         launcher.run_step(step, plan)  # type: ignore[arg-type]
 
 
 def test_a_finished_training_needs_no_devices(tmp_path: Path) -> None:
     plan = compose(f"paths.outputs={tmp_path}", "trainer=ddp", *SMALL)
-    made = plan.artifact("train")
-    made.write_text("model.safetensors", "x")
-    made.finish()
+    artifact = plan.artifact("train")
+    artifact.write_text("model.safetensors", "x")
+    artifact.finish()
     for name in ("complete", "embed"):
         upstream = plan.artifact(name)
         if name == "complete":
@@ -51,7 +51,7 @@ def test_a_finished_training_needs_no_devices(tmp_path: Path) -> None:
         else:
             upstream.write_targets(0, torch.ones(1, 2))
         upstream.finish()
-    assert launcher.run_step(pipeline.train, plan) == made.folder
+    assert launcher.run_step(pipeline.train, plan) == artifact.folder
 
 
 @pytest.mark.parametrize(("component", "override"), [("teacher", "teacher=pocket"), ("backbone", "backbone=pocket")])

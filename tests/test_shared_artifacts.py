@@ -32,7 +32,7 @@ def notes(outputs: Path) -> list[tuple[int, str]]:
 
 
 def written(outputs: Path) -> list[str]:
-    return [what for _, what in notes(outputs) if "whole" not in what]
+    return [what for _, what in notes(outputs) if "finished" not in what]
 
 
 EVERY_ROW_ONCE = [f"{step} {row}" for step in ("complete", "embed") for row in range(ROWS)]
@@ -47,12 +47,12 @@ def check_artifacts(outputs: Path) -> None:
 
 def test_twenty_processes_make_each_part_once_and_wait_for_a_named_one(tmp_path: Path) -> None:
     jobs = start(tmp_path, 20, 0.3)
-    said = [job.communicate(timeout=150)[1] for job in jobs]
+    errors = [job.communicate(timeout=150)[1] for job in jobs]
     assert [job.returncode for job in jobs] == [0] * 20
     assert sorted(written(tmp_path)) == sorted(EVERY_ROW_ONCE)
     check_artifacts(tmp_path)
     pids = {job.pid for job in jobs}
-    makers = {int(pid) for text in said for pid in re.findall(r"being written by process (\d+) on", text)}
+    makers = {int(pid) for text in errors for pid in re.findall(r"being written by process (\d+) on", text)}
     assert makers <= pids
     assert makers & {pid for pid, what in notes(tmp_path) if what == "complete 0"}
 
@@ -65,13 +65,13 @@ def test_makers_that_are_killed_are_taken_over_with_the_missing_rows_only(tmp_pa
         while len(written(tmp_path)) < done:
             assert time.monotonic() < end
             time.sleep(0.05)
-        maker = next(pid for pid, what in reversed(notes(tmp_path)) if "whole" not in what)
+        maker = next(pid for pid, what in reversed(notes(tmp_path)) if "finished" not in what)
         next(job for job in jobs if job.pid == maker).kill()
         killed.add(maker)
     for job in jobs:
         job.communicate(timeout=120)
         assert job.returncode == (-9 if job.pid in killed else 0)
-    # A kill between a part and its note leaves the part: no row is written twice, and the artifacts are whole.
+    # A kill between a shard and its note leaves the shard: no row is written twice, and the artifacts are complete.
     assert len(written(tmp_path)) == len(set(written(tmp_path)))
     check_artifacts(tmp_path)
 

@@ -116,7 +116,7 @@ def test_the_time_left_goes_by_what_there_is_to_encode(artifact: Artifact, caplo
         progress.log("large")
         artifact.write_records("unknown", [])
         progress.last_logged -= 100
-        progress.log("unknown")  # all are done, which the step says
+        progress.log("unknown")  # all are done, which the step logs itself
     small, large = caplog.messages
     assert re.fullmatch(r"evaluate: 2 of 4 tasks done, last small; about 48\.\d min left", small)  # 2900 s
     assert re.search(r"last large; about 3\.\d min left$", large)  # 200 s
@@ -142,8 +142,8 @@ class Team:
         return [(int(pid), task) for pid, task in lines]
 
     def ends(self) -> list[tuple[int, str]]:
-        said = [job.communicate(timeout=60)[1] for job in self.jobs]
-        return [(job.returncode, text) for job, text in zip(self.jobs, said, strict=True)]
+        errors = [job.communicate(timeout=60)[1] for job in self.jobs]
+        return [(job.returncode, text) for job, text in zip(self.jobs, errors, strict=True)]
 
 
 def until(true: Callable[[], object]) -> None:
@@ -159,7 +159,7 @@ def test_processes_share_the_tasks_and_try_one_that_fails_once(tmp_path: Path, a
     team = Team(tmp_path, moods, 3)
     ends = team.ends()
     assert [code for code, _ in ends] == [1, 1, 1]
-    assert all("1 of 10 tasks failed" in said and "RuntimeError: broken" in said for _, said in ends)
+    assert all("1 of 10 tasks failed" in errors and "RuntimeError: broken" in errors for _, errors in ends)
     assert sorted(task for _, task in team.notes()) == sorted(moods)
     assert len({pid for pid, _ in team.notes()}) == 3
     assert not artifact.is_complete
@@ -186,4 +186,4 @@ def test_a_killed_process_frees_its_task(tmp_path: Path, artifact: Artifact) -> 
 def test_whoever_has_nothing_to_do_waits_and_says_for_what(tmp_path: Path) -> None:
     ends = Team(tmp_path, {"only": 1.0}, 2).ends()
     assert [code for code, _ in ends] == [0, 0]
-    assert sum("waiting for only, which other processes do" in said for _, said in ends) == 1
+    assert sum("waiting for only, which other processes do" in errors for _, errors in ends) == 1

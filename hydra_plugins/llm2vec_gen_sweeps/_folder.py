@@ -24,7 +24,7 @@ class SweepFolder:
 
     @contextlib.contextmanager
     def claimed(self, identity: str, command: str) -> Iterator[None]:
-        """Held for one sweep. InputError where it holds another one, or the same one runs there now."""
+        """Hold the folder for one sweep; raise InputError where it holds another one, or the same one runs now."""
         self.path.mkdir(parents=True, exist_ok=True)
         lock = Lock(self.path / ".lock")
         if not lock.acquire(timeout=0):

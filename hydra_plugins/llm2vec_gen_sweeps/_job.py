@@ -33,7 +33,7 @@ class Job:
         self._singletons = Singleton.get_state()
 
     def __call__(self, log: Path | None = None) -> int:
-        """Run; `log` takes standard output and error."""
+        """Run the job and return its exit status; `log` takes standard output and error."""
         if log is not None:
             _redirect(log)
         setup_globals()
@@ -57,7 +57,7 @@ class Job:
         return self.returned(status.exit or 0) if reuse_result(self.task, status, self.config) else None
 
     def returned(self, status: int) -> JobReturn:
-        """What Hydra's sweepers expect of a launcher."""
+        """Return the JobReturn that Hydra's sweepers expect of a launcher."""
         result = JobReturn(overrides=self.overrides, cfg=self.config, status=JobStatus.COMPLETED)
         result.return_value = status
         return result
@@ -77,11 +77,11 @@ class Job:
             sys.stdout.flush()
 
     def shown(self) -> list[str]:
-        """The overrides without Hydra's own."""
+        """Return the overrides without Hydra's own."""
         return list(filter_overrides(self.overrides))
 
     def select(self, key: str) -> Any:
-        """A value of this job's config."""
+        """Return a value of this job's config."""
         return OmegaConf.select(self.config, key)
 
 

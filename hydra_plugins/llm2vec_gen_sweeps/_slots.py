@@ -23,7 +23,7 @@ class Slot:
     environment: dict[str, str]
 
     def hold(self, who: str, given_up: Callable[[], bool] = lambda: False) -> ExitStack | None:
-        """The locks of the slot's units, once they are free; None if the wait was given up.
+        """Return the locks of the slot's units, once they are free; None if the wait was given up.
 
         who: "sweep" or "job", which hold a unit beside each other; a job may outlive its sweep by a moment.
         """
@@ -42,7 +42,7 @@ class Slot:
 
 
 def slots_of_gpus(devices: list[str], per_job: int, wanted: int | None) -> list[Slot]:
-    """One slot for every `per_job` of the visible GPUs."""
+    """Return one slot for every `per_job` of the visible GPUs."""
     there = len(devices) // per_job
     if there == 0 or (wanted or 1) > there:
         raise InputError(
@@ -82,7 +82,7 @@ def slots_of_cores(wanted: int | None, threads: int | None) -> list[Slot]:
 
 
 def visible_gpus() -> list[str]:
-    """Names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES would name them."""
+    """Return the names of the GPUs that this process may use, as in CUDA_VISIBLE_DEVICES."""
     import torch
 
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]

@@ -66,29 +66,29 @@ class GridSweeper(Sweeper):
 
     @property
     def step(self) -> str:
-        """The script's step."""
+        """Return the script's step."""
         return getattr(self.task_function, "__name__", "run")
 
     def batches(self, arguments: Sequence[str]) -> Iterator[tuple[int, list[Sequence[str]]]]:
-        """(number of the first job, overrides of each job) of what is launched together."""
+        """Yield (number of the first job, overrides of each job) of each batch that is launched together."""
         yield 0, list(self.combinations(arguments))
 
     def take(self, jobs: Sequence[Sequence[str]], statuses: list[Status]) -> None:
         """Receive the statuses of a batch of jobs; unused by a grid."""
 
     def combinations(self, arguments: Sequence[str]) -> list[list[str]]:
-        """The overrides of each job."""
+        """Return the overrides of each job."""
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         given = [f"{key}={value}" for key, value in self.params.items()]
         return BasicSweeper.split_arguments(parser.parse_overrides([*given, *arguments]), None)[0]
 
     def identity(self, arguments: Sequence[str]) -> str:
-        """A digest of what all jobs make; composing each also finds overrides that do not compose."""
+        """Return a digest of the results of all jobs; composing each also finds overrides that do not compose."""
         configs = [self.compose(job) for job in self.combinations(arguments)]
         return digest(self.step, [config_digest(config, self.step) for config in configs])
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """The config of one job."""
+        """Return the config of one job."""
         return self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
 
     def _launch(self, first: int, jobs: Sequence[Sequence[str]]) -> list[Status]:
@@ -96,7 +96,7 @@ class GridSweeper(Sweeper):
         return [self._final_status(first + at, result) for at, result in enumerate(results)]
 
     def _final_status(self, number: int, result: JobReturn) -> Status:
-        """The job's own status, or one in its place where Hydra failed before the job could write any."""
+        """Return the job's own status, or one in its place where Hydra failed before the job could write any."""
         place = self.folder / str(number)
         status = Status.read(place)
         if status is None or result.status == JobStatus.FAILED:
@@ -128,7 +128,7 @@ def _check_group(launcher: str) -> None:
 
 
 def _pin_folder(config: DictConfig) -> Path:
-    """The sweep's folder, absolute and the same for all jobs, whatever they override."""
+    """Return the sweep's folder, absolute and the same for all jobs, whatever they override."""
     folder = Path(str(config.hydra.sweep.dir)).resolve()
     if "${" in str(folder):
         raise InputError(

@@ -58,7 +58,7 @@ class OptunaSweeper(GridSweeper):
             raise InputError("a search does not know its jobs before it runs; use --dry without hparams_search")
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Trials until the study has enough of them; then the best one."""
+        """Run trials until the study has enough of them; then print the best one."""
         self.space, self.fixed = self._split(arguments)
         self.drawn_from = {key: _distribution(key, override) for key, override in self.space.items()}
         self.compose([*self.fixed, *(f"{key}={_first(drawn)}" for key, drawn in self.drawn_from.items())])
@@ -75,13 +75,13 @@ class OptunaSweeper(GridSweeper):
             lock.release()
 
     def identity(self, arguments: Sequence[str]) -> str:
-        """The same for two calls that search the same space for the same thing from the same config."""
+        """Return a digest of the searched space, the metric and the config: the same study goes on."""
         space = {key: str(override.input_line) for key, override in self.space.items()}
         config = config_digest(self.compose(self.fixed), self.step)
         return digest(self.step, self.metric, self.direction, space, config)
 
     def batches(self, arguments: Sequence[str]) -> Iterator[tuple[int, list[Sequence[str]]]]:
-        """`n_jobs` trials at a time; their numbers are those of the study."""
+        """Yield `n_jobs` trials at a time; their numbers are those of the study."""
         while (left := self.n_trials - self._finished()) > 0:
             self._asked = [self.study.ask(self.drawn_from) for _ in range(min(left, self.n_jobs))]
             jobs: list[Sequence[str]] = [
@@ -105,7 +105,7 @@ class OptunaSweeper(GridSweeper):
                 self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
 
     def _open(self, identity: str, arguments: Sequence[str]) -> optuna.Study:
-        """The study, new or continued; trials that a killed search left running are asked for again."""
+        """Return the study, new or continued; trials that a killed search left running are asked for again."""
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -159,7 +159,7 @@ class OptunaSweeper(GridSweeper):
 
 
 def _distribution(key: str, override: Override) -> Any:
-    """What Optuna draws the key's values from; InputError where an interval has no values."""
+    """Return the distribution of a key's values; raise InputError where an interval has no values."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     sweep = override.value()
@@ -179,5 +179,5 @@ def _distribution(key: str, override: Override) -> Any:
 
 
 def _first(drawn: Any) -> Any:
-    """One of the values, for a config that is only looked at."""
+    """Return one of the values, for a config that is only checked."""
     return drawn.choices[0] if hasattr(drawn, "choices") else drawn.low

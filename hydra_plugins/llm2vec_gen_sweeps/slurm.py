@@ -60,7 +60,7 @@ class SlurmLauncher(Launcher):
         return [results[job.number] for job in jobs]
 
     def sbatch(self, jobs: Sequence[Job], folder: Path) -> str:
-        """The text of the sbatch file; needs no Slurm."""
+        """Return the text of the sbatch file; needs no Slurm."""
         from submitit.slurm import slurm
 
         # SlurmExecutor itself refuses to exist where there is no srun.
@@ -80,7 +80,7 @@ class SlurmLauncher(Launcher):
         return [(key, value) for key, value in options.items() if value is not None]
 
     def _check(self, job: Job) -> None:
-        """One task per rank: anything else hangs, or trains several copies."""
+        """Raise InputError unless there is one task per rank: anything else hangs, or trains several copies."""
         for ours, theirs in (("tasks_per_node", "devices"), ("nodes", "num_nodes")):
             given, expected = self.options.get(ours) or 1, job.select(f"trainer.{theirs}")
             if given != expected:
@@ -105,7 +105,7 @@ class SlurmLauncher(Launcher):
         return [self._result(job, handle) for job, handle in zip(jobs, submitted, strict=True)]
 
     def _result(self, job: Job, handle: Any) -> JobReturn:
-        """The status of the job's first task; waits for it."""
+        """Wait for the job's first task and return its status."""
         import submitit
 
         try:
@@ -119,6 +119,6 @@ class SlurmLauncher(Launcher):
 
 
 def _auto_name(key: str) -> str:
-    """AutoExecutor knows a few options for every cluster; the others carry Slurm's name."""
+    """Return submitit's name of an option: AutoExecutor prefixes all but a few with the cluster."""
     shared = {"nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "mem_gb", "timeout_min"}
     return key if key in shared else f"slurm_{key}"

@@ -108,7 +108,7 @@ class Artifact:
             shutil.copyfile(shard.file, folder / shard.file.name)
 
     def shards(self) -> list[Shard]:
-        """The finished shards, ranges of rows in their order."""
+        """Return the finished shards, ranges of rows in their order."""
         return finished_shards(self.folder)
 
     def total(self, key: str) -> int:
@@ -121,8 +121,7 @@ class Artifact:
         return metadata_path(self.folder / name).is_file() and (self.folder / name).is_file()
 
     def write_shard(self, name: str, write: Callable[[Path], None], **metadata: Any) -> None:
-        """Write one shard: `write` gets a temporary path beside the final one; the metadata is kept with the
-        checksum."""
+        """Write one shard: `write` gets a temporary path beside the final one; metadata and checksum follow."""
         file = self.folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as temporary:
@@ -142,7 +141,7 @@ class Artifact:
     def missing_rows(
         self, rows: Iterable[T], shard_size: int, job_shard: tuple[int, int] = (0, 1)
     ) -> Iterator[tuple[int, list[T]]]:
-        """(start, rows) of every range of at most `shard_size` rows that no finished shard holds, in order.
+        """Yield (start, rows) of every range of at most `shard_size` rows that no finished shard holds, in order.
 
         Ranges end at multiples of `shard_size`. job_shard (index, of): each of `of` processes takes every `of`-th
         range, so the shards equal those that one process writes.

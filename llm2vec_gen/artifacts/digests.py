@@ -19,7 +19,7 @@ LARGE = 64 << 20  # bytes from which a file's checksum is also kept on disk, sin
 
 
 def digest(*values: Any) -> str:
-    """12 hexadecimal digits that name these JSON-able values, independent of the order of keys."""
+    """Return 12 hexadecimal digits of these JSON-able values, independent of the order of keys."""
     text = json.dumps(values, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
@@ -38,7 +38,7 @@ def fingerprint(path: Path | str) -> str:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """(name within the folder, file) of all files that are not hidden."""
+    """Yield (name within the folder, file) of all files that are not hidden."""
     for root, folders, names in os.walk(folder, followlinks=True):
         here = Path(os.path.realpath(root))
         folders[:] = [
@@ -58,7 +58,7 @@ def _content(file: Path) -> str:
 
 @functools.cache
 def _checksum(file: str, size: int, *state: int) -> str:
-    """`checksum` of a file in this state; for a large one kept on disk between processes."""
+    """Return `checksum` of a file in this state; for a large one it is kept on disk between processes."""
     try:
         if size < LARGE:
             return checksum(Path(file))
@@ -78,7 +78,7 @@ def _checksum(file: str, size: int, *state: int) -> str:
 
 
 def checksum(file: Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file's bytes."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -12,8 +12,7 @@ FORMAT = 2  # of the manifest; 1 had other field names
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One finished file of an artifact and its metadata; `start` and `stop` are its rows where it is a range of
-    rows."""
+    """One finished file of an artifact and its metadata; a range of rows has `start` and `stop`."""
 
     file: Path
     sha256: str

@@ -94,7 +94,7 @@ def _arguments(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _annotation(known: Mapping[str, inspect.Parameter], name: str) -> Any:
-    """An argument without annotation may be a path."""
+    """Return the annotation of an argument; one without annotation may be a path."""
     if name not in known:
         return inspect.Parameter.empty
     given = known[name].annotation

@@ -118,17 +118,17 @@ class Targets:
 
 
 def read_scores(folder: Path | str) -> list[Score]:
-    """All score rows of an evaluate artifact."""
+    """Return all score rows of an evaluate artifact."""
     return [Score(**record) for record in _records(folder)]
 
 
 def read_readings(folder: Path | str) -> list[Reading]:
-    """All readings of an interpret artifact."""
+    """Return all readings of an interpret artifact."""
     return [Reading(**record) for record in _records(folder)]
 
 
 def read_curves(folder: Path | str) -> dict[str, list[tuple[int, float]]]:
-    """The logged curves of a train artifact: name -> (step, value) in order."""
+    """Return the logged curves of a train artifact: name -> (step, value) in order."""
     import csv
 
     curves: dict[str, list[tuple[int, float]]] = {}

@@ -37,7 +37,7 @@ class TasksRefused(InputError):
 
 
 def missing_tasks(artifact: Artifact, names: Iterable[str]) -> Iterator[str]:
-    """Each task without a finished shard, under its lock; ends when all are done, or failed since this call began.
+    """Yield each task without a finished shard, under its lock, until all are done or have failed since the call.
 
     So a task that failed is tried once by each command, whichever of its processes takes it.
     """
@@ -81,7 +81,7 @@ def keep_error(artifact: Artifact, task: str, **row: Any) -> Iterator[None]:
 
 
 def check_errors(artifact: Artifact, names: Iterable[str]) -> None:
-    """TasksRefused where tasks failed, all by wrong input; TasksFailed where one failed otherwise."""
+    """Raise TasksRefused where tasks failed, all by wrong input; TasksFailed where one failed otherwise."""
     names = list(names)
     if kept := [row for row in read_errors(artifact) if row["task"] in names]:
         raise (TasksRefused if all(row["wrong_input"] for row in kept) else TasksFailed)(
@@ -91,7 +91,7 @@ def check_errors(artifact: Artifact, names: Iterable[str]) -> None:
 
 
 def read_errors(artifact: Artifact) -> list[dict[str, Any]]:
-    """The rows of the tasks that failed and have not succeeded since."""
+    """Return the rows of the tasks that failed and have not succeeded since."""
     rows: list[dict[str, Any]] = []
     for file in sorted((artifact.folder / "errors").glob("[!.]*.json")):
         with contextlib.suppress(FileNotFoundError):  # another process has just succeeded
@@ -109,7 +109,7 @@ def scores_for_table(artifact: Artifact) -> list[Score]:
 
 
 def _listed(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Tasks with their errors; those of one error together."""
+    """Return tasks with their errors in words; those of one error together."""
     by_error: dict[str, list[str]] = {}
     for row in rows:
         by_error.setdefault(row["error"], []).append(row["task"])
@@ -117,7 +117,7 @@ def _listed(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 class Progress:
-    """Logs how many tasks are done and how long the rest will take, at the rate of all processes so far.
+    """Log of how many tasks are done and how long the rest will take, at the rate of all processes so far.
 
     sizes: task -> how much there is to encode, in any unit; 0 if unknown (then the mean of the others).
     """
@@ -130,7 +130,7 @@ class Progress:
         self.before = self._done()
 
     def log(self, task: str) -> None:
-        """One line in the log, unless all are done or the last line is LOG_INTERVAL_S seconds old at most."""
+        """Log one line, unless all are done or the last line is LOG_INTERVAL_S seconds old at most."""
         done, now = self._done(), time.monotonic()
         if now - self.last_logged < LOG_INTERVAL_S or len(done) == len(self.sizes):
             return
@@ -157,7 +157,7 @@ def _is_finished(artifact: Artifact, name: str, before: str | None) -> bool:
 
 
 def _attempt(artifact: Artifact, name: str) -> str | None:
-    """What names the attempt at a task that failed last; None where none did, or the task has succeeded since."""
+    """Return the id of the last failed attempt at a task; None where none failed, or it has succeeded since."""
     try:
         row = json.loads(_error_file(artifact, name).read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -47,14 +47,14 @@ def check_top_level(config: DictConfig, hydra_node: DictConfig) -> None:
 
 @functools.cache
 def _recommended() -> dict[str, Any]:
-    """What the shipped backbones recommend to other groups, merged: the keys that those groups refer to."""
+    """Return the settings that shipped backbones recommend to other groups, merged: the known keys."""
     files = [OmegaConf.load(file) for file in sorted((CONF / "backbone").glob("*.yaml"))]
     merged: Any = OmegaConf.merge(*[file.get("recommended") or {} for file in files])  # type: ignore[union-attr,arg-type]
     return OmegaConf.to_container(merged, resolve=False)  # type: ignore[return-value]
 
 
 def _unknown_within(given: Any, known: Any, where: str) -> Iterator[tuple[str, str, list[str], str]]:
-    """Each key of nested mappings that is not among the known ones: in full, itself, those beside it, their owner."""
+    """Yield (full key, key, known keys beside it, owner) of each unknown key of nested mappings."""
     if not isinstance(given, dict) or not isinstance(known, dict):
         return
     for key, value in given.items():
@@ -66,7 +66,7 @@ def _unknown_within(given: Any, known: Any, where: str) -> Iterator[tuple[str, s
 
 @functools.cache
 def _known() -> tuple[list[str], dict[str, list[str]]]:
-    """The top-level keys of conf/config.yaml and its groups, and the keys of the nodes that are built by no class."""
+    """Return the top-level keys of conf/config.yaml with its groups, and the keys of nodes that no class builds."""
     root: Any = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"), resolve=False)
     defaults = [item for item in root.pop("defaults") if isinstance(item, dict)]
     groups = [group for item in defaults for group, choice in item.items() if choice is not None]

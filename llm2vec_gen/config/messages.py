@@ -51,7 +51,7 @@ def format_config_error(error: Exception, choices: Mapping[str, Any] | None = No
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The innermost error first, since the outer ones only repeat it."""
+    """Return the chain of causes, the innermost first, since the outer ones only repeat it."""
     chain: list[BaseException] = []
     while error is not None and error not in chain:
         chain.append(error)
@@ -70,7 +70,7 @@ def _unparsed(override: str, error: Exception) -> str:
 
 
 def _unquoted(override: str, reason: str) -> str:
-    """How to write the value as the text that stands there."""
+    """Return the message that shows how to write the value as this very text."""
     key, _, value = override.partition("=")
     bare = value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" else value
     bare = bare.replace("\\${", "${")
@@ -82,7 +82,7 @@ def _unquoted(override: str, reason: str) -> str:
 
 
 def _no_key(error: Any) -> str | None:
-    """An override of a key that its node does not have."""
+    """Return the message for an override of a key that its node does not have."""
     full, key = str(error.full_key), str(error.key)
     parent, _, _ = full.rpartition(".")
     known = [str(name) for name in error.parent_node if not str(name).startswith("_") and name != "hydra"] if (
@@ -95,7 +95,7 @@ def _no_key(error: Any) -> str | None:
 
 
 def _no_choice(error: MissingConfigException) -> str | None:
-    """A choice of a group that has no file."""
+    """Return the message for a choice of a group that has no file."""
     if "/" not in (missing := error.missing_cfg_file or ""):
         return None
     group, _, choice = missing.partition("/")
@@ -111,7 +111,7 @@ def _no_choice(error: MissingConfigException) -> str | None:
 
 
 def _no_source(error: InterpolationKeyError, choices: Mapping[str, Any]) -> str | None:
-    """A value that is taken from a key which the config does not have."""
+    """Return the message for a value taken from a key which the config does not have."""
     found = re.search(r"Interpolation key '([^']*)' not found", str(error))
     if not found or not error.full_key:
         return None

@@ -78,7 +78,7 @@ class Plan:
 
     @functools.cached_property
     def loggers(self) -> list[Any]:
-        """The config's loggers, built once for all steps of a job."""
+        """Return the config's loggers, built once for all steps of a job."""
         return list(self.build_all("logger").values())
 
     def encoders(self) -> list[str]:

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from llm2vec_gen import pipeline
 from llm2vec_gen.artifacts import Step, distributed_step
@@ -183,7 +182,7 @@ def _worker_environment(trainer: TrainerSettings) -> Iterator[None]:
     names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")  # Windows lacks the last two
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     main_thread = threading.current_thread() is threading.main_thread()
-    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in numbers} if main_thread else {}
+    handlers = {number: signal.getsignal(number) for number in numbers} if main_thread else {}
     os.environ["PYTHONPATH"] = path
     os.environ.setdefault("OMP_NUM_THREADS", str(cores))
     try:

@@ -1,4 +1,4 @@
-"""One rank of a job, as launch.py starts it: python -m llm2vec_gen.distributed.worker JOB.json
+"""One rank of a job, as launcher.py starts it: python -m llm2vec_gen.distributed.worker JOB.json
 
 JOB.json holds the step, the resolved config and the choices of its groups. The result, a folder or an error, is written
 beside it as rank-<number>.json; the job reports it.
@@ -23,7 +23,7 @@ from llm2vec_gen.errors import exit_status, wrong_input
 
 
 def main() -> None:
-    """Exit status as that of a script."""
+    """Run the rank and exit with the status of a script."""
     place, number = Path(sys.argv[1]), int(os.environ["RANK"])
     try:
         job = json.loads(place.read_text(encoding="utf-8"))

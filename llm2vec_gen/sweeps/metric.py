@@ -60,7 +60,7 @@ def results(plan: Plan, step: str) -> dict[str, float]:
 
 
 def _by_category(scores: Iterable[Score]) -> dict[str, float | None]:
-    """The mean over the tasks of a category, a task's over its subsets; None where one of them is missing."""
+    """Return the mean over the tasks of a category, a task's over its subsets; None where one of them is missing."""
     tasks: dict[str, dict[str, list[float | None]]] = defaultdict(lambda: defaultdict(list))
     for score in scores:
         if score.main:

@@ -47,7 +47,7 @@ class Status:
 
     @classmethod
     def read(cls, place: Path) -> Status | None:
-        """The status in a job's folder, None where there is none that can be read."""
+        """Return the status in a job's folder, None where there is none that can be read."""
         try:
             values = json.loads((place / FILE).read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError):
@@ -83,7 +83,7 @@ class Status:
 
     @property
     def observed_state(self) -> str:
-        """`state`, or "dead" where it is running but its process on this host is gone."""
+        """Return `state`, or "dead" where it is running but its process on this host is gone."""
         if self.state == "running" and self.host == socket.gethostname() and not alive(self.pid):
             return "dead"
         return self.state

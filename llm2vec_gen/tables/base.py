@@ -16,7 +16,7 @@ class Table(ABC):
     """Score rows -> grids -> text. A subclass selects the grids; the formats are the files beside this one."""
 
     def wanted(self) -> list[str]:
-        """The rows this table has by name, as "experiment:encoder": whose scores are gathered for it."""
+        """Return the rows whose scores are gathered for this table, as "experiment:encoder"."""
         return []
 
     def with_readings(self, readings: Sequence[Reading]) -> Table:
@@ -24,25 +24,25 @@ class Table(ABC):
         return self
 
     def draws(self, score: Score) -> bool:
-        """Whether a score row can end in a cell: what a score file needs for this table, and no more."""
+        """Return whether a score row can end in a cell: a score file for this table needs these rows alone."""
         return True
 
     @abstractmethod
     def grids(self, scores: Iterable[Score]) -> list[Grid]:
-        """The grids to draw, one below the other."""
+        """Return the grids to draw, one below the other."""
 
     def render(self, scores: Iterable[Score]) -> str:
-        """Markdown, as a terminal shows it."""
+        """Return the table as Markdown."""
         return self.files(scores)["md"]
 
     def files(self, scores: Iterable[Score]) -> dict[str, str]:
-        """File ending -> content: md, tex and html of the same grids."""
+        """Return the same grids as md, tex and html: file ending -> content."""
         grids = self.grids(scores)
         formats = {"md": markdown.render, "tex": latex.render, "html": html.render}
         return {ending: "\n".join(render(grid) for grid in grids) for ending, render in formats.items()}
 
     def pictures(self, scores: Iterable[Score]) -> dict[str, bytes]:
-        """File ending -> content, of those that are no text (png); most tables have none."""
+        """Return binary files (png): file ending -> content; most tables have none."""
         return {}
 
 
@@ -73,12 +73,12 @@ class Column:
 
 
 def columns_of(columns: Sequence[str | dict]) -> list[Column]:
-    """A yaml's columns: a category's name, or a mapping with the fields of `Column`."""
+    """Return the columns of a yaml: each is a category's name, or a mapping with the fields of `Column`."""
     return [Column(column) if isinstance(column, str) else Column(**column) for column in columns]
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """The plain mean; a missing cell if there is nothing, or if a value is a missing cell or not a number."""
+    """Return the plain mean; a missing cell if there is nothing, or if a value is a missing cell or not a number."""
     if not values or any(value is None or not math.isfinite(value) for value in values):
         return None
     return math.fsum(values) / len(values)  # type: ignore[arg-type]

@@ -36,7 +36,7 @@ class Claim:
         return [name for name in (self.row, self.baseline, self.upper) if name]
 
     def combine(self, figures: Mapping[str, float | None]) -> float | None:
-        """The claim's number from the figures of its rows."""
+        """Return the claim's number from the figures of its rows."""
         ours, theirs = figures.get(self.row), figures.get(self.baseline)
         if self.upper is None:
             return relative_change(ours, theirs)
@@ -65,15 +65,15 @@ class Claims(Table):
         self.cells = dict(cells or {})
 
     def wanted(self) -> list[str]:
-        """The rows of all claims."""
+        """Return the rows of all claims."""
         return list(dict.fromkeys(name for claim in self.claims for name in claim.rows()))
 
     def draws(self, score: Score) -> bool:
-        """What a claim is made of."""
+        """Return whether a claim is computed from the score."""
         return any(self._table(claim).draws(score) for claim in self.claims)
 
     def grids(self, scores: Iterable[Score]) -> list[Grid]:
-        """One grid."""
+        """Return one grid: a row per claim."""
         rows = list(scores)
         versions = list(dict.fromkeys(cells["version"] for cells in self.cells.values()))
         claimed = [f"as claimed ({self.published.version})"] if self.published else []

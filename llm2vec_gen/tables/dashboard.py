@@ -9,13 +9,16 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm2vec_gen.tables import figures, html
 from llm2vec_gen.tables.grid import Grid
 from llm2vec_gen.tables.report import page, svg
 from llm2vec_gen.tables.score_table import over_runs
 from llm2vec_gen.types import Score
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MEASURES = {  # category of the main scores -> how it is called here
     "retrieval": "retrieval",
@@ -36,19 +39,19 @@ class Run:
     curves: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
 
     def measure(self, category: str) -> float | None:
-        """The mean of the main scores of a category; None where it was not evaluated."""
+        """Return the mean of the main scores of a category; None where it was not evaluated."""
         values = [score.value for score in self.scores if score.main and score.category == category]
         return statistics.fmean(values) if values else None
 
 
 def losses_of(run: Run) -> str:
-    """ "alignment 2 + reconstruction 1" """
+    """Return the weighted losses of a run in words: "alignment 2 + reconstruction 1"."""
     weights = {name: loss.get("weight", 1) for name, loss in run.settings["loss"].items()}
     return " + ".join(f"{name} {weight:g}" for name, weight in weights.items() if weight) or "none"
 
 
 def final_losses(runs: Sequence[Run]) -> Grid:
-    """A row per group of runs, a column per loss: the last values logged, not weighted, over the group."""
+    """Return a row per group of runs, a column per loss: the mean of the last logged values, not weighted."""
     names = list(dict.fromkeys(name for run in runs for name in run.curves if name in _loss_names(run)))
     rows = sorted({losses_of(run) for run in runs})
     cells = [[over_runs([_last(run, name) for run in runs if losses_of(run) == row]) for name in names] for row in rows]
@@ -66,12 +69,12 @@ def _last(run: Run, name: str) -> float | None:
 
 
 def backbone_of(run: Run) -> str:
-    """The last part of the backbone's path."""
+    """Return the last part of the backbone's path."""
     return Path(run.settings["backbone"]["path"]).name
 
 
 def render(runs: Sequence[Run]) -> str:
-    """The page; a view without data has a note."""
+    """Return the page; a view without data has a note."""
     ablation = view("Loss ablation", runs, losses_of, "losses")
     scale = view("Scale", runs, backbone_of, "backbone")
     sections = {
@@ -86,7 +89,7 @@ def render(runs: Sequence[Run]) -> str:
 
 
 def view(title: str, runs: Sequence[Run], group: Callable[[Run], str], corner: str) -> Grid:
-    """A row per group of runs, a column per measure: the mean over the group, and its spread."""
+    """Return a row per group of runs, a column per measure: the mean over the group, and its spread."""
     rows = sorted({group(run) for run in runs})
     cells = [
         [over_runs([run.measure(category) for run in runs if group(run) == row]) for category in MEASURES]
@@ -96,7 +99,7 @@ def view(title: str, runs: Sequence[Run], group: Callable[[Run], str], corner: s
 
 
 def safety(runs: Sequence[Run]) -> str:
-    """A dot per run: benign retrieval to the right, harmful retrieval upwards. Low and to the right is best."""
+    """Return a plot with a dot per run: benign retrieval to the right, harmful retrieval upwards (lower is better)."""
     points: dict[str, list[tuple[float, float]]] = {}
     for run in runs:
         benign, harmful = run.measure("benign_retrieval"), run.measure("harmful_retrieval")
@@ -105,7 +108,7 @@ def safety(runs: Sequence[Run]) -> str:
     if not points:
         return "<p class='note'>No run was evaluated on both.</p>"
 
-    def draw(axes: Any) -> None:
+    def draw(axes: Axes) -> None:
         for number, (label, places) in enumerate(points.items()):
             colour = figures.COLOURS[number % len(figures.COLOURS)]
             axes.plot(*zip(*places, strict=True), "o", color=colour, label=label)
@@ -116,12 +119,12 @@ def safety(runs: Sequence[Run]) -> str:
 
 
 def curves(runs: Sequence[Run]) -> str:
-    """The training loss of every run over its steps."""
+    """Return a plot of the training loss of every run over its steps."""
     known = [run for run in runs if run.curves.get("train/loss")]
     if not known:
         return "<p class='note'>No curve was logged.</p>"
 
-    def draw(axes: Any) -> None:
+    def draw(axes: Axes) -> None:
         for number, run in enumerate(known):
             label = f"{backbone_of(run)}, {losses_of(run)}, seed {run.settings['seed']}"
             colour = figures.COLOURS[number % len(figures.COLOURS)]
@@ -132,14 +135,14 @@ def curves(runs: Sequence[Run]) -> str:
     return _picture(draw, 8.0)
 
 
-def _drawn(grid: Grid, kind: Callable[[Any, Grid], None]) -> str:
+def _drawn(grid: Grid, kind: Callable[[Axes, Grid], None]) -> str:
     if not any(cell.value is not None for row in grid.cells for cell in row):
         return "<p class='note'>No scores yet.</p>"
     return _picture(lambda axes: kind(axes, grid), figures.width(grid, "bars"))
 
 
-def _picture(draw: Callable[[Any], None], inches: float) -> str:
-    def labelled(axes: Any) -> None:
+def _picture(draw: Callable[[Axes], None], inches: float) -> str:
+    def labelled(axes: Axes) -> None:
         draw(axes)
         if axes.get_legend_handles_labels()[1]:
             axes.legend(fontsize=7, frameon=False)

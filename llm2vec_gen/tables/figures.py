@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.tables.base import Table
 from llm2vec_gen.tables.grid import MISSING, Cell, Grid
 from llm2vec_gen.types import Score
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 GREY = "#888888"
 COLOURS = ("#3f7fd0", "#e0883a", "#4f9d5b", "#a05fb4", "#c44f4f", "#6b7280")
@@ -30,24 +33,24 @@ class Figure(Table):
         self.table, self.kind = table, kind
 
     def wanted(self) -> list[str]:
-        """The table's rows."""
+        """Return the table's rows."""
         return self.table.wanted()
 
     def draws(self, score: Score) -> bool:
-        """What the table draws."""
+        """Return whether the table draws the score."""
         return self.table.draws(score)
 
     def grids(self, scores: Iterable[Score]) -> list[Grid]:
-        """The table's grids."""
+        """Return the table's grids."""
         return self.table.grids(scores)
 
     def files(self, scores: Iterable[Score]) -> dict[str, str]:
-        """The table's texts and the picture as svg."""
+        """Return the table's texts and the picture as svg."""
         rows = list(scores)
         return {**super().files(rows), "svg": self._drawn(rows, "svg").decode()}
 
     def pictures(self, scores: Iterable[Score]) -> dict[str, bytes]:
-        """The picture as png."""
+        """Return the picture as png."""
         return {"png": self._drawn(list(scores), "png")}
 
     def _drawn(self, scores: list[Score], ending: str) -> bytes:
@@ -71,18 +74,18 @@ class Figure(Table):
 
 
 def width(grid: Grid, kind: str) -> float:
-    """Inches for a panel."""
+    """Return the width of a panel in inches."""
     count = len(grid.rows) * max(1, len(grid.columns)) if kind == "bars" else len(grid.columns)
     return max(4.5, (0.3 if kind == "bars" else 1.0) * count) + margin(grid, kind)
 
 
 def margin(grid: Grid, kind: str) -> float:
-    """Inches of it that the names of rows take at the left."""
+    """Return the inches at the left of a panel that the names of rows take."""
     return 0.065 * max(map(len, grid.rows), default=0) if kind == "heat" else 0.0
 
 
-def bars(axes: Any, grid: Grid) -> None:
-    """A group of bars per row."""
+def bars(axes: Axes, grid: Grid) -> None:
+    """Draw a group of bars per row."""
     thickness = 0.8 / len(grid.columns)
     for column, label in enumerate(grid.columns):
         cells = [row[column] for row in grid.cells]
@@ -95,7 +98,7 @@ def bars(axes: Any, grid: Grid) -> None:
 
 
 def _bars_of(
-    axes: Any, places: list[float], cells: list[Cell], scale: float, thickness: float, colour: str, label: str
+    axes: Axes, places: list[float], cells: list[Cell], scale: float, thickness: float, colour: str, label: str
 ) -> None:
     heights = [float("nan") if cell.value is None else scale * cell.value for cell in cells]
     spreads = [scale * cell.spread for cell in cells]
@@ -103,8 +106,8 @@ def _bars_of(
     axes.bar(places, heights, 0.92 * thickness, yerr=errors, color=colour, label=label)
 
 
-def lines(axes: Any, grid: Grid) -> None:
-    """A line per row along the columns; a missing cell interrupts it."""
+def lines(axes: Axes, grid: Grid) -> None:
+    """Draw a line per row along the columns; a missing cell interrupts it."""
     numbers = all(name.replace(".", "", 1).isdigit() for name in grid.columns)
     places = [float(name) for name in grid.columns] if numbers else [float(i) for i in range(len(grid.columns))]
     for row, label in enumerate(grid.rows):
@@ -120,8 +123,8 @@ def lines(axes: Any, grid: Grid) -> None:
     _furnish(axes, grid)
 
 
-def heat(axes: Any, grid: Grid) -> None:
-    """A coloured cell per figure, darker is better, with the figure in it and the published one below."""
+def heat(axes: Axes, grid: Grid) -> None:
+    """Draw a coloured cell per figure, darker is better, with the figure in it and the published one below."""
     values = [[float("nan") if cell.value is None else grid.scale * cell.value for cell in row] for row in grid.cells]
     colours = "Blues_r" if grid.lower_is_better else "Blues"
     known = [value for row in values for value in row if value == value]
@@ -141,7 +144,7 @@ def heat(axes: Any, grid: Grid) -> None:
     axes.set_xlabel(grid.corner)
 
 
-def _published(axes: Any, places: list[float], cells: list[Cell], scale: float) -> None:
+def _published(axes: Axes, places: list[float], cells: list[Cell], scale: float) -> None:
     known = [(p, scale * cell.published) for p, cell in zip(places, cells, strict=True) if cell.published is not None]
     if known:
         labelled = "published" in axes.get_legend_handles_labels()[1]
@@ -149,7 +152,7 @@ def _published(axes: Any, places: list[float], cells: list[Cell], scale: float) 
         axes.plot(*zip(*known, strict=True), "o", color="black", fillstyle="none", markersize=4, label=label)
 
 
-def _furnish(axes: Any, grid: Grid) -> None:
+def _furnish(axes: Axes, grid: Grid) -> None:
     axes.grid(axis="y", color=GREY, alpha=0.25)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
@@ -161,4 +164,4 @@ def _furnish(axes: Any, grid: Grid) -> None:
         axes.set_ylabel("lower is better")
 
 
-KINDS: dict[str, Callable[[Any, Grid], None]] = {"bars": bars, "lines": lines, "heat": heat}
+KINDS: dict[str, Callable[[Axes, Grid], None]] = {"bars": bars, "lines": lines, "heat": heat}

@@ -29,8 +29,7 @@ class Cell:
     label: str | None = None
 
     def text(self, scale: float = 1.0, decimals: int = 1) -> str:
-        """As printed: the sign of a missing cell, the figure, the figure with its spread over runs, and what stands
-        beside it."""
+        """Return the cell as printed: the figure with its spread over runs, interval and published figure."""
         if self.label is not None:
             return self.label
         sign = "+" if self.signed else ""
@@ -63,15 +62,15 @@ class Grid:
     bold: bool = True  # mark the best of each column
 
     def texts(self) -> list[list[str]]:
-        """Every cell as printed."""
+        """Return every cell as printed."""
         return [[cell.text(self.scale, self.decimals) for cell in row] for row in self.cells]
 
     def headings(self) -> list[str]:
-        """Column names, with an arrow where less is better."""
+        """Return the column names, with an arrow where less is better."""
         return [f"{name} ↓" if name in self.lower_is_better else name for name in self.columns]
 
     def best(self, column: int) -> set[int]:
-        """The rows that win a column, as printed; none unless at least two rows have a figure."""
+        """Return the best rows of a column after rounding; none unless at least two rows have a figure."""
         column_values = [cells[column].value if self.bold else None for cells in self.cells]
         values = {
             row: round(self.scale * value, self.decimals)

@@ -8,7 +8,7 @@ from llm2vec_gen.tables.grid import MISSING, Grid
 
 
 def render(grid: Grid) -> str:
-    """A <figure> with caption, table (class "scores"; cells of class "best" and "hole") and note."""
+    """Return a <figure> with caption, table (class "scores"; cells of class "best" and "missing") and note."""
     best = [grid.best(column) for column in range(len(grid.columns))]
     head = "".join(f"<th>{escape(text)}</th>" for text in [grid.corner, *grid.headings()])
     rows = "\n".join(

@@ -46,11 +46,11 @@ class LargestLosses(Table):
         )
 
     def wanted(self) -> list[str]:
-        """Both rows, where they name an experiment."""
+        """Return both rows, where they name an experiment."""
         return [name for name in (self.row, self.baseline) if ":" in name]
 
     def grids(self, scores: Iterable[Score]) -> list[Grid]:
-        """One grid: loss, both scores, what the embedding decodes to."""
+        """Return one grid: loss, both scores, the text that the embedding decodes to."""
         kept = [score for score in scores if score.main and score.evaluation == self.evaluation]
         check_one_source(kept)
         ours, theirs = per_query(kept, self.row), per_query(kept, self.baseline)
@@ -80,7 +80,7 @@ class LargestLosses(Table):
         ]
 
     def _names(self, queries: Sequence[tuple[str, str]]) -> list[str]:
-        """(task, id) of each row -> its id and, where it is known, its text; the task too where there are several."""
+        """Return (task, id) of each row -> its id, its text where it is known, and the task where there are several."""
         several = len({task for task, _ in queries}) > 1
         read, texts = {reading.key: reading.query for reading in self.readings}, self._texts()
         names = []
@@ -105,14 +105,14 @@ class LargestLosses(Table):
         return texts
 
     def _decoded(self) -> dict[tuple[str, str, str], str]:
-        """Key of a query -> what its embedding decodes to: readings are of the trained model alone."""
+        """Return key of a query -> the text its embedding decodes to; readings are of the trained model alone."""
         if self.row != MODEL:
             return {}
         return {reading.key: reading.text for reading in self.readings if reading.interpreter == "decoding"}
 
 
 def short(text: str | None) -> str | None:
-    """One line of at most LONGEST characters."""
+    """Return a text as one line of at most LONGEST characters."""
     if text is None:
         return None
     line = " ".join(text.split())

@@ -22,12 +22,12 @@ SPECIAL = {
 
 
 def escape(text: str) -> str:
-    """The text with everything LaTeX would read as a command made literal."""
+    """Return the text with all characters escaped that mean something to LaTeX."""
     return "".join(SPECIAL.get(letter, letter) for letter in text)
 
 
 def render(grid: Grid) -> str:
-    """A table environment with caption; the best of each column in bold."""
+    """Return a table environment with caption; the best of each column in bold."""
     body = [[escape(text) for text in row] for row in grid.texts()]
     for column in range(len(grid.columns)):
         for row in grid.best(column):

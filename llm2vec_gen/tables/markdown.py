@@ -9,7 +9,7 @@ from llm2vec_gen.types import Reading
 
 
 def render(grid: Grid) -> str:
-    """A heading, the table with the best of each column in bold, the note."""
+    """Return a heading, the table with the best of each column in bold, and the note."""
     body = grid.texts()
     for column in range(len(grid.columns)):
         for row in grid.best(column):
@@ -25,7 +25,7 @@ def render(grid: Grid) -> str:
 
 
 def readings(found: Iterable[Reading]) -> str:
-    """Each query with the known answer and what every interpreter reads, as a nested list; empty if there is none.
+    """Return each query with its answer and all readings of it, as a nested list; empty if there is none.
 
     Of each position's lens words the first two: a terminal line holds no more.
     """

@@ -51,15 +51,15 @@ class Matrix(Table):
         )
 
     def wanted(self) -> list[str]:
-        """Every cell's row."""
+        """Return the rows of all cells."""
         return self._figures.wanted()
 
     def draws(self, score: Score) -> bool:
-        """What a cell is made of."""
+        """Return whether a cell is computed from the score."""
         return self._figures.draws(score)
 
     def grids(self, scores: Iterable[Score]) -> list[Grid]:
-        """One grid."""
+        """Return one grid: the matrix."""
         figures = self._figures.grids(scores)[0]
         found: dict[str, Cell] = {name: cells[-1] for name, cells in zip(figures.rows, figures.cells, strict=True)}
         lower = figures.columns[-1] in figures.lower_is_better
@@ -79,7 +79,7 @@ class Matrix(Table):
 
 
 def cell_name(row: str, column: str) -> str:
-    """Which run a cell is: the row's pattern filled with the column, or the column's with the row."""
+    """Return the run of a cell: the row's pattern filled with the column, or the column's with the row."""
     pattern, value = (row, column) if ":" in row else (column, row)
     if ":" not in pattern or ("{}" not in pattern and value):
         raise InputError(

@@ -34,12 +34,12 @@ class Published:
     note: str = ""
 
     def figure(self, row: str, column: str) -> float | None:
-        """What was published for this row and column; None where nothing is known."""
+        """Return the published figure of a row and column; None where it is unknown."""
         return self.figures.get(row, {}).get(column)
 
 
 def published(version: str, table: str) -> Published:
-    """The figures of `table` in `version`; InputError that lists what there is."""
+    """Return the figures of `table` in `version`; raise InputError that lists the known ones."""
     known = sorted(file.stem for file in FOLDER.glob("*.yaml"))
     if version not in known:
         raise InputError(f"there are no published figures of version {version!r}; expected one of {', '.join(known)}")
@@ -67,7 +67,7 @@ def _read(version: str) -> dict[str, Any]:
 
 
 def _row(columns: list[str], values: list[float | None], where: str) -> dict[str, float]:
-    """Percent -> fraction; a null is a figure we do not know."""
+    """Return a row's percentages as fractions; a null is an unknown figure."""
     if len(columns) != len(values):
         raise AssertionError(f"{where} has {len(values)} figures for {len(columns)} columns")
     return {column: value / 100 for column, value in zip(columns, values, strict=True) if value is not None}

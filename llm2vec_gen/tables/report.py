@@ -9,11 +9,14 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llm2vec_gen.tables import html
 from llm2vec_gen.tables.base import Table
 from llm2vec_gen.types import Reading, Score
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Curves = Mapping[str, Sequence[tuple[float, float]]]
 
@@ -44,7 +47,7 @@ def render(
     curves: Curves | None = None,
     facts: Mapping[str, object] | None = None,
 ) -> str:
-    """The page of one run; `facts` (backbone, steps, seconds ...) below the title. Empty sections are left out."""
+    """Return the page of one run, with `facts` (backbone, steps ...) below the title; empty sections are left out."""
     line = " · ".join(f"{key}: {value}" for key, value in (facts or {}).items())
     sections = {
         "Scores": "\n".join(html.render(grid) for grid in table.grids(scores)),
@@ -55,7 +58,7 @@ def render(
 
 
 def page(title: str, line: str, sections: Mapping[str, str]) -> str:
-    """An HTML document; the sections' contents are HTML already."""
+    """Return an HTML document; the sections' contents are HTML already."""
     body = "\n".join(f"<h2>{escape(name)}</h2>\n{content}" for name, content in sections.items())
     return (
         "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
@@ -66,7 +69,7 @@ def page(title: str, line: str, sections: Mapping[str, str]) -> str:
 
 
 def curve_section(curves: Curves) -> str:
-    """One small plot per curve; empty if there is none."""
+    """Return a small plot per curve; empty if there is none."""
     if not curves:
         return ""
     plots = "\n".join(plot(name, points) for name, points in curves.items() if points)
@@ -74,10 +77,10 @@ def curve_section(curves: Curves) -> str:
 
 
 def plot(name: str, points: Sequence[tuple[float, float]]) -> str:
-    """A line of (step, value): no fixed background, grey axes."""
+    """Return an SVG line of (step, value) points: no fixed background, grey axes."""
     grey = "#888888"
 
-    def draw(axes: Any) -> None:
+    def draw(axes: Axes) -> None:
         axes.plot(*zip(*points, strict=True), color="#3f7fd0", linewidth=1.5, marker="o" if len(points) == 1 else None)
         axes.set_title(name, color=grey, fontsize=10)
         axes.set_xlabel("step", color=grey)
@@ -90,8 +93,8 @@ def plot(name: str, points: Sequence[tuple[float, float]]) -> str:
     return svg(draw, (4.2, 2.5), salt=name, transparent=True)
 
 
-def svg(draw: Callable[[Any], None], inches: tuple[float, float], salt: str, transparent: bool = False) -> str:
-    """One panel as an inline SVG element, the same bytes for the same drawing."""
+def svg(draw: Callable[[Axes], None], inches: tuple[float, float], salt: str, transparent: bool = False) -> str:
+    """Return one panel as an inline SVG element, the same bytes for the same drawing."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -107,7 +110,7 @@ def svg(draw: Callable[[Any], None], inches: tuple[float, float], salt: str, tra
 
 
 def reading_section(readings: Sequence[Reading]) -> str:
-    """One card per query with every interpreter's reading of it, in order of appearance; empty if there is none."""
+    """Return a card per query with every interpreter's reading of it, in order; empty if there is none."""
     by_query: dict[tuple[str, str, str], list[Reading]] = {}
     for reading in readings:
         by_query.setdefault(reading.key, []).append(reading)
@@ -125,7 +128,7 @@ def _card(group: Sequence[Reading]) -> str:
 
 
 def origin_of(reading: Reading) -> str:
-    """Whose query it is and the instruction it was embedded with; empty for the queries of interpret.queries."""
+    """Return the source of a query and its instruction, in words; empty for the queries of interpret.queries."""
     parts = dict.fromkeys((reading.source, reading.task)) if reading.task else {}
     instruction = f'embedded after "{reading.instruction}"' if reading.instruction else ""
     return ", ".join(filter(None, [*parts, instruction]))

@@ -30,12 +30,12 @@ NEEDED = [field.name for field in fields(Score) if field.default is field.defaul
 
 
 def gathered(scores: Iterable[Score], row: str) -> list[Score]:
-    """The scores under the name of the table row that they fill."""
+    """Return the scores under the name of the table row that they fill."""
     return [replace(score, encoder=row) for score in scores]
 
 
 def write(file: Path | str, scores: Iterable[Score]) -> None:
-    """One score per line, made small: fields at their defaults are left out, values per query have eight decimals."""
+    """Write one score per line: fields at their defaults are left out, values per query have eight decimals."""
     blank = {"main": False, "n": 0, "data_revision": "", "run": "", "seed": None, "commit": "", "per_query": {}}
     with Path(file).open("w", encoding="utf-8") as stream:
         for score in scores:
@@ -51,7 +51,7 @@ def _short(value: float) -> float:
 
 
 def read(paths: str | Path | Sequence[str | Path]) -> list[Score]:
-    """The scores of files, and of all *.jsonl files in folders (recursively, in order of their names)."""
+    """Return the scores of files, and of all *.jsonl files in folders (recursively, in order of their names)."""
     several = [paths] if isinstance(paths, str | Path) else paths
     if not isinstance(several, Sequence) or not all(path and isinstance(path, str | Path) for path in several):
         raise InputError(f"scores={paths!r}: expected a .jsonl file of scores, a folder of them, or a list of these")
@@ -64,7 +64,7 @@ def read(paths: str | Path | Sequence[str | Path]) -> list[Score]:
 
 
 def read_for(table: Table, paths: str | Path | Sequence[str | Path]) -> list[Score]:
-    """The scores of files for a table; InputError if there are none, or if it draws none, with their encoders."""
+    """Return the scores of files for a table; raise InputError if there are none, or if it draws none."""
     scores = read(paths)
     if not scores:
         raise InputError(
@@ -94,7 +94,7 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def json_lines(file: Path, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a JSON-lines file after their places, "file:line"; a line that is no `kind` is an InputError."""
+    """Yield ("file:line", object) of a JSON-lines file; raise InputError for a line that is no `kind`."""
     with file.open("rb") as stream:  # as bytes lines end at newlines alone, and what is not UTF-8 has a line number
         for number, line in enumerate(stream, 1):
             if line.strip():
@@ -116,7 +116,7 @@ def _score(record: dict[str, Any], where: str) -> Score:
 
 
 def _wrong(record: dict[str, Any]) -> str | None:
-    """The first thing that keeps an object from being a score."""
+    """Return the first reason for which an object is no score; None for a score."""
     if unknown := sorted(record.keys() - FIELDS):
         return f"unknown fields {', '.join(unknown)}; expected those of experiments/evaluate.py: {', '.join(FIELDS)}"
     if missing := [name for name in NEEDED if name not in record]:

@@ -74,12 +74,12 @@ class ScoreTable(Table):
         return self.evaluations is None or score.evaluation in self.evaluations
 
     def wanted(self) -> list[str]:
-        """The rows that name an experiment, and the baseline."""
+        """Return the rows that name an experiment, and the baseline."""
         names = [*(self.rows or {}), *([self.baseline] if self.baseline else [])]
         return [name for name in dict.fromkeys(names) if ":" in name]
 
     def grids(self, scores: Iterable[Score]) -> list[Grid]:
-        """One grid, and with a `baseline` a second one of differences to it."""
+        """Return one grid, and with a `baseline` a second one of differences to it."""
         kept = [score for score in scores if self._reads(score)]
         by_column = [[score for score in kept if column.takes(score)] for column in self.columns]
         for rows in by_column:
@@ -110,7 +110,7 @@ class ScoreTable(Table):
         )
 
     def _row(self, columns: list[RunScores], tasks: list[dict[str, None]]) -> list[Cell]:
-        """The cells of one encoder; `tasks` are those each column must have."""
+        """Return the cells of one encoder; `tasks` are those each column must have."""
         runs = list(dict.fromkeys(run for column in columns for run in column))
         values = [  # per run: the list of task scores of each column
             [[column.get(run, {}).get(task) for task in names] for column, names in zip(columns, tasks, strict=True)]
@@ -179,7 +179,7 @@ class ScoreTable(Table):
     def _intervals(
         self, ours: Sequence[PerQuery], theirs: Sequence[PerQuery], tasks: list[Any]
     ) -> list[tuple[float, float] | None]:
-        """One per column; that of the average too, where every task in it has values per query."""
+        """Return an interval per column; for the average where every task in it has values per query."""
         one, other = by_position(ours), by_position(theirs)
         columns = [[(position, task) for task in column] for position, column in enumerate(tasks)]
         found = [paired_interval(one, other, column) for column in columns]
@@ -193,17 +193,17 @@ class ScoreTable(Table):
 
 
 def by_position(columns: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str], Any]:
-    """The tasks of all columns in one mapping, those of two columns apart."""
+    """Return the tasks of all columns in one mapping, those of two columns apart."""
     return {(position, task): value for position, column in enumerate(columns) for task, value in column.items()}
 
 
 def row_name(name: str, experiment: str | None) -> str:
-    """ "experiment:encoder", or the encoder alone where no experiment is named."""
+    """Return "experiment:encoder", or the encoder alone where no experiment is named."""
     return f"{experiment}:{name}" if experiment and ":" not in name else name
 
 
 def difference(ours: Cell, theirs: Cell, interval: tuple[float, float] | None) -> Cell:
-    """The cell of a difference; a missing cell if either figure is one."""
+    """Return the cell of a difference; a missing cell if either figure is one."""
     if ours.value is None or theirs.value is None:
         return Cell()
     change = relative_change(ours.value, theirs.value)
@@ -211,7 +211,7 @@ def difference(ours: Cell, theirs: Cell, interval: tuple[float, float] | None) -
 
 
 def runs_of(rows: Sequence[Score], encoder: str) -> RunScores:
-    """Per seed of one encoder: the score of each task, averaged over its subsets.
+    """Return the score of each task, averaged over its subsets, per seed of one encoder.
 
     Two runs (score artifacts) of one seed complete each other, for instance two benchmarks; where they have a score
     twice, the choice is ambiguous: an InputError.
@@ -232,7 +232,7 @@ def runs_of(rows: Sequence[Score], encoder: str) -> RunScores:
 
 
 def over_runs(values: Sequence[float | None]) -> Cell:
-    """Mean and standard deviation over the runs that have a figure; a missing cell if none has."""
+    """Return mean and standard deviation over the runs that have a figure; a missing cell if none has."""
     known = [value for value in values if value is not None]
     if not known:
         return Cell()
@@ -240,7 +240,7 @@ def over_runs(values: Sequence[float | None]) -> Cell:
 
 
 def check_one_source(rows: Iterable[Score]) -> None:
-    """InputError if one task was measured by two evaluations or on two revisions of its data."""
+    """Raise InputError if one task was measured by two evaluations or on two revisions of its data."""
     for fact in ("evaluation", "data_revision"):
         seen: dict[str, str] = {}
         for score in rows:
@@ -259,7 +259,7 @@ class TableSet(Table):
         self.tables = dict(tables)
 
     def wanted(self) -> list[str]:
-        """The rows of every member."""
+        """Return the rows of every member."""
         return list(dict.fromkeys(name for table in self.tables.values() for name in table.wanted()))
 
     def with_readings(self, readings: Sequence[Reading]) -> TableSet:
@@ -267,16 +267,16 @@ class TableSet(Table):
         return TableSet({name: table.with_readings(readings) for name, table in self.tables.items()})
 
     def draws(self, score: Score) -> bool:
-        """What any member draws."""
+        """Return whether any member draws the score."""
         return any(table.draws(score) for table in self.tables.values())
 
     def grids(self, scores: Iterable[Score]) -> list[Grid]:
-        """The grids of every member."""
+        """Return the grids of every member."""
         rows = list(scores)
         return [grid for table in self.tables.values() for grid in table.grids(rows)]
 
     def pictures(self, scores: Iterable[Score]) -> dict[str, bytes]:
-        """Those of the members, with the member's name in their names."""
+        """Return the pictures of the members, with the member's name in their names."""
         rows = list(scores)
         found = {name: table.pictures(rows) for name, table in self.tables.items()}
         return {f"{name}.{ending}": content for name, files in found.items() for ending, content in files.items()}

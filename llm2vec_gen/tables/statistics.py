@@ -21,7 +21,7 @@ CONFIDENCE = 0.95
 
 
 def per_query(scores: Iterable[Score], encoder: str) -> dict[str, dict[str, dict[str, float]]]:
-    """Task -> subset -> query -> value of one row, the mean over its seeds; queries that a seed lacks are left out.
+    """Return task -> subset -> query -> value of one row: the mean over its seeds, of the queries that all have.
 
     A task that any seed scored without per-query values is not in it.
     """
@@ -39,7 +39,7 @@ def per_query(scores: Iterable[Score], encoder: str) -> dict[str, dict[str, dict
 
 
 def over_seeds(runs: Sequence[Values]) -> dict[str, float]:
-    """Query -> mean, for the queries that all runs have, in the first one's order."""
+    """Return query -> mean over the runs, for the queries that all runs have, in the first one's order."""
     first, *others = runs
     shared = [query for query in first if all(query in other for other in others)]
     return {query: math.fsum(run[query] for run in runs) / len(runs) for query in shared}
@@ -53,7 +53,7 @@ def paired_interval(
     confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
 ) -> tuple[float, float] | None:
-    """The percentile bootstrap interval of the mean over tasks of mean(ours - theirs), queries drawn within each task.
+    """Return the bootstrap interval (percentiles) of the mean over tasks of mean(ours - theirs).
 
     The draw is paired: a query is drawn with both of its values. A task's mean is that over its subsets, queries drawn
     within each; `weights` replace the plain mean over tasks. None where a task lacks per-query values on either side,
@@ -80,7 +80,7 @@ def comparable(one: Mapping[str, Values] | None, other: Mapping[str, Values] | N
 
 @functools.lru_cache(maxsize=2048)  # a task is drawn for its column and for the average, in every format of a table
 def resampled_means(values: tuple[float, ...], resamples: int, seed: str) -> np.ndarray:
-    """The means of `resamples` bootstrap samples; seeded by a name, so that rounded values are drawn alike."""
+    """Return the means of `resamples` bootstrap samples; seeded by a name, so that rounded values are drawn alike."""
     from scipy.stats import bootstrap
 
     sample = np.array(values)
@@ -91,14 +91,14 @@ def resampled_means(values: tuple[float, ...], resamples: int, seed: str) -> np.
 
 
 def relative_change(ours: float | None, theirs: float | None) -> float | None:
-    """(ours - theirs) / |theirs|; None where there is nothing to compare, or nothing to divide by."""
+    """Return (ours - theirs) / |theirs|; None where a value is missing or the divisor is 0."""
     if ours is None or not theirs:
         return None
     return (ours - theirs) / abs(theirs)
 
 
 def gap_closed(ours: float | None, lower: float | None, upper: float | None) -> float | None:
-    """(ours - lower) / (upper - lower): the fraction of the way from `lower` to `upper` that ours has gone."""
+    """Return (ours - lower) / (upper - lower), the fraction of the gap from `lower` to `upper` that ours closes."""
     if ours is None or lower is None or upper is None or upper == lower:
         return None
     return (ours - lower) / (upper - lower)

@@ -12,7 +12,7 @@ ENCODERS = ("llm2vec_gen", "teacher", "input_mean")
 
 
 def summary(scores: Iterable[Score], encoders: Sequence[str] = ENCODERS) -> dict[str, Any]:
-    """{"decode_exact": float, "rows": {encoder: {category: float}}}; what was not measured is None.
+    """Return {"decode_exact": float, "rows": {encoder: {category: float}}}; what was not measured is None.
 
     Values are mteb's main scores, 0 to 1, averaged over the tasks of a category; `decode_exact` is the first
     encoder's main score of the category "decoding".

@@ -43,11 +43,11 @@ class SweepTable(Table):
         self.jobs, self.title = list(jobs), title
 
     def draws(self, score: Score) -> bool:
-        """Never: results come from the jobs."""
+        """Return False: results come from the jobs, not from scores."""
         return False
 
     def grids(self, scores: Iterable[Score] = ()) -> list[Grid]:
-        """One grid; `scores` are not read."""
+        """Return one grid; `scores` are not read."""
         names = result_names([job.results for job in self.jobs])
         headings = dict(zip(names, result_headings(names), strict=True))
         _, labels = split_overrides([job.overrides for job in self.jobs])
@@ -124,13 +124,13 @@ def explanation(names: Sequence[str]) -> str:
 
 
 def _cell(name: str, value: float | None) -> Cell:
-    """A loss has no best one: under other weights it is another loss."""
+    """Return the cell of a result; losses have no best one, since other weights make another loss."""
     label = result_text(name, value)
     return Cell(label=label) if value is None or name.startswith(LOSS) else Cell(value, label=label)
 
 
 def _reason(job: Job, row: str, headings: Mapping[str, str]) -> str:
-    """Why a job has missing cells; empty where it has none."""
+    """Return the reason for which a job has missing cells; empty where it has none."""
     missing = [heading for name, heading in headings.items() if name not in job.results]
     if job.observed_state != "done":
         return f"{row}: {job.observed_state}{f', {job.error}' if job.error else ''}."

@@ -36,7 +36,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
         "training.batch_size=4", "trainer.log_every_n_steps=1", "training.checkpoint_every_n_steps=1000",
         f"paths.outputs={folder / 'outputs'}",
     )  # fmt: skip
-    made("run", overrides)  # by one process
+    folders_of("run", overrides)  # by one process
     return overrides
 
 
@@ -48,7 +48,7 @@ def begin(step: str, *overrides: str, launcher: tuple[str, ...] = ()) -> subproc
     return subprocess.Popen(command, env=clean | {"OMP_NUM_THREADS": "1"}, stdout=pipe, stderr=pipe, text=True)
 
 
-def made(step: str, overrides: tuple[str, ...], *more: str, launcher: tuple[str, ...] = ()) -> list[Path]:
+def folders_of(step: str, overrides: tuple[str, ...], *more: str, launcher: tuple[str, ...] = ()) -> list[Path]:
     """The folders printed, one line each: nobody but the first rank prints."""
     output, errors = (process := begin(step, *overrides, *more, launcher=launcher)).communicate(timeout=300)
     assert process.returncode == 0, errors
@@ -92,7 +92,7 @@ def gone(pids: list[int]) -> bool:
 @slow
 def test_a_multirun_of_two_by_two_on_two_ranks(world: tuple[str, ...]) -> None:
     more = ("trainer=ddp", *TWO, "seed=1,2", "loss.alignment.weight=0,0.5")
-    folders = made("train", (*world, *more), "-m")
+    folders = folders_of("train", (*world, *more), "-m")
     assert len(set(folders)) == len(folders) == 4
     for folder in folders:
         manifest = json.loads((folder / "manifest.json").read_text())
@@ -105,7 +105,7 @@ def test_a_multirun_of_two_by_two_on_two_ranks(world: tuple[str, ...]) -> None:
 def test_torchrun_starts_the_whole_chain(world: tuple[str, ...], tmp_path: Path) -> None:
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     more = ("trainer=fsdp", *TWO, f"paths.outputs={tmp_path}")
-    (folder,) = made("run", world, *more, launcher=launcher)
+    (folder,) = folders_of("run", world, *more, launcher=launcher)
     assert (folder / "manifest.json").is_file()
     outputs = Path(next(text for text in world if text.startswith("paths.outputs=")).partition("=")[2])
     (two,), (one, *_) = tmp_path.glob("train/*-seed42-*"), outputs.glob("train/*-seed42-*")
@@ -149,7 +149,7 @@ def test_a_stopped_job_stops_its_ranks_and_goes_on(world: tuple[str, ...], tmp_p
         assert "Traceback" not in errors
         assert errors.count("the same command continues") == 1
     assert saved == sorted(set(saved))  # each stop saved a later step
-    (folder,) = made("train", long)
+    (folder,) = folders_of("train", long)
     assert json.loads((folder / "manifest.json").read_text())["counts"]["samples"] == 600 * 4
     assert rows(outputs) == 600
 
@@ -171,8 +171,8 @@ collectives.dist.destroy_process_group = lambda: (os.kill(os.getpid(), signal.SI
 """
 
 
-def test_a_rank_that_leaves_hears_no_late_signal() -> None:
-    """It was told to stop by another rank; its own SIGTERM comes while it leaves the group."""
+def test_a_rank_that_leaves_ignores_a_late_signal() -> None:
+    """Another rank stopped it; its own SIGTERM comes while it leaves the group."""
     alone = os.environ | {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     done = subprocess.run([sys.executable, "-c", LATE], env=alone, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "left\n"), done.stderr

@@ -17,7 +17,7 @@ def status(place: Path, number: int = 0, **values: object) -> Status:
 
 
 @pytest.mark.parametrize(
-    ("error", "exit", "said"),
+    ("error", "exit", "summary"),
     [
         (InputError("seed is wrong"), 2, "seed is wrong"),
         (RuntimeError("two\nlines"), 1, "RuntimeError: two lines"),
@@ -29,13 +29,13 @@ def status(place: Path, number: int = 0, **values: object) -> Status:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_whatever_is_raised_stands_in_the_status(tmp_path: Path, error: BaseException, exit: int, said: str) -> None:
+def test_whatever_is_raised_stands_in_the_status(tmp_path: Path, error: BaseException, exit: int, summary: str) -> None:
     with pytest.raises(type(error)), status(tmp_path).write_on_exit():
         assert json.loads((tmp_path / "status.json").read_text())["state"] == "running"
         raise error
     found = Status.read(tmp_path)
     assert found is not None
-    assert (found.state, found.exit, found.error, found.observed_state) == ("failed", exit, said, "failed")
+    assert (found.state, found.exit, found.error, found.observed_state) == ("failed", exit, summary, "failed")
 
 
 def test_a_job_that_ends_well_says_so(tmp_path: Path) -> None:

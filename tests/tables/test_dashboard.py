@@ -29,7 +29,7 @@ def run(seed: int, alignment: float, value: float, **more: Any) -> Run:
 RUNS = [run(1, 0.0, 0.2), run(2, 0.0, 0.4), run(1, 0.5, 0.6), run(1, 0.5, 0.7, backbone="<b>&co")]
 
 
-def test_a_view_groups_runs_and_leaves_holes() -> None:
+def test_a_view_groups_runs_and_leaves_cells_empty() -> None:
     grid = view("Loss ablation", RUNS, losses_of, "losses")
     assert grid.rows == ["alignment 0.5 + reconstruction 1", "reconstruction 1"]
     cell = grid.cells[1][grid.columns.index("retrieval")]

@@ -4,7 +4,7 @@ from llm2vec_gen.tables.grid import Cell, Grid
 from llm2vec_gen.tables.latex import render
 
 
-def test_special_letters_and_holes():
+def test_special_letters_and_missing_cells():
     grid = Grid("100% & more", ["my_model", "b"], ["x"], [[Cell(0.5, 0.1, 3)], [Cell()]], frozenset({"x"}))
     text = render(grid)
     assert r"my\_model & 50.0 $\pm$ 10.0 \\" in text
