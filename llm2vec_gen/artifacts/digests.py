@@ -84,7 +84,7 @@ def checksum(file: Path) -> str:
 
 
 def commit() -> str:
-    """Commit of the source tree this package runs from, with "+" where files differ from it; "" outside a checkout."""
+    """Return the commit of this package's source tree, with "+" where files differ; "" outside a checkout."""
     if not (ROOT / ".git").exists():  # installed, perhaps in an environment within somebody else's repository
         return ""
     git = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]

@@ -33,7 +33,8 @@ def test_the_wheel_holds_every_config_and_the_plugins(environment):
 def test_the_smoke_experiment_runs_all_steps(environment, tmp_path):
     done = environment.command(
         "run", "experiment=smoke", "data.limit=24", "training.batch_size=8", "training.max_steps=2",
-        "training.schedule_steps=2", "evaluation=[decoding]", "baseline=[]", "table=decoding", cwd=tmp_path, OMP_NUM_THREADS="1",
+        "training.schedule_steps=2", "evaluation=[decoding]", "baseline=[]", "table=decoding",
+        cwd=tmp_path, OMP_NUM_THREADS="1",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     folder = tmp_path / done.stdout.splitlines()[-1]
