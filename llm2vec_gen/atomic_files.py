@@ -67,5 +67,5 @@ def write_text(path: Path, text: str) -> None:
 
 
 def flush(path: Path) -> None:
-    with path.open("rb") as stream:
+    with path.open("r+b" if os.name == "nt" else "rb") as stream:  # Windows flushes only what is open for writing
         os.fsync(stream.fileno())

@@ -163,7 +163,7 @@ def _failure(folder: Path, codes: dict[int, int]) -> BaseException:
             return InputError(result["wrong"])
     killed = {number: -code for number, code in codes.items() if code < 0 and -code != signal.SIGTERM}
     for number, by in killed.items():  # the others only lost their connection
-        hint = "; was there enough memory?" if by == signal.SIGKILL else ""
+        hint = "; was there enough memory?" if signal.Signals(by).name == "SIGKILL" else ""
         return RankError(f"rank {number} was ended by {signal.Signals(by).name}{hint}")
     for result in results:
         if "error" in result:
