@@ -154,7 +154,8 @@ def train(plan: Plan) -> Path:
             model = plan.build("model", backbone=backbone, embedding_dim=targets.dim)
             callbacks = plan.build_all("callbacks").values()
             counts = fit(model, losses, completions, targets, training, trainer,
-                         artifact.folder, plan.settings["seed"], plan.loggers, list(callbacks))  # fmt: skip
+                         artifact.folder, plan.settings["seed"], plan.loggers, list(callbacks),
+                         plan.build("optimizer"), plan.build("scheduler"))  # fmt: skip
             model.card = plan.card(training) | {"run": artifact.folder.name}
             model.instructions = instructions
             with collectives.folder_of(artifact) as folder:

@@ -25,7 +25,7 @@ from llm2vec_gen.types import Reading
 ROOT = Path(__file__).parents[1]
 MANY = {"loss", "evaluation", "interpreter", "baseline"}
 PLAIN = {"experiment", "scale", "debug", "hparams_search", "paths", "world"}
-INJECTED = {"embedding_dim", "instruction", "self"}  # what a step gives when it builds
+INJECTED = {"embedding_dim", "instruction", "self", "params", "optimizer"}  # what a step gives when it builds
 CHOICES = sorted(
     (file.relative_to(CONF).parts[0], str(file.relative_to(CONF / file.relative_to(CONF).parts[0]).with_suffix("")))
     for file in CONF.glob("*/**/*.yaml")
@@ -89,6 +89,8 @@ def digests(*overrides: str) -> dict[str, str]:
         ("seed=7", {"complete", "embed"}),
         ("loss.alignment.weight=0.5", {"complete", "embed"}),
         ("training.max_steps=3", {"complete", "embed"}),
+        ("optimizer=muon", {"complete", "embed"}),
+        ("scheduler.warmup_steps=3", {"complete", "embed"}),
         ("teacher.layer=1", {"complete"}),
         ("generator.seed=7", set()),
         ("data.limit=7", set()),

@@ -58,7 +58,7 @@ STEPS = {
         Step(
             "train",
             "completions and targets -> checkpoint",
-            inputs=("backbone", "model", "loss", "training", "seed", "callbacks", "trainer"),
+            inputs=("backbone", "model", "loss", "training", "optimizer", "scheduler", "seed", "callbacks", "trainer"),
             upstream=("complete", "embed"),
             version=2,
             label="{student}",

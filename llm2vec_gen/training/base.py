@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning
@@ -15,6 +17,7 @@ from llm2vec_gen.distributed import collectives
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.training.callbacks.finite import FiniteGuard
 from llm2vec_gen.training.metrics import IntervalMeans
+from llm2vec_gen.training.optimizers import MakeOptimizer, check_optimizer
 from llm2vec_gen.training.settings import TrainingSettings
 
 
@@ -25,11 +28,22 @@ class ResumableModule(lightning.LightningModule):
     saved. How to write one: `training_step` returns the loss and calls `record` with the values that `averaged` names.
 
     model: what is trained. losses: the names of the losses, whose values a non-finite step reports. averaged: the
-    names of all metrics of a step, in their order; "gradient_norm" is added here.
+    names of all metrics of a step, in their order; "gradient_norm" is added here. optimizer(parameters, lr=...) and
+    scheduler(optimizer): AdamW and linear with warm-up where they are None.
     """
 
-    def __init__(self, model: nn.Module, settings: TrainingSettings, losses: Mapping[str, Any], averaged: list[str]):
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: TrainingSettings,
+        losses: Mapping[str, Any],
+        averaged: list[str],
+        optimizer: MakeOptimizer | None = None,
+        scheduler: Callable[..., Any] | None = None,
+    ):
         super().__init__()
+        self._make_optimizer, self._make_scheduler = optimizer, scheduler
+        self._rate = math.nan  # of the last step
         self.model = model
         self.settings = settings
         self.losses = dict(losses)
@@ -52,6 +66,7 @@ class ResumableModule(lightning.LightningModule):
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Clip all trainables together at `gradient_clip`; the logged norm is that before clipping."""
+        self._rate = float(optimizer.param_groups[0]["lr"])
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self._step["gradient_norm"] = nn.utils.clip_grad_norm_(parameters, self.settings.gradient_clip).detach()
 
@@ -77,7 +92,7 @@ class ResumableModule(lightning.LightningModule):
         seconds = time.perf_counter() - self._since
         tokens = sum(collectives.all_gather(self._tokens))
         values = means | self.state_metrics() | {
-            "learning_rate": self.settings.rate(self.global_step - 1),
+            "learning_rate": self._rate,
             "seconds_per_step": seconds / max(1, self._steps_timed),
             "tokens_per_second": tokens / seconds,
         }  # fmt: skip
@@ -105,15 +120,14 @@ class ResumableModule(lightning.LightningModule):
         return {name: value for name, value in self.named_parameters() if value.requires_grad}
 
     def configure_optimizers(self) -> Any:
-        """AdamW over the trainables alone, its rate laid out over `schedule_steps`."""
+        """Return the optimizer of the trainables alone, and its schedule, which is stepped with it."""
         settings, parameters = self.settings, list(self.trainables().values())
-        optimizer = AdamW(
-            parameters,
-            lr=settings.peak_rate,
-            weight_decay=settings.weight_decay,
-            fused=all(value.device.type in ("cpu", "cuda") for value in parameters),
-        )
-        schedule = LambdaLR(optimizer, settings.rate_factor)
+        make = self._make_optimizer or functools.partial(AdamW, weight_decay=settings.weight_decay, fused=True)
+        named = getattr(make, "keywords", {}).get("lr")
+        rate = settings.peak_rate if named is None else named
+        check_optimizer(make, parameters)
+        optimizer = make(parameters, lr=rate)
+        schedule = (self._make_scheduler or functools.partial(LambdaLR, lr_lambda=settings.rate_factor))(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # ---- what a checkpoint holds

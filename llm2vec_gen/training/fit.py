@@ -6,14 +6,14 @@ import contextlib
 import logging
 import pickle
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -31,6 +31,7 @@ from llm2vec_gen.training.callbacks import (
 from llm2vec_gen.training.datamodule import CompletionDataModule, Rows
 from llm2vec_gen.training.metrics_file import MetricsFile
 from llm2vec_gen.training.module import LLM2VecGenModule
+from llm2vec_gen.training.optimizers import MakeOptimizer
 from llm2vec_gen.training.settings import TrainingSettings, check_losses, weight_of
 from llm2vec_gen.training.trainer import build_trainer, check_device, join_processes, silence_lightning
 from llm2vec_gen.training.trainer_settings import TrainerSettings
@@ -54,6 +55,8 @@ def fit(
     seed: int,
     loggers: Sequence[Any] = (),
     callbacks: Sequence[lightning.Callback] = (),
+    optimizer: MakeOptimizer | None = None,
+    scheduler: Callable[..., Any] | None = None,
 ) -> dict[str, float | int]:
     """Train `model` in place up to `max_steps`, continuing from `folder/resume/last.ckpt` where that exists.
 
@@ -66,9 +69,10 @@ def fit(
     check_losses(losses)
     settings = trainer_settings.limited(settings)
     data = CompletionDataModule(model, completions, targets, settings, seed)
-    module = LLM2VecGenModule(model, losses, settings)
+    module = LLM2VecGenModule(model, losses, settings, optimizer, scheduler)
     _prepare(module, data, targets)
     identity = _identity(model, losses, completions, settings, seed)
+    identity |= {name: _described(make) for name, make in (("optimizer", optimizer), ("scheduler", scheduler)) if make}
     watching = [MetricLog(settings.log_every_n_steps), *callbacks]
     reached = run(module, data, identity, settings, trainer_settings, Path(folder), loggers, watching)
     return {**data.counts(), **reached}
@@ -128,6 +132,9 @@ def run(
     for callback in callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
             callback.dirpath = str(folder.resolve() / "checkpoints")
+        if isinstance(callback, EarlyStopping) and callback._check_on_train_epoch_end is None:
+            # Lightning would look after each validation alone, also at metrics of the training.
+            callback._check_on_train_epoch_end = not (callback.monitor or "").startswith("val/")
     with silence_lightning(), _explain_interruption(module.model, settings, resume.path):
         try:
             trainer = build_trainer(trainer_settings, settings, folder, [curve, *loggers], [*callbacks, resume])
@@ -185,6 +192,13 @@ def _identity(
         "last completion": completions[len(completions) - 1].id,
         "backbone": str(getattr(model.backbone, "fingerprint", "")),
     }
+
+
+def _described(make: Any) -> str:
+    """Return an optimizer or a schedule as text; how far the run goes is not part of it."""
+    target = getattr(make, "func", make)
+    given = [f"{key}={value}" for key, value in getattr(make, "keywords", {}).items() if key != "max_steps"]
+    return f"{getattr(target, '__qualname__', target)}({', '.join(given)})"
 
 
 def _start(path: Path, identity: dict[str, Any]) -> Path | None:

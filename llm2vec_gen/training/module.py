@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from llm2vec_gen.distributed import collectives
 from llm2vec_gen.training.base import ResumableModule
 from llm2vec_gen.training.metrics import OBSERVED, observe
+from llm2vec_gen.training.optimizers import MakeOptimizer
 from llm2vec_gen.training.settings import TrainingSettings, check_losses, weight_of
 from llm2vec_gen.types import Batch
 
@@ -26,10 +27,17 @@ class LLM2VecGenModule(ResumableModule):
     Micro-batches are the backbone's business. A loss of weight 0 is never called.
     """
 
-    def __init__(self, model: nn.Module, losses: Mapping[str, Any], settings: TrainingSettings):
+    def __init__(
+        self,
+        model: nn.Module,
+        losses: Mapping[str, Any],
+        settings: TrainingSettings,
+        optimizer: MakeOptimizer | None = None,
+        scheduler: Callable[..., Any] | None = None,
+    ):
         check_losses(losses)
         used = {name: loss for name, loss in losses.items() if weight_of(loss) > 0}
-        super().__init__(model, settings, used, [*OBSERVED, *used])
+        super().__init__(model, settings, used, [*OBSERVED, *used], optimizer, scheduler)
         self._loss_modules = nn.ModuleList(loss for loss in used.values() if isinstance(loss, nn.Module))
         self._compared = False
         self.initialize: Callable[[], None] = lambda: None

@@ -89,7 +89,7 @@ class TrainingSettings:
     @property
     def warmup(self) -> int:
         """Return the steps of warm-up: `warmup_steps`, or a tenth of a run that would end before its warm-up does."""
-        return self.warmup_steps if self.warmup_steps < self.max_steps else self.max_steps // 10
+        return shortened_warmup(self.warmup_steps, self.max_steps)
 
     def warn_of_short_run(self) -> None:
         """Warn where the warm-up was shortened because the run is shorter."""
@@ -112,9 +112,17 @@ class TrainingSettings:
 
     def rate_factor(self, step: int) -> float:
         """Return the fraction of the peak rate: step / warm-up before its end, then what is left of the schedule."""
-        if step < self.warmup:
-            return step / self.warmup
-        return max(0.0, (self.schedule_steps - step) / (self.schedule_steps - self.warmup))
+        return linear_factor(step, self.warmup, self.schedule_steps)
+
+
+def shortened_warmup(warmup_steps: int, max_steps: int | None) -> int:
+    """Return the steps of warm-up of a run of `max_steps`: a tenth of it where it would end before its warm-up does."""
+    return warmup_steps if max_steps is None or warmup_steps < max_steps else max_steps // 10
+
+
+def linear_factor(step: int, warmup: int, total: int) -> float:
+    """Return the fraction of the peak rate at a step: linear up to the end of the warm-up, then linear to 0."""
+    return step / warmup if step < warmup else max(0.0, (total - step) / (total - warmup))
 
 
 def check_losses(losses: Mapping[str, Any] | None) -> None:

@@ -23,7 +23,7 @@ from tests.training.llm2vec.teaching_worker import SETTINGS, as_rank, completion
 from tests.training.worker import Signal, Stop
 
 CONF = Path(__file__).parents[3] / "conf"
-WORKER = Path(__file__).parents[1] / "teaching_worker.py"
+WORKER = Path(__file__).with_name("teaching_worker.py")
 CLOCK = ("train/seconds_per_step", "train/tokens_per_second")
 FILES = ("adapter_config.json", "adapter_model.safetensors", "objective.json")
 
@@ -147,6 +147,7 @@ def test_presets_are_the_published_recipe(preset: str) -> None:
             f"+teacher_training={preset}",
             "teacher_training.objectives.mntp.training.max_steps=7",
             "+backbone=pocket",
+            "+trainer=cpu",
         ]
         config = hydra.compose(overrides=overrides).teacher_training
     objectives = {name: hydra.utils.instantiate(node, _convert_="all") for name, node in config.objectives.items()}
