@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm2vec_gen.errors import InputError, closest, describe_error, one_line, wrong_input
+from llm2vec_gen.errors import InputError, check_flag, closest, describe_error, one_line, wrong_input
 from llm2vec_gen.extras import missing_extra
 
 
@@ -92,7 +92,10 @@ NODE_KEYS = frozenset({"_target_", "_partial_", "_args_", "_recursive_", "_conve
 
 
 def check(value: Any, where: str) -> None:
-    """Raise InputError unless every node within takes the arguments that it is given; `where` is the key of `value`."""
+    """Raise InputError unless every node within takes the arguments that it is given; `where` is the key of `value`.
+
+    An argument annotated as bool takes true or false alone: any text, "no" too, would count as true.
+    """
     if isinstance(value, list):
         for position, item in enumerate(value):
             check(item, f"{where}[{position}]")
@@ -100,10 +103,13 @@ def check(value: Any, where: str) -> None:
         return
     if "_target_" in value:
         target = locate(value["_target_"])
-        known = [*parameters(target)]
+        known = parameters(target)
         unknown = [key for key in value if key not in NODE_KEYS and key not in known]
         if unknown and not takes_any(target):
-            raise unknown_key(f"{where}.{unknown[0]}", unknown[0], known, _name(target))
+            raise unknown_key(f"{where}.{unknown[0]}", unknown[0], [*known], _name(target))
+        for key in known.keys() & value.keys():
+            if known[key].annotation in (bool, "bool"):
+                check_flag(f"{where}.{key}", value[key])
     for key, item in value.items():
         check(item, f"{where}.{key}")
 

@@ -87,3 +87,18 @@ def test_check_finds_unknown_settings_and_builds_nothing() -> None:
     targets.check({"a": [node("refuse", x=1), node("anything", z=1)]}, "top")
     with pytest.raises(InputError, match=r"top.a\[0\].z is an unknown setting: refuse takes x"):
         targets.check({"a": [node("refuse", x=1, z=1)]}, "top")
+
+
+@dataclass
+class Switch:
+    """Something with a flag."""
+
+    on: bool = False
+    maybe: bool | None = None
+
+
+@pytest.mark.parametrize("value", ["no", "off", "false", 0, 1, None])
+def test_a_flag_takes_true_or_false_alone(value: Any) -> None:
+    targets.check({"inner": [node("Switch", on=True, maybe=None)]}, "settings")
+    with pytest.raises(InputError, match=rf"^settings\.inner\[0\]\.on={value}: expected true or false"):
+        targets.check({"inner": [node("Switch", on=value)]}, "settings")

@@ -43,6 +43,8 @@ class QuerySource(ABC):
     """
 
     def __init__(self, limit: int | None = None, has_answers: bool = False):
+        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool)):
+            raise InputError(f"data.limit={limit}: expected a whole number of 1 or more, or null for all")
         if limit is not None and limit < 1:
             raise InputError(f"data.limit={limit} keeps no query; expected 1 or more, or null for all")
         self.limit = limit

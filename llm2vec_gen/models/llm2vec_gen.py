@@ -26,7 +26,7 @@ from llm2vec_gen.models.arguments import (
     check_soft_prompts,
     given_soft_prompts,
 )
-from llm2vec_gen.models.lora import QueryLora
+from llm2vec_gen.models.lora import QueryLora, check_settings
 from llm2vec_gen.models.query_pass import QueryPass
 from llm2vec_gen.models.suffix_tokenization import SuffixTokenization
 from llm2vec_gen.types import Batch, EncoderOutput, TargetMoments
@@ -50,6 +50,9 @@ class LLM2VecGen(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.lm = backbone.lm
+        check_flags(full_gradient=full_gradient)
+        if lora:
+            check_settings(lora)
         check_integer("embedding_dim", embedding_dim)
         check_integer("num_thought_tokens", num_thought_tokens, least=0)
         check_integer("num_compression_tokens", num_compression_tokens)
@@ -204,7 +207,7 @@ class LLM2VecGen(nn.Module):
         if instruction is not None:
             raise InputError(f"both instruction={instruction!r} and prompt_name={name!r} were given; choose one")
         if name not in known:
-            raise InputError(f"prompt_name={name!r} is unknown; expected one of {closest(name, list(known))}")
+            raise InputError(f"prompt_name={name!r} is unknown; expected one of {closest(str(name), list(known))}")
         return known[name]
 
     @torch.no_grad()

@@ -88,6 +88,22 @@ class QueryLora(nn.Module):
         }
 
 
+def check_settings(lora: Mapping[str, Any]) -> None:
+    """Raise InputError unless a mapping has the settings of `QueryLora.fresh`, with numbers that can work."""
+    known = ("rank", "alpha", "dropout", "target_modules")
+    if unknown := [key for key in lora if key not in known]:
+        raise InputError(f"model.lora.{unknown[0]} is an unknown setting: LoRA takes {', '.join(known)}")
+    if missing := [key for key in ("rank", "alpha") if key not in lora]:
+        raise InputError(
+            f"model.lora lacks {', '.join(missing)}; expected rank and alpha, e.g. {{rank: 16, alpha: 32}}"
+        )
+    alpha, dropout = lora["alpha"], lora.get("dropout", 0.0)
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < float("inf"):
+        raise InputError(f"model.lora.alpha={alpha}: expected a finite number over 0")
+    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise InputError(f"model.lora.dropout={dropout}: expected a number from 0 to below 1")
+
+
 def _names(lm: Any, linear: Mapping[str, Any], target_modules: str | Sequence[str]) -> list[str]:
     """The names of linear layers that are meant; of the default ones, those that this model has."""
     known = sorted({path.rpartition(".")[2] for path in linear})

@@ -49,8 +49,9 @@ def test_limit_counts_kept_rows_and_stops_reading():
     source = Rows([Row("a"), Row("a"), Row("b"), Row("c")], limit=2)
     assert [query.text for query in source.queries()] == ["a", "b"]
     assert source.report["read"] == 3
-    with pytest.raises(InputError, match="limit=0"):
-        Rows([], limit=0)
+    for limit in (0, -3, 2.5, "ten", True):  # 2.5 would never be reached: all rows would be read
+        with pytest.raises(InputError, match=f"limit={limit}"):
+            Rows([], limit=limit)
 
 
 def test_nothing_left_is_an_error_with_the_counts():

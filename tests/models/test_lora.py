@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llm2vec_gen.errors import InputError
-from llm2vec_gen.models.lora import QueryLora
+from llm2vec_gen.models.lora import QueryLora, check_settings
 from tests.builders import FAMILIES, tiny_lm
 
 
@@ -111,3 +111,21 @@ def test_what_does_not_fit_is_named() -> None:
     assert len(QueryLora.fresh(lm, rank=2, alpha=4, target_modules="q_proj").terms) == 2
     with pytest.raises(InputError, match="names of its linear layers: down_proj, gate_proj"):
         QueryLora.fresh(lm, rank=2, alpha=4, target_modules=["nothing"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rank": 4}, "model.lora lacks alpha"),
+        ({"target_modules": ["q_proj"]}, "model.lora lacks rank, alpha"),
+        ({"rank": 4, "alpha": 8, "drop": 0.1}, "model.lora.drop is an unknown setting"),
+        ({"rank": 4, "alpha": float("nan")}, "model.lora.alpha=nan"),
+        ({"rank": 4, "alpha": "x"}, "model.lora.alpha=x"),
+        ({"rank": 4, "alpha": 0}, "model.lora.alpha=0"),
+        ({"rank": 4, "alpha": 8, "dropout": 2}, "model.lora.dropout=2"),
+        ({"rank": 4, "alpha": 8, "dropout": -0.1}, "model.lora.dropout=-0.1"),
+    ],
+)
+def test_settings_that_cannot_work_are_one_line(settings, message):
+    with pytest.raises(InputError, match=message):
+        check_settings(settings)
