@@ -22,7 +22,7 @@ from llm2vec_gen.backbones.execution.cpu_kernels import check_mode, freeze_linea
 from llm2vec_gen.backbones.execution.rope import renewed
 from llm2vec_gen.backbones.execution.select import choose_runner
 from llm2vec_gen.backbones.head import adjustment
-from llm2vec_gen.backbones.inputs import input_scale
+from llm2vec_gen.backbones.inputs import embedding_weight, input_scale
 from llm2vec_gen.backbones.kv_prefix import Prefix
 from llm2vec_gen.backbones.sharding import Shards
 from llm2vec_gen.backbones.token_loss import token_loss
@@ -125,12 +125,12 @@ class Backbone:
     @property
     def device(self) -> torch.device:
         """Where the weights are now."""
-        return self.lm.get_input_embeddings().weight.device
+        return embedding_weight(self.lm).device
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype in which states travel through the model."""
-        return self.lm.get_input_embeddings().weight.dtype
+        return embedding_weight(self.lm).dtype
 
     @property
     def max_positions(self) -> int | None:
@@ -227,10 +227,10 @@ class Backbone:
             before = (
                 None if shared is None else renewed(self.runner, shared.rows([0] * len(micro_batch)), query_lengths)
             )
-            packed = torch.cat([self.vectors(rows[row]) for row in micro_batch])
+            packed = torch.cat([self.vectors(rows[row]) for row in micro_batch])  # (T, D)
             with record_function("prefix"):
-                own = self.runner.prefill(packed, query_lengths, before)
-            parts.append(own if before is None else Prefix.extend(before, own))
+                found = self.runner.prefill(packed, query_lengths, before)
+            parts.append(found if before is None else Prefix.extend(before, found))
         if len(parts) == 1 and batches[0] == list(range(len(rows))):
             return parts[0]
         return Prefix.concatenate(parts).rows(inverse([row for micro_batch in batches for row in micro_batch]))
@@ -238,7 +238,7 @@ class Backbone:
     def suffix_pass(self, prefix: Prefix, suffix_vectors: Tensor) -> Tensor:
         """Suffix vectors (B, S, D), each row after its own prefix -> last states (B, S, D); the only gradient path."""
         rows, length, _ = suffix_vectors.shape
-        packed = suffix_vectors.to(self.device, self.dtype).flatten(0, 1)
+        packed = suffix_vectors.to(self.device, self.dtype).flatten(0, 1)  # (B * S, D)
         with record_function("suffix"):
             return self.runner.run(packed, [length] * rows, prefix).view(rows, length, -1)
 

@@ -7,20 +7,25 @@ is a symbolic size, so that varying lengths do not compile again.
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.functional import silu
 
+from llm2vec_gen.backbones.inputs import embedding_weight
 
-def compile_parts(lm: Any) -> int:
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def compile_parts(lm: PreTrainedModel) -> int:
     """Compile the norms and feed-forward parts of every decoder layer; returns how many were.
 
     One warning, and nothing compiled, where this machine cannot compile (no C++ compiler on a CPU, no triton).
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    reason = _cannot(lm.get_input_embeddings().weight.device)
+    reason = _cannot(embedding_weight(lm).device)
     if reason is not None:
         warnings.warn(f"torch.compile does not work here ({reason}); the model runs as it is", stacklevel=2)
         return 0

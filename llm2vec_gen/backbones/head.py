@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from llm2vec_gen.backbones.inputs import embedding_weight
 from llm2vec_gen.errors import InputError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def adjustment(lm: Any) -> Callable[[Tensor], Tensor] | None:
+
+def adjustment(lm: PreTrainedModel) -> Callable[[Tensor], Tensor] | None:
     """None for a plain head; else the soft capping or scaling that the config names.
 
     InputError where neither gives the model's own logits: its head is of a kind that the losses cannot split off.
@@ -40,8 +44,8 @@ def _scaled(logits: Tensor, factor: float) -> Tensor:
 
 
 @torch.no_grad()
-def _check(lm: Any, adjust: Callable[[Tensor], Tensor] | None) -> None:
-    ids = torch.arange(3, device=lm.get_input_embeddings().weight.device)[None]
+def _check(lm: PreTrainedModel, adjust: Callable[[Tensor], Tensor] | None) -> None:
+    ids = torch.arange(3, device=embedding_weight(lm).device)[None]
     expected = lm(input_ids=ids, use_cache=False).logits.float()
     if not bool(expected.isfinite().all()):
         raise InputError(

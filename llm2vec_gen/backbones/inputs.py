@@ -7,42 +7,53 @@ an id is `input_scale` times what the embedding module gives, and `row_scale` ti
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from llm2vec_gen.backbones.backbone import Backbone
 
 
 class _Seen(Exception):
     """The first layer has been reached; its input is all that was wanted."""
 
 
+def embedding_weight(lm: PreTrainedModel) -> Tensor:
+    """Return the weight of the input embedding, (V, D)."""
+    weight: Any = lm.get_input_embeddings().weight
+    return weight
+
+
 @torch.no_grad()
-def input_scale(lm: Any) -> float:
+def input_scale(lm: PreTrainedModel) -> float:
     """Factor by which the model multiplies the embeddings of token ids, but not input vectors that it is given; 1.0.
 
     Read off the input of the first layer. 1.0 also where no single factor explains it; the passes are checked against
-    the model's states (passes.py), whatever is found here.
+    the model's states (execution/select.py), whatever is found here.
     """
-    embedding = lm.get_input_embeddings()
-    ids = torch.arange(1, 9, device=embedding.weight.device) % len(embedding.weight)
+    embedding, weight = lm.get_input_embeddings(), embedding_weight(lm)
+    ids = torch.arange(1, 9, device=weight.device) % len(weight)
     try:
         of_ids, of_vectors = _first_input(lm, input_ids=ids[None]), _first_input(lm, inputs_embeds=embedding(ids)[None])
-    except Exception:  # whatever a model's own code raises; passes.py reports it
+    except Exception:  # whatever a model's own code raises; select.py reports it
         return 1.0
     if of_ids is None or of_vectors is None or of_ids.shape != of_vectors.shape:
         return 1.0
     return _factor(of_ids, of_vectors) or 1.0
 
 
-def row_scale(backbone: Any) -> float | None:
+def row_scale(backbone: Backbone) -> float | None:
     """The factor between an embedding row and the input vector of its id; None where no single factor explains it."""
-    weight = backbone.lm.get_input_embeddings().weight
+    weight = embedding_weight(backbone.lm)
     ids = torch.linspace(0, len(weight) - 1, 64).long().unique().to(weight.device)
     return _factor(backbone.embed(ids), weight[ids])
 
 
-def _first_input(lm: Any, **inputs: Any) -> Tensor | None:
+def _first_input(lm: PreTrainedModel, **inputs: Any) -> Tensor | None:
     """What the first layer is given, (1, L, D)."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 

@@ -7,16 +7,20 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 
 from llm2vec_gen import threads
 from llm2vec_gen.backbones import gguf
+from llm2vec_gen.backbones.inputs import embedding_weight
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.paths import PACKAGE, on_disk
 from llm2vec_gen.weights import UNLOADABLE, why_not
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json")
 TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -61,8 +65,8 @@ def _checked(folder: Path, given: str) -> str:
     return str(folder)
 
 
-def load_tokenizer(folder: str, revision: str, trust_remote_code: bool) -> Any:
-    """The fast tokenizer of a resolved backbone path."""
+def load_tokenizer(folder: str, revision: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    """Return the fast tokenizer of a resolved backbone path."""
     from transformers import AutoTokenizer
 
     if gguf.is_gguf(folder):
@@ -78,8 +82,8 @@ def load_tokenizer(folder: str, revision: str, trust_remote_code: bool) -> Any:
 
 def load_lm(
     folder: str, revision: str, dtype: Any, device: torch.device, quantization: str, trust_remote_code: bool
-) -> Any:
-    """The causal LM, frozen and in eval(), on `device`."""
+) -> PreTrainedModel:
+    """Return the causal LM, frozen and in eval(), on `device`."""
     from transformers.utils import logging
 
     if not sys.stderr.isatty():
@@ -146,7 +150,7 @@ def parse_dtype(dtype: str | torch.dtype | None) -> Any:
     return found
 
 
-def fingerprint(lm: Any, tokenizer: Any) -> str:
+def fingerprint(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
     """Which backbone this is: its shape, its vocabulary, 64 embedding rows and every norm and bias, as bf16.
 
     The same for fp32 and bf16 copies of the same weights, and cheap at any size.
@@ -157,7 +161,7 @@ def fingerprint(lm: Any, tokenizer: Any) -> str:
              "vocab_size", "intermediate_size")  # fmt: skip
     digest.update(repr([(name, getattr(config, name, None)) for name in names]).encode())
     digest.update(repr(sorted(tokenizer.get_vocab().items())).encode())
-    rows = lm.get_input_embeddings().weight
+    rows = embedding_weight(lm)
     sample = rows[torch.linspace(0, len(rows) - 1, 64).long().to(rows.device)]
     vectors = [parameter for _, parameter in sorted(lm.named_parameters()) if parameter.dim() == 1]
     for tensor in [sample, *vectors]:

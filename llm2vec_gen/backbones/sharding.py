@@ -7,13 +7,19 @@ number of passes, which `even` sees to.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from llm2vec_gen.errors import InputError
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+    from transformers import PreTrainedModel
+
+    from llm2vec_gen.backbones.backbone import Backbone
 
 
 class Shards:
@@ -41,7 +47,7 @@ class Shards:
         return full
 
 
-def shard(backbone: Any, device: torch.device) -> None:
+def shard(backbone: Backbone, device: torch.device) -> None:
     """Spread the backbone over all ranks, layer by layer on its way to `device`, each in its own dtype."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -74,7 +80,7 @@ def shard(backbone: Any, device: torch.device) -> None:
     backbone.shards = Shards()
 
 
-def _shard_head(lm: Any, mesh: Any, device: torch.device) -> None:
+def _shard_head(lm: PreTrainedModel, mesh: DeviceMesh, device: torch.device) -> None:
     from torch.distributed.tensor import Shard, distribute_tensor
 
     head = lm.get_output_embeddings()
@@ -85,5 +91,5 @@ def _shard_head(lm: Any, mesh: Any, device: torch.device) -> None:
         setattr(head, name, nn.Parameter(pieces, requires_grad=False))
 
 
-def _full_tensor(parameter: Any) -> torch.Tensor:
+def _full_tensor(parameter: torch.Tensor) -> torch.Tensor:
     return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter.detach()

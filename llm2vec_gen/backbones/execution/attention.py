@@ -147,7 +147,7 @@ class Layout:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
         """Attention of one layer; heads stand before tokens on the way in, after them on the way out."""
-        queries, keys, values = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+        queries, keys, values = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # (T, heads, size)
         if self.prefilled is not None:
             self.prefilled.keys.append(keys.detach())
             self.prefilled.values.append(values.detach())
@@ -178,7 +178,7 @@ class Layout:
 
 
 def _in_tiles(query: Tensor, key: Tensor, value: Tensor, block: Block, **settings: Any) -> Tensor:
-    """Causal attention of a block, (rows, heads, own, size); each tile of queries attends to the keys up to its end."""
+    """Return causal attention of a block, (rows, heads, queries, size); each tile attends to the keys up to its end."""
     if block.tile is None:
         causal = block.mask is None and block.query_length > 1
         return scaled_dot_product_attention(query, key, value, attn_mask=block.mask, is_causal=causal, **settings)
@@ -213,6 +213,7 @@ def blocks(query_lengths: Sequence[int], past_lengths: Sequence[int], like: Tens
 
 
 def _fits(group: list[int], row: int, query_lengths: Sequence[int], past_lengths: Sequence[int]) -> bool:
+    # Rows come sorted by length: the first and the last of a group stand for all of it.
     alike = all(
         query_lengths[other] == query_lengths[row] and past_lengths[other] == past_lengths[row]
         for other in (group[0], group[-1])
@@ -253,12 +254,12 @@ def _block(
 
 
 def _mask(query_lengths: list[int], past_lengths: list[int], like: Tensor) -> Tensor:
-    """0 where a position may look, -inf elsewhere: (own, all pasts end to end followed by all owns end to end)."""
+    """0 where a position may look, -inf elsewhere: (queries, all rows' earlier tokens and then all rows' queries)."""
     rows = torch.arange(len(query_lengths))
-    row_own = torch.repeat_interleave(rows, torch.tensor(query_lengths))
-    row_past = torch.repeat_interleave(rows, torch.tensor(past_lengths))
-    total = len(row_own)
+    query_row = torch.repeat_interleave(rows, torch.tensor(query_lengths))
+    past_row = torch.repeat_interleave(rows, torch.tensor(past_lengths))
+    total = len(query_row)
     causal = torch.arange(total)[:, None] >= torch.arange(total)[None, :]
-    seen = torch.cat([row_own[:, None] == row_past[None, :], (row_own[:, None] == row_own[None, :]) & causal], dim=1)
+    seen = torch.cat([query_row[:, None] == past_row, (query_row[:, None] == query_row) & causal], dim=1)
     mask = torch.zeros(seen.shape, dtype=like.dtype)
     return mask.masked_fill_(~seen, float("-inf")).to(like.device)

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch.utils.checkpoint import checkpoint
 
 from llm2vec_gen.backbones.fallbacks import warn_once
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 @contextmanager
-def checkpointed(lm: Any, active: bool) -> Iterator[None]:
+def checkpointed(lm: PreTrainedModel, active: bool) -> Iterator[None]:
     """Inside, each decoder layer keeps its input only and computes itself again in the backward pass.
 
     The flags are set on the layers alone, not on their parts, so that dropout stays off as in eval().

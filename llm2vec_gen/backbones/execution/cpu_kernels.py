@@ -22,11 +22,12 @@ from torch import Tensor, nn
 
 from llm2vec_gen.backbones.execution.decoding import PackedDecoder
 from llm2vec_gen.backbones.fallbacks import warn_once
+from llm2vec_gen.backbones.inputs import embedding_weight
 from llm2vec_gen.backbones.kv_prefix import Prefix
 from llm2vec_gen.errors import InputError, one_line
 
 if TYPE_CHECKING:
-    pass
+    from transformers import PreTrainedModel
 
 MODES = ("auto", "none")
 
@@ -132,14 +133,15 @@ class Layer(NamedTuple):
 class FastDecoder(PackedDecoder):
     """PackedDecoder with the layers written out. `layers` are those of `decoder_layers(lm)`."""
 
-    def __init__(self, lm: Any, prefix: Prefix, capacity: int, layers: list[Layer]):
+    def __init__(self, lm: PreTrainedModel, prefix: Prefix, capacity: int, layers: list[Layer]):
         super().__init__(lm, prefix, capacity)
         self.layers = layers
-        self.norm, self.epsilon = lm.base_model.norm.weight, lm.base_model.norm.variance_epsilon
+        body: Any = lm.base_model  # built as `decoder_layers` expects
+        self.norm, self.epsilon, self.rotary = body.norm.weight, body.norm.variance_epsilon, body.rotary_emb
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """Input vectors (B, D) of the next position -> its states after the final norm (B, D)."""
-        cos, sin = (part.transpose(0, 1) for part in self.lm.base_model.rotary_emb(vectors, self.positions.T))
+        cos, sin = (part.transpose(0, 1) for part in self.rotary(vectors, self.positions.T))
         states = vectors
         for number, layer in enumerate(self.layers):
             states = states + self._attention(number, layer, self._normed(states, layer.before_attention), cos, sin)
@@ -172,9 +174,9 @@ def _rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.addcmul(heads * cos, torch.cat((-second, first), dim=-1), sin)
 
 
-def decoder_layers(lm: Any) -> list[Layer]:
+def decoder_layers(lm: PreTrainedModel) -> list[Layer]:
     """The layers' tensors; TypeError or AttributeError with the reason where a layer is built otherwise."""
-    body = lm.base_model
+    body: Any = lm.base_model
     layers = [_layer(module) for module in body.layers]
     parts = {name for name, _ in body.named_children()}
     if parts != {"embed_tokens", "layers", "norm", "rotary_emb"}:
@@ -202,9 +204,9 @@ def _pair(part: Any) -> tuple[Tensor, Tensor | None]:
 
 
 @torch.no_grad()
-def agrees(lm: Any, layers: list[Layer], prefix: Prefix) -> bool:
+def agrees(lm: PreTrainedModel, layers: list[Layer], prefix: Prefix) -> bool:
     """Whether two fast steps after a small prefix give the states of the model's own modules."""
-    rows = lm.get_input_embeddings().weight[: len(prefix)]
+    rows = embedding_weight(lm)[: len(prefix)]
     fast, full = FastDecoder(lm, prefix, 2, layers), PackedDecoder(lm, prefix, 2)
     for _ in range(2):
         found, expected = fast(rows).float(), full(rows).float()

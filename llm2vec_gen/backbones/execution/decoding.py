@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from llm2vec_gen.backbones.kv_prefix import Prefix
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Decoder(Protocol):
+    """Decoding steps of B rows after their prefixes; every runner's `decoder` returns one."""
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """Input vectors (B, D) of the next position -> its states after the final norm (B, D)."""
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only, indices (b,) in the present batch."""
 
 
 class PackedDecoder:
@@ -18,7 +31,7 @@ class PackedDecoder:
     the empty columns of shorter rows. The object is its own attention layout (see attention.py).
     """
 
-    def __init__(self, lm: Any, prefix: Prefix, capacity: int):
+    def __init__(self, lm: PreTrainedModel, prefix: Prefix, capacity: int):
         self.lm = lm
         lengths, self.column = prefix.lengths, max(prefix.lengths)
         device = prefix.keys[0].device
@@ -48,9 +61,9 @@ class PackedDecoder:
         keys[:, :, self.column], values[:, :, self.column] = key[:, :, 0], value[:, :, 0]
         mask = None if self.attention_mask is None else self.attention_mask[..., :end]
         rows, heads, _, size = query.shape
-        grouped = query.reshape(rows, keys.shape[1], heads // keys.shape[1], size)  # heads of a group share their keys
-        past = keys[:, :, :end], values[:, :, :end]
-        output = scaled_dot_product_attention(grouped, *past, attn_mask=mask, scale=scaling)
+        grouped = query.reshape(rows, keys.shape[1], heads // keys.shape[1], size)  # a group of heads shares its keys
+        keys, values = keys[:, :, :end], values[:, :, :end]  # (B, key/value heads, end, size)
+        output = scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scaling)
         return output.reshape(rows, 1, heads, -1)
 
     def keep(self, rows: Tensor) -> None:
@@ -63,7 +76,7 @@ class PackedDecoder:
 class PaddedDecoder:
     """The same for models whose attention cannot be replaced: a growing cache and a 2-D mask."""
 
-    def __init__(self, lm: Any, prefix: Prefix, capacity: int):
+    def __init__(self, lm: PreTrainedModel, prefix: Prefix, capacity: int):
         from transformers import DynamicCache
 
         self.lm, self.cache = lm, DynamicCache()

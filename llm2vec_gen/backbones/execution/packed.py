@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,18 +12,22 @@ from torch import Tensor
 from llm2vec_gen.backbones.execution.attention import ATTENTION, Layout, PrefixDone, register
 from llm2vec_gen.backbones.execution.checkpointing import checkpointed
 from llm2vec_gen.backbones.execution.cpu_kernels import FastDecoder, agrees, decoder_layers
-from llm2vec_gen.backbones.execution.decoding import PackedDecoder
+from llm2vec_gen.backbones.execution.decoding import Decoder, PackedDecoder
 from llm2vec_gen.backbones.execution.rope import RenewedDecoder, renewed
 from llm2vec_gen.backbones.fallbacks import warn_once
+from llm2vec_gen.backbones.inputs import embedding_weight
 from llm2vec_gen.backbones.kv_prefix import Prefix
 from llm2vec_gen.errors import one_line
 from llm2vec_gen.rotary import row_lengths, rows_apart
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class PackedRunner:
     """Linear layers see exactly the tokens there are; attention is per row. Exact, and free of leaks between rows."""
 
-    def __init__(self, lm: Any):
+    def __init__(self, lm: PreTrainedModel):
         register()
         lm.set_attn_implementation(ATTENTION)
         self.lm, self.ropes = lm, rows_apart(lm)
@@ -44,7 +48,7 @@ class PackedRunner:
     @torch.no_grad()
     def prefill(self, vectors: Tensor, lengths: Sequence[int], prefix: Prefix | None = None,
                ahead: Sequence[int] | None = None) -> Prefix:  # fmt: skip
-        """The rows' own keys and values without those of `prefix`; the last layer's states are never computed.
+        """Return the rows' keys and values without those of `prefix`; the last layer's states are never computed.
 
         `ahead` tokens will follow each row (0): their number matters to some rotary positions (rope.py).
         """
@@ -54,7 +58,7 @@ class PackedRunner:
         layout = Layout(lengths, prefix, vectors, prefill=True, stop_after=stop)
         if len(vectors) == 0:
             return self._empty(lengths)
-        with suppress(PrefixDone):
+        with suppress(PrefixDone):  # raised by the last layer's attention, whose output nobody reads
             self._forward(vectors, layout, ahead)
         found = layout.prefilled
         assert found is not None and len(found.keys) == self.layers
@@ -62,7 +66,7 @@ class PackedRunner:
             found.inputs, found.spans = vectors.detach(), layout.spans(ahead)
         return found
 
-    def decoder(self, prefix: Prefix, capacity: int) -> Any:
+    def decoder(self, prefix: Prefix, capacity: int) -> Decoder:
         """Return a decoder over the prefix for at most `capacity` more tokens per row: the fast one where it is
         exact."""
         return (
@@ -71,7 +75,7 @@ class PackedRunner:
             else RenewedDecoder(self, prefix, capacity, self._decoder)
         )
 
-    def _decoder(self, prefix: Prefix, capacity: int) -> Any:
+    def _decoder(self, prefix: Prefix, capacity: int) -> Decoder:
         if not self.fast_decoding:
             return PackedDecoder(self.lm, prefix, capacity)
         try:
@@ -96,10 +100,10 @@ class PackedRunner:
                 inputs_embeds=vectors[None], position_ids=layout.positions, attention_mask=untouched,
                 use_cache=False, layout=layout,
             )  # fmt: skip
-        return output.last_hidden_state[0]
+        return output.last_hidden_state[0]  # (1, T, D) -> (T, D)
 
     def _empty(self, lengths: Sequence[int]) -> Prefix:
-        """No tokens at all: the shapes of keys and values are read off one token's."""
-        none = self.prefill(self.lm.get_input_embeddings().weight[:1], [1]).rows([])
+        """Return a prefix without tokens; the shapes of keys and values are those of one token's."""
+        none = self.prefill(embedding_weight(self.lm)[:1], [1]).rows([])
         none.lengths, none.spans = list(lengths), None if none.spans is None else list(lengths)
         return none

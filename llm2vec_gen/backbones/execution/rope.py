@@ -5,8 +5,8 @@ Keys that are kept from an earlier pass are computed again where the longer text
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,8 +14,12 @@ from torch import Tensor
 from llm2vec_gen.backbones.kv_prefix import Prefix
 from llm2vec_gen.rotary import row_lengths
 
+if TYPE_CHECKING:
+    from llm2vec_gen.backbones.execution.decoding import Decoder
+    from llm2vec_gen.backbones.execution.select import Runner
 
-def renewed(runner: Any, prefix: Prefix | None, ahead: Sequence[int]) -> Prefix | None:
+
+def renewed(runner: Runner, prefix: Prefix | None, ahead: Sequence[int]) -> Prefix | None:
     """The prefix, its keys computed again in rows that have other frequencies once `ahead` tokens follow."""
     if runner.ropes is None or prefix is None or prefix.spans is None or prefix.inputs is None:
         return prefix
@@ -25,6 +29,7 @@ def renewed(runner: Any, prefix: Prefix | None, ahead: Sequence[int]) -> Prefix 
     parts, order = [prefix], list(range(len(prefix)))
     for row in stale:
         one = prefix.rows([row])
+        assert one.inputs is not None
         order[row] = len(prefix) + len(parts) - 1
         parts.append(runner.prefill(one.inputs, one.lengths, ahead=[ahead[row]]))
     return Prefix.concatenate(parts).rows(order) if stale else prefix
@@ -37,16 +42,18 @@ class RenewedDecoder:
     decoding without a cache is. `build(prefix, capacity)` returns the runner's decoder.
     """
 
-    def __init__(self, runner: Any, prefix: Prefix, capacity: int, build: Any):
-        self.runner, self.capacity, self.build = runner, capacity, build
-        self.prefix, self.decoder = prefix, None
+    def __init__(self, runner: Runner, prefix: Prefix, capacity: int, build: Callable[[Prefix, int], Decoder]):
+        assert runner.ropes is not None
+        self.runner, self.ropes, self.capacity, self.build = runner, runner.ropes, capacity, build
+        self.prefix = prefix
+        self.decoder: Decoder | None = None
         self.since: list[Tensor] = []
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """Input vectors (B, D) of the next position -> its states after the final norm (B, D)."""
         lengths = [length + len(self.since) for length in self.prefix.lengths]
         spans = self.prefix.spans or lengths
-        stale = any(self.runner.ropes.differ(old, new + 1) for old, new in zip(spans, lengths, strict=True))
+        stale = any(self.ropes.differ(old, new + 1) for old, new in zip(spans, lengths, strict=True))
         if self.decoder is None or stale:
             self._restart(lengths)
         with row_lengths(torch.tensor(lengths, device=vectors.device)[:, None] + 1):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,8 +11,12 @@ from torch import Tensor
 from llm2vec_gen.backbones.execution.packed import PackedRunner
 from llm2vec_gen.backbones.execution.padded import PaddedRunner
 from llm2vec_gen.backbones.execution.uncached import StatefulDecoder, UncachedRunner
+from llm2vec_gen.backbones.inputs import embedding_weight
 from llm2vec_gen.backbones.kv_prefix import Prefix
 from llm2vec_gen.errors import InputError, one_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 COARSE = 0.03  # 16 bits and quantised weights
@@ -20,7 +24,7 @@ COARSE = 0.03  # 16 bits and quantised weights
 Runner = PackedRunner | PaddedRunner | UncachedRunner
 
 
-def choose_runner(lm: Any, scale: float = 1.0) -> Runner:
+def choose_runner(lm: PreTrainedModel, scale: float = 1.0) -> Runner:
     """Return the packed runner, else the padded one, else the one without a cache; each fallback warns once with its
     reason.
 
@@ -54,14 +58,14 @@ def choose_runner(lm: Any, scale: float = 1.0) -> Runner:
     return runner
 
 
-def _exact_attention(lm: Any) -> None:
+def _exact_attention(lm: PreTrainedModel) -> None:
     """Let eager attention serve where sdpa leaves out the capping of attention scores that the config asks for."""
     capped = getattr(lm.config.get_text_config(), "attn_logit_softcapping", None)
     if capped and lm.config._attn_implementation != "eager":
         lm.set_attn_implementation("eager")
 
 
-def _cannot_pack(lm: Any) -> str | None:
+def _cannot_pack(lm: PreTrainedModel) -> str | None:
     """Return why the config rules out packing: attention that cannot be replaced, or layers that do not see
     everything."""
     config = lm.config.get_text_config()
@@ -76,27 +80,27 @@ def _cannot_pack(lm: Any) -> str | None:
 
 
 # Two rows, each a query and what follows it: the ids 1..5 and 9..10, the ids 6..8 and 11..14.
-_PAST, _OWN = [5, 3], [2, 4]
+_PAST_LENGTHS, _QUERY_LENGTHS = [5, 3], [2, 4]
 
 
-def _ids(lm: Any) -> Tensor:
-    weight = lm.get_input_embeddings().weight
+def _ids(lm: PreTrainedModel) -> Tensor:
+    weight = embedding_weight(lm)
     return torch.arange(1, 15, device=weight.device) % len(weight)
 
 
 @torch.no_grad()
-def _vectors(lm: Any, scale: float) -> Tensor:
+def _vectors(lm: PreTrainedModel, scale: float) -> Tensor:
     embedded = lm.get_input_embeddings()(_ids(lm))
     return embedded if scale == 1.0 else embedded * scale
 
 
 @torch.no_grad()
-def _states_of_ids(lm: Any) -> Tensor:
+def _states_of_ids(lm: PreTrainedModel) -> Tensor:
     """The states (6, D) of what follows the queries, by the plain model, one row of token ids at a time."""
     ids, found = _ids(lm), []
     try:
-        for query, own in ((ids[:5], ids[8:10]), (ids[5:8], ids[10:])):
-            output = lm.base_model(input_ids=torch.cat([query, own])[None], use_cache=False)
+        for query, rest in ((ids[:5], ids[8:10]), (ids[5:8], ids[10:])):
+            output = lm.base_model(input_ids=torch.cat([query, rest])[None], use_cache=False)
             found.append(output.last_hidden_state[0, len(query) :])
     except Exception as error:  # whatever a model's own code raises
         raise InputError(
@@ -117,9 +121,9 @@ def _refused(way: str, build: Any, vectors: Tensor, expected: Tensor) -> str | N
     """Why these passes do not serve, or None: their states of the two rows after recorded prefixes are `expected`."""
     try:
         runner = build()
-        prefix = runner.prefill(vectors[:8], _PAST)
-        states = runner.run(vectors[8:], _OWN, prefix)
-        runner.run((vectors[8:] + vectors[:6]) / 2, _OWN, prefix)  # the suffix is no row of the embedding
+        prefix = runner.prefill(vectors[:8], _PAST_LENGTHS)
+        states = runner.run(vectors[8:], _QUERY_LENGTHS, prefix)
+        runner.run((vectors[8:] + vectors[:6]) / 2, _QUERY_LENGTHS, prefix)  # the suffix is no row of the embedding
     except Exception as error:  # whatever a model's own code raises
         return f"{type(error).__name__}: {one_line(error):.200}"
     difference = relative(states, expected)

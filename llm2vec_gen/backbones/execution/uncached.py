@@ -7,19 +7,23 @@ alone, which no earlier position of a causal model sees. Gradient reaches the ne
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from llm2vec_gen.backbones.execution.decoding import Decoder
 from llm2vec_gen.backbones.execution.padded import PaddedRunner
 from llm2vec_gen.backbones.kv_prefix import Prefix
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class UncachedRunner(PaddedRunner):
     """The same results as PaddedRunner, for any causal LM that takes input vectors."""
 
-    def __init__(self, lm: Any):
+    def __init__(self, lm: PreTrainedModel):
         super().__init__(lm)
         self.stateful = False  # set where decoding with the model's own cache has proved exact
 
@@ -29,17 +33,18 @@ class UncachedRunner(PaddedRunner):
         if len(vectors) == 0 or prefix is None or prefix.inputs is None or not any(prefix.lengths):
             return super().run(vectors, lengths, None, checkpointing)
         rows = zip(prefix.inputs.split(prefix.lengths), vectors.split(list(lengths)), strict=True)
+        # (all rows' earlier and new tokens, D), each row in one piece
         joined = torch.cat([part for row in rows for part in row])
-        key_lengths = [past + own for past, own in zip(prefix.lengths, lengths, strict=True)]
+        key_lengths = [past + new for past, new in zip(prefix.lengths, lengths, strict=True)]
         states = super().run(joined, key_lengths, None, checkpointing).split(key_lengths)
-        return torch.cat([row[past:] for row, past in zip(states, prefix.lengths, strict=True)])
+        return torch.cat([row[past_length:] for row, past_length in zip(states, prefix.lengths, strict=True)])
 
     def prefill(self, vectors: Tensor, lengths: Sequence[int], prefix: Prefix | None = None,
                ahead: Sequence[int] | None = None) -> Prefix:  # fmt: skip
-        """The rows' own input vectors; nothing is computed."""
+        """Return the rows' input vectors (T, D) as their prefix; nothing is computed."""
         return Prefix(list(lengths), [], [], vectors.detach())
 
-    def decoder(self, prefix: Prefix, capacity: int) -> Any:
+    def decoder(self, prefix: Prefix, capacity: int) -> Decoder:
         """Return a decoder with the model's own cache where that is exact (see `stateful`), else one without a
         cache."""
         return StatefulDecoder(self, prefix) if self.stateful else UncachedDecoder(self, prefix)
@@ -75,17 +80,19 @@ class StatefulDecoder:
         inputs = prefix.like.split(prefix.lengths)
         for length in sorted(set(prefix.lengths)):
             places = [row for row, other in enumerate(prefix.lengths) if other == length]
-            cache = None
+            cache = None  # an empty cache has no shape yet; the first step makes it
             if length:
                 _, cache = self._step(torch.stack([inputs[row] for row in places]), 0, None)
             self.groups.append([torch.tensor(places, device=prefix.like.device), length, cache])
 
-    def _step(self, vectors: Tensor, past: int, cache: Any) -> tuple[Tensor, Any]:
-        """Input vectors (b, n, D) after `past` tokens -> states of the last position (b, D), and the cache."""
+    def _step(self, vectors: Tensor, past_length: int, cache: Any) -> tuple[Tensor, Any]:
+        """Input vectors (b, n, D) after `past_length` tokens -> states of the last position (b, D), and the cache."""
         from transformers import DynamicCache
 
         cache = DynamicCache(config=self.lm.config) if cache is None else cache
-        positions = torch.arange(past, past + vectors.shape[1], device=vectors.device).expand(len(vectors), -1)
+        positions = torch.arange(past_length, past_length + vectors.shape[1], device=vectors.device).expand(
+            len(vectors), -1
+        )
         output = self.lm.base_model(
             inputs_embeds=vectors, position_ids=positions, past_key_values=cache, use_cache=True
         )
