@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from llm2vec_gen.errors import InputError
+from llm2vec_gen.errors import InputError, check_integer
 from llm2vec_gen.evaluations.base import Evaluation, data_revision, encoder_name
 from llm2vec_gen.types import Encoder, Instruction, Query, QuerySource, Score
 
@@ -55,6 +55,9 @@ class Decoding(Evaluation):
         max_new_tokens: int = 64,
         batch_size: int = 128,
     ) -> None:
+        check_integer("evaluation.decoding.limit", limit, null=True)
+        check_integer("evaluation.decoding.max_new_tokens", max_new_tokens)
+        check_integer("evaluation.decoding.batch_size", batch_size)
         self.source = queries
         self.instruction = instruction  # type: ignore[assignment]
         self.limit = limit

@@ -99,3 +99,7 @@ def test_bad_input():
         Decoding(Source([])).evaluate(model, "decode_exact")
     with pytest.raises(InputError, match="decode_exact"):
         Decoding(Source(QUERIES)).evaluate(model, "decode")
+    for name in ("limit", "max_new_tokens", "batch_size"):
+        for value in (0, 2.5, "ten"):
+            with pytest.raises(InputError, match=f"evaluation.decoding.{name}={value}: expected a whole number"):
+                Decoding(Source(QUERIES), **{name: value})

@@ -14,7 +14,7 @@ from typing import Any
 
 from llm2vec_gen.atomic_files import replacing
 from llm2vec_gen.data.base import HashSet, QuerySource
-from llm2vec_gen.errors import InputError, one_line
+from llm2vec_gen.errors import InputError, check_integer, one_line
 from llm2vec_gen.local_files import Record, columns_of, read_rows, value_of
 from llm2vec_gen.paths import PathOrId, on_disk
 
@@ -48,6 +48,7 @@ class Triplets:
         revision: str = "main",
         limit: int | None = None,
     ):
+        check_integer("teacher_training.corpus.limit", limit, null=True)
         self.path, self.name, self.split, self.revision, self.limit = path, name, split, revision, limit
         self.columns = [one for one in (query_column, completion_column, negative_column) if one]
         self._rows, first = self._open()

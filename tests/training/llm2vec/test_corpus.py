@@ -121,3 +121,9 @@ def test_triplets_are_what_stands_in_the_file(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text('[{"q": {"text": "a"}, "completion": "b"}]')
     (row,) = Triplets(str(tmp_path / "b.json"), query_column="q.text", negative_column=None).examples()
     assert (row.query, row.completion) == ("a", "b")
+
+
+@pytest.mark.parametrize("limit", [0, -1, 2.5, "ten", True])
+def test_a_limit_that_is_no_count_of_rows(tmp_path, limit):
+    with pytest.raises(InputError, match=f"teacher_training.corpus.limit={limit}: expected a whole number"):
+        Triplets(str(tmp_path / "pairs.jsonl"), limit=limit)
