@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from llm2vec_gen.distributed import collectives
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.training.callbacks.finite import FiniteGuard
+from llm2vec_gen.training.callbacks.metric_log import MetricLog
 from llm2vec_gen.training.metrics import IntervalMeans
 from llm2vec_gen.training.optimizers import MakeOptimizer, check_optimizer
 from llm2vec_gen.training.settings import TrainingSettings
@@ -112,6 +113,12 @@ class ResumableModule(lightning.LightningModule):
     def _start_interval(self) -> None:
         self._tokens = self._steps_timed = 0
         self._since = time.perf_counter()
+
+    def configure_callbacks(self) -> list[lightning.Callback]:
+        """Return the callback that logs the metrics, for a trainer that was built by hand."""
+        if any(isinstance(callback, MetricLog) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+            return []
+        return [MetricLog(self.trainer.log_every_n_steps)]  # type: ignore[attr-defined]
 
     # ---- what is optimised
 

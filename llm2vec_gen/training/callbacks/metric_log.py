@@ -50,6 +50,10 @@ class MetricLog(Callback):
             for rule in trainer.early_stopping_callbacks:  # a run is one epoch to Lightning: its end would be too late
                 rule.on_train_epoch_end(trainer, pl_module)
 
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.max_steps == -1:  # a trainer built by hand: the end of its last epoch is that of the run
+            self.finish(trainer, pl_module)
+
     def finish(self, trainer: Any, pl_module: Any) -> None:
         """Log the last row of a run that a stop rule has ended between two rows; one that will go on has none."""
         if self._logged < trainer.global_step:

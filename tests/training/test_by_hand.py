@@ -1,0 +1,42 @@
+"""The documented training without Hydra and without `fit`: Lightning's Trainer with our module and data module."""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from llm2vec_gen import training
+
+EXAMPLE = inspect.cleandoc(training.__doc__.partition("runs this):")[2])
+
+
+def test_the_example_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    lines = EXAMPLE.replace("log_every_n_steps=2)", "log_every_n_steps=4, callbacks=callbacks, logger=logger)")
+    saving = ModelCheckpoint(tmp_path / "best", monitor="train/loss", every_n_train_steps=4)
+    from lightning.pytorch.loggers import CSVLogger
+
+    names["callbacks"], names["logger"] = [saving, EarlyStopping("train/loss", patience=9)], CSVLogger(tmp_path, "", "")
+    exec(lines, names)
+    assert names["trainer"].global_step == 6
+    with (tmp_path / "metrics.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["step"] for row in rows if row["train/loss"]] == ["4", "6"]  # the last row has what is left
+    state = torch.load(saving.best_model_path, weights_only=True)["state_dict"]
+    assert sorted(state) == sorted(names["module"].trainables())  # not the backbone
+    assert len(EXAMPLE.splitlines()) <= 17  # with a blank line
+
+
+def test_the_names_are_imported_on_first_use() -> None:
+    code = "import sys, llm2vec_gen.training as t; t.TrainingSettings; print('lightning' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+    with pytest.raises(AttributeError, match="Trainee"):
+        training.Trainee  # noqa: B018
