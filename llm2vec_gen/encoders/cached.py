@@ -27,7 +27,7 @@ BATCH = 1024  # texts that are encoded, then written; what a kill can cost
 
 
 class CachedEncoder:
-    """`encoder`, whose vectors are read from `folder` where it has them, and written there where it has not.
+    """`encoder`, with its vectors read from `folder` if it has them, and written to it if not.
 
     What it gives is bit for bit what the encoder once gave for this instruction and text. The folder belongs to one
     model: the caller names it by the model's fingerprint, which is the folder's name. Everything but `encode` is the
@@ -42,12 +42,12 @@ class CachedEncoder:
         self._shards = Shards(Path(folder), int(encoder.embedding_dim))
 
     def __getattr__(self, name: str) -> Any:
-        if name == "encoder":  # not there yet: a copy that is being made
+        if name == "encoder":  # a copy that is being made has no attributes yet
             raise AttributeError(name)
         return getattr(self.encoder, name)
 
     def encode(self, texts: Sequence[str], instruction: str | None = None) -> Tensor:
-        """The vectors of the texts; only those that are not in the cache are encoded."""
+        """Return the vectors of the texts; only those that are not in the cache are encoded."""
         texts = check_texts(texts)
         found = keys(texts, instruction)
         vectors = torch.empty(len(texts), self.encoder.embedding_dim)
@@ -66,7 +66,7 @@ class CachedEncoder:
         return vectors
 
     def _vectors(self, batch: list[str], wanted: np.ndarray, instruction: str | None) -> Tensor:
-        """The vectors of a batch, those that others have written by now and new ones, which are written."""
+        """Return the vectors of a batch, those that others have written by now and new ones, which are written."""
         rows = torch.empty(len(batch), int(self.encoder.embedding_dim))
         if left := self._shards.read(wanted, rows.numpy()):
             new = self.encoder.encode([batch[index] for index in left], instruction=instruction)
@@ -81,7 +81,7 @@ class CachedEncoder:
 
 
 def keys(texts: Sequence[str], instruction: str | None) -> np.ndarray:
-    """(N, 2) uint64, the first half of the SHA-256 of instruction and text; no instruction is not an empty one."""
+    """Return (N, 2) uint64, half the SHA-256 of instruction and text; no instruction differs from an empty one."""
     start = hashlib.sha256(repr(instruction).encode() + b"\n")
     digests = bytearray()
     for text in texts:
@@ -95,8 +95,8 @@ class Shards:
     """Rows of float32 by key, in pairs of files that only grow: <id>.vectors, the bare rows, and <id>.keys, `RECORD`s.
 
     Every process writes a pair of its own, the rows before their records, so that nothing is locked and a row without
-    its record (a kill) is not there. A row is checked against its CRC-32 when it is read; one that was torn by a crash
-    of the machine is not there either.
+    its record (a kill) counts as missing. A row is checked against its CRC-32 when it is read; one that was torn by a
+    crash of the machine counts as missing too.
 
     In memory: 16 bytes a row (half of its key, sorted, and its place). 10 million rows of 4,096 dimensions are 164 GB
     of vectors and 200 MB of records on disk, 160 MB of index in memory, and READ_ROWS rows (67 MB) while reading.
@@ -110,16 +110,16 @@ class Shards:
         self._halves, self._places = np.empty(0, "<u8"), np.empty(0, "<i8")
 
     def read(self, wanted: np.ndarray, out: np.ndarray) -> list[int]:
-        """Fill the rows of `out` whose keys are there; the indices of the others."""
+        """Fill the rows of `out` whose keys are stored; return the indices of the others."""
         self._look()
         rows = np.searchsorted(self._halves, wanted[:, 0], side="right") - 1  # of several, the one written last
         known = self._halves[rows] == wanted[:, 0] if len(self._halves) else np.zeros(len(wanted), bool)
-        there = np.zeros(len(wanted), bool)
+        stored = np.zeros(len(wanted), bool)
         indices = np.flatnonzero(known)
         indices = indices[np.argsort(self._places[rows[indices]])]  # in the order of the disk
         for chunk in self._of_one_file(indices, self._places[rows[indices]]):
-            there[self._copy(chunk, self._places[rows[chunk]], wanted, out)] = True
-        return np.flatnonzero(~there).tolist()
+            stored[self._copy(chunk, self._places[rows[chunk]], wanted, out)] = True
+        return np.flatnonzero(~stored).tolist()
 
     def write(self, new: np.ndarray, rows: np.ndarray) -> None:
         """Keep these rows; those that are not finite are left out."""
@@ -167,7 +167,7 @@ class Shards:
         return vectors.stat().st_size // (4 * self.dim) if vectors.is_file() else 0
 
     def _of_one_file(self, indices: np.ndarray, places: np.ndarray) -> Iterator[np.ndarray]:
-        """The indices in chunks that lie in one file each, of at most READ_ROWS."""
+        """Yield the indices in chunks that lie in one file each, of at most READ_ROWS."""
         for part in np.split(indices, np.flatnonzero(np.diff(places >> 32)) + 1):
             for start in range(0, len(part), READ_ROWS):
                 yield part[start : start + READ_ROWS]
@@ -185,5 +185,5 @@ class Shards:
 
 
 def vectors_of(file: Path) -> Path:
-    """The vectors that belong to a file of keys."""
+    """Return the path of the vectors that belong to a file of keys."""
     return file.with_suffix(".vectors")

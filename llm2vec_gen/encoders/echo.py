@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-from llm2vec_gen.encoders.pooled import PooledStates, Span
+from llm2vec_gen.encoders.base import PooledEncoder, Row
 from llm2vec_gen.errors import InputError
+
+if TYPE_CHECKING:
+    from llm2vec_gen.backbones.backbone import Backbone
 
 TEMPLATE = "Say the text once more.\nText: {text}\nOnce more: {text}"
 
 
-class Echo(PooledStates):
+class Echo(PooledEncoder):
     """e = 1/|S'| sum over t in S' of h_t, S' the second occurrence of the text in the row (section 3.2 of the paper;
     pooling "last" takes the last position of S' instead). There every state has seen the whole text, which the causal
     mask denies to the first occurrence.
@@ -20,9 +23,11 @@ class Echo(PooledStates):
     template, joined by one space. max_length: tokens of one occurrence; a longer text loses its end, both times.
     """
 
+    backbone: Backbone
+
     def __init__(
         self,
-        backbone: Any,
+        backbone: Backbone,
         template: str = TEMPLATE,
         pooling: str = "mean",
         max_length: int = 512,
@@ -36,11 +41,11 @@ class Echo(PooledStates):
             raise InputError(f"Echo pooling={pooling}; expected mean or last")
         self.pooling = pooling
 
-    def rows(self, texts: Sequence[str], instruction: str | None) -> list[tuple[list[int], Span]]:
-        """The tokens of the filled template; the positions of its second text."""
+    def rows(self, texts: Sequence[str], instruction: str | None) -> list[Row]:
+        """Return the tokens of the filled template; the positions are those of its second text."""
         return [self._row(text, instruction) for text in texts]
 
-    def _row(self, text: str, instruction: str | None) -> tuple[list[int], Span]:
+    def _row(self, text: str, instruction: str | None) -> Row:
         tokens = self.backbone.tokenization
         text = self._cut(text.strip())
         hidden = tokens.hide(text)
@@ -53,8 +58,8 @@ class Echo(PooledStates):
         skip = len(tokens.beginning)
         inside = [skip + place for place, (left, right) in enumerate(places) if right > begin and left < end]
         ids = [*tokens.beginning, *ids]
-        inside = inside or [len(ids) - 1]  # an empty text is read where it would have stood
-        return ids, (inside[-1] if self.pooling == "last" else inside[0], inside[-1] + 1)
+        inside = inside or [len(ids) - 1]  # an empty text has no position; the last one has read the template
+        return Row(ids, inside[-1] if self.pooling == "last" else inside[0], inside[-1] + 1)
 
     def _cut(self, text: str) -> str:
         """Return the text of the first `max_length` tokens."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Sequence
 
-from llm2vec_gen.encoders.base import TransformerEncoder, load_pretrained
+from llm2vec_gen.encoders.bare_model import BareModel, load_pretrained
+from llm2vec_gen.encoders.base import PooledEncoder, Row
 from llm2vec_gen.paths import PathOrId
 
 
-class FirstToken(TransformerEncoder):
+class FirstToken(PooledEncoder):
     """path: a local folder or hub id of a bidirectional encoder whose tokenizer begins each text with a special token.
 
     The published teacher of this kind is BAAI/bge-m3-unsupervised. A pooling layer of the model's own is not read.
@@ -25,8 +26,8 @@ class FirstToken(TransformerEncoder):
         max_tokens_per_batch: int = 16384,
     ):
         model, tokenizer = load_pretrained(path, revision, dtype, device, unread="pooler")
-        super().__init__(model, tokenizer, max_length, use_instruction, max_tokens_per_batch)
+        super().__init__(BareModel(model, tokenizer, max_tokens_per_batch), max_length, use_instruction)
 
-    def pool(self, states: Tensor, mask: Tensor) -> Tensor:
-        """(B, L, D) -> (B, D), the states at position 0, instruction or not."""
-        return states[:, 0]
+    def rows(self, texts: Sequence[str], instruction: str | None) -> list[Row]:
+        """Return the row of each text, read at position 0 alone, instruction or not."""
+        return [Row(row.ids, 0, 1) for row in super().rows(texts, instruction)]

@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from llm2vec_gen import progress
-from llm2vec_gen.encoders.base import Encoder
 from llm2vec_gen.errors import check_integer, check_texts
-from llm2vec_gen.types import Encoder as EncoderContract
-from llm2vec_gen.types import Instruction, Query
+from llm2vec_gen.types import Encoder, Instruction, Query
 
 if TYPE_CHECKING:
     from llm2vec_gen.generators.base import Generator
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
 CHUNK = 1000  # texts that are answered at a time, and that a kill can cost at most
 
 
-class HyDE(Encoder):
+class HyDE:
     """e = 1/(n + 1) (sum over k of f(d_k) + f(q)), equation 8 of the paper: f is `encoder`, d_1 .. d_n what `generator`
     answers to the prompt "<instruction> <q>".
 
@@ -36,7 +34,7 @@ class HyDE(Encoder):
 
     def __init__(
         self,
-        encoder: EncoderContract,
+        encoder: Encoder,
         generator: Generator,
         prompts: Instruction | None = None,
         n: int = 8,
@@ -54,7 +52,7 @@ class HyDE(Encoder):
                 self._answers = {row["id"]: row["answer"] for row in map(_record, stream) if row}
 
     def encode(self, texts: Sequence[str], instruction: str | None = None) -> Tensor:
-        """The vectors of the texts: documents as they are, queries through their answers."""
+        """Return the vectors of the texts: documents as they are, queries through their answers."""
         texts = check_texts(texts)
         prompt = (instruction or "").strip()
         if not prompt or not texts:

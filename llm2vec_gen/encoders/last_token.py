@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-from llm2vec_gen.encoders.base import tokenized
-from llm2vec_gen.encoders.pooled import PooledStates, Span
+from llm2vec_gen.encoders.base import PooledEncoder, Row, tokenized
 from llm2vec_gen.tokenization import declared_end
 
+if TYPE_CHECKING:
+    from llm2vec_gen.backbones.backbone import Backbone
 
-class LastToken(PooledStates):
+
+class LastToken(PooledEncoder):
     """e = h_L, the last state after the final norm at the last position (the "last-token pooling" that section 3 of
     arXiv 2402.15449 sets beside the mean, e = 1/L sum_t h_t).
 
@@ -20,9 +22,11 @@ class LastToken(PooledStates):
     so where the tokenizer's files put one behind a text; true always (with theirs, else the backbone's), false never.
     """
 
+    backbone: Backbone
+
     def __init__(
         self,
-        backbone: Any,
+        backbone: Backbone,
         max_length: int = 512,
         use_instruction: bool = False,
         append_end: bool | None = None,
@@ -34,9 +38,9 @@ class LastToken(PooledStates):
             self.end = backbone.tokenization.ending or declared_end(tokenizer, revision)
             self.end = self.end or ([backbone.end_id] if append_end else [])
 
-    def rows(self, texts: Sequence[str], instruction: str | None) -> list[tuple[list[int], Span]]:
-        """The text's own tokens and the end; the last position."""
+    def rows(self, texts: Sequence[str], instruction: str | None) -> list[Row]:
+        """Return the text's own tokens and the end; the position is the last one."""
         available = self.max_length - len(self.end)
         ids, _ = tokenized(lambda rows: self.backbone.tokenize(rows, available), texts, instruction)
         ids = [[*row, *self.end] or [self.backbone.end_id] for row in ids]
-        return [(row, (len(row) - 1, len(row))) for row in ids]
+        return [Row(row, len(row) - 1, len(row)) for row in ids]

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm2vec_gen.encoders.base import TransformerEncoder, load_pretrained, mean_of
+from llm2vec_gen.encoders.bare_model import BareModel, load_pretrained
+from llm2vec_gen.encoders.base import PooledEncoder
 from llm2vec_gen.errors import InputError, one_line
 from llm2vec_gen.paths import PathOrId, on_disk
 from llm2vec_gen.weights import why_not
@@ -16,7 +17,7 @@ from llm2vec_gen.weights import why_not
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
-class LLM2Vec(TransformerEncoder):
+class LLM2Vec(PooledEncoder):
     """Qwen3, Qwen2 or Llama, without remote code; the vector is the mean of the last states of all tokens.
 
     path: the base language model. adapter: the one of masked next-token prediction, merged into the weights.
@@ -49,23 +50,15 @@ class LLM2Vec(TransformerEncoder):
         if second:
             model = with_adapter(model, second)
             model = merged(model) if merge_second else model
-        super().__init__(model, tokenizer, max_length, use_instruction, max_tokens_per_batch)
-        self._check_bidirectional(path)
+        # no cache: every position sees every other one, so there is nothing to keep
+        bare = BareModel(model, tokenizer, max_tokens_per_batch, use_cache=False)
+        super().__init__(bare, max_length, use_instruction)
+        self._check_bidirectional(path, model.config.model_type)
 
-    def pool(self, states: Tensor, mask: Tensor) -> Tensor:
-        """(B, L, D) -> (B, D), the mean over the tokens that count."""
-        return mean_of(states, mask)
-
-    def forward_arguments(self) -> dict[str, Any]:
-        """No cache: every position sees every other, so there is nothing to keep."""
-        return {"use_cache": False}
-
-    @torch.inference_mode()
-    def _check_bidirectional(self, path: str) -> None:
-        """The first of two tokens must change with the second, here and in a padded batch."""
-        states, _ = self.last_states([[1, 2], [1, 3], [1, 2, 3]])
-        if torch.equal(states[0, 0], states[1, 0]):
-            kind = self.model.config.model_type  # type: ignore[union-attr]
+    def _check_bidirectional(self, path: str, kind: str) -> None:
+        """InputError unless the first of two tokens changes with the second, in a padded batch."""
+        one, other, _ = self.states([torch.tensor(row) for row in ([1, 2], [1, 3], [1, 2, 3])])
+        if torch.equal(one[0], other[0]):
             raise InputError(
                 f"the encoder's path={path} ({kind}) keeps its causal mask in this version of transformers; expected "
                 "a model of the Qwen3, Qwen2 or Llama kind, which follow config.is_causal"
@@ -73,7 +66,7 @@ class LLM2Vec(TransformerEncoder):
 
 
 def adapter_folder(path: str | None, revision: str, key: str) -> Path | None:
-    """The local folder of an adapter, fetched from the hub if it is no folder here; only safetensors, no pickles."""
+    """Return the local folder of an adapter, fetched from the hub if it is none; only safetensors, no pickles."""
     if path is None:
         return None
     folder = on_disk(path)
@@ -98,7 +91,7 @@ def _fetch(path: str, revision: str, key: str) -> Path:
 
 
 def with_adapter(model: Any, folder: Path) -> Any:
-    """The model with a LoRA adapter on top, every tensor of which was checked to be in its place."""
+    """Return the model with a LoRA adapter on top, every tensor of which was checked to be in its place."""
     import peft
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -120,7 +113,7 @@ def with_adapter(model: Any, folder: Path) -> Any:
 
 
 def merged(adapted: Any) -> Any:
-    """The model with its adapter added to the weights; a layer without a bias gets one where the adapter has one."""
+    """Return the model with its adapter added to the weights; a layer gets a bias if only the adapter has one."""
     for layer in adapted.modules():
         base: Any = getattr(layer, "base_layer", None)
         biased = any(getattr(up, "bias", None) is not None for up in getattr(layer, "lora_B", {}).values())
@@ -130,7 +123,7 @@ def merged(adapted: Any) -> Any:
 
 
 def _without_copies(tensors: dict[str, Tensor], adapted: Any, folder: Path) -> dict[str, Tensor]:
-    """The tensors without copies of the base's own weights, which PEFT saves where embeddings are adapted.
+    """Return the tensors without copies of the base's own weights, which PEFT saves where embeddings are adapted.
 
     InputError where such a copy has other values: the adapter was trained over other embeddings than the base has.
     """

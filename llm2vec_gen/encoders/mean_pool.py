@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from llm2vec_gen.encoders.base import tokenized
-from llm2vec_gen.encoders.pooled import PooledStates, Span
+from llm2vec_gen.encoders.base import PooledEncoder, Row
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.types import Query, QuerySource
 
+if TYPE_CHECKING:
+    from llm2vec_gen.backbones.backbone import Backbone
 
-class MeanPool(PooledStates):
+
+class MeanPool(PooledEncoder):
     """The mean over all tokens of the last states after the final norm; causal attention, the backbone's own.
 
     instruction: a fixed one for every text (the teacher of a full JEPA reads a completion under a summarising
@@ -30,9 +31,11 @@ class MeanPool(PooledStates):
     covariance C was shrunk to (1 - whiten) C + whiten tr(C)/D: 0 whitens fully, 1 only rescales, null leaves it.
     """
 
+    backbone: Backbone
+
     def __init__(
         self,
-        backbone: Any,
+        backbone: Backbone,
         centre: Iterable[str] | QuerySource | None = None,
         centre_size: int = 1000,
         whiten: float | None = None,
@@ -52,7 +55,7 @@ class MeanPool(PooledStates):
             )
 
     def encode(self, texts: Sequence[str], instruction: str | None = None) -> Tensor:
-        """The vectors of the texts."""
+        """Return the vectors of the texts, float32 (N, D), centred and whitened as set."""
         vectors = super().encode(texts, instruction)
         if self._centre_texts is None:
             return vectors
@@ -68,20 +71,16 @@ class MeanPool(PooledStates):
             values = (1 - self.whiten) * values.clamp_min(0) + self.whiten * values.mean()
             self._scaling = (directions * values.clamp_min(1e-12).rsqrt() @ directions.T).float()
 
-    def rows(self, texts: Sequence[str], instruction: str | None) -> list[tuple[list[int], Span]]:
-        """The text behind its instruction; the mean is over the text."""
-        tokenize = partial(self.backbone.tokenize, max_length=self.max_length)
-        ids, skips = tokenized(tokenize, texts, instruction or self.instruction)
-        ids = [row or [self.backbone.end_id] for row in ids]
-        return [(row, (skip, len(row))) for row, skip in zip(ids, skips, strict=True)]
+    def rows(self, texts: Sequence[str], instruction: str | None) -> list[Row]:
+        """Return the row of each text behind its instruction, the fixed one where none is given."""
+        return super().rows(texts, instruction or self.instruction)
 
-    def _states(self, ids: list[Tensor]) -> list[Tensor]:
-        if self.layer == -1:
-            return self.backbone.states(ids)
-        return [self._layer_of(row) for row in ids]
+    def states(self, ids: list[Tensor]) -> list[Tensor]:
+        """Return the states (L_i, D) of each row at `layer`."""
+        return super().states(ids) if self.layer == -1 else [self._layer_of(row) for row in ids]
 
     def _layer_of(self, ids: Tensor) -> Tensor:
-        """(L, D) states of an inner layer, one text at a time."""
+        """Return the states (L, D) of an inner layer, one text at a time."""
         bare = self.backbone.lm.base_model
         tokens = ids[None].to(self.backbone.device)
         return bare(input_ids=tokens, use_cache=False, output_hidden_states=True).hidden_states[self.layer][0]

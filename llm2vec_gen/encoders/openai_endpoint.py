@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llm2vec_gen.encoders.base import Encoder, chunks
+from llm2vec_gen.encoders.base import chunks
 from llm2vec_gen.endpoint import Endpoint
 from llm2vec_gen.errors import check_texts
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
-class OpenAIEndpoint(Encoder):
+class OpenAIEndpoint:
     """One request per `max_texts_per_batch` texts, `concurrency` at a time, repeated where the server is busy or down.
 
     url: the part before /embeddings, e.g. http://localhost:8000/v1. The key is read from the environment variable
@@ -45,7 +45,7 @@ class OpenAIEndpoint(Encoder):
         self.embedding_dim = len(self._ask(["a"])[0])
 
     def encode(self, texts: Sequence[str], instruction: str | None = None) -> Tensor:
-        """The vectors of the texts; InputError at the first request that the server refuses for good."""
+        """Return the vectors of the texts; InputError at the first request that the server refuses for good."""
         texts = check_texts(texts)
         before = (instruction or "").strip() if self.use_instruction else ""
         rows = [f"{before} {text.strip()}" if before else text for text in texts]

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from llm2vec_gen.devices import usable
-from llm2vec_gen.encoders.base import Encoder
 from llm2vec_gen.errors import InputError, check_texts
 from llm2vec_gen.paths import PathOrId
 from llm2vec_gen.rotary import masked_rows_apart
@@ -17,7 +16,7 @@ from llm2vec_gen.tokenization import restore_end
 from llm2vec_gen.weights import UNLOADABLE, check_finite, why_not
 
 
-class SentenceTransformerEncoder(Encoder):
+class SentenceTransformerEncoder:
     """path: a local folder or hub id; pooling and normalisation are whatever its modules do, and so is formatting: a
     bare language model with a chat template is read through that template by sentence-transformers 6.
 
@@ -60,7 +59,7 @@ class SentenceTransformerEncoder(Encoder):
         self.embedding_dim = int(self.encode(["a"]).shape[1])
 
     def encode(self, texts: Sequence[str], instruction: str | None = None) -> Tensor:
-        """The vectors of the texts."""
+        """Return the vectors of the texts, float32 (N, E) on the CPU."""
         texts = check_texts(texts)
         if not texts:
             return torch.empty(0, self.embedding_dim)

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from llm2vec_gen.atomic_files import replacing
-from llm2vec_gen.encoders.base import length_sorted_batches, mean_of
+from llm2vec_gen.encoders.bare_model import length_sorted_batches, mean_of
 from llm2vec_gen.encoders.llm2vec import FILES, merged, with_adapter
 from llm2vec_gen.errors import InputError, check_integer, one_line
 from llm2vec_gen.rotary import row_lengths

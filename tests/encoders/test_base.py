@@ -6,7 +6,8 @@ import pandas
 import pytest
 import torch
 
-from llm2vec_gen.encoders.base import length_sorted_batches, mean_of, padded, tokenized
+from llm2vec_gen.encoders.bare_model import length_sorted_batches, mean_of, padded
+from llm2vec_gen.encoders.base import tokenized
 from llm2vec_gen.errors import InputError
 
 

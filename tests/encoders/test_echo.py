@@ -78,7 +78,7 @@ def test_a_text_that_spells_control_tokens_is_ordinary_text_in_both_places(backb
     texts = [f"the cat{end} sat", end, f"the cat {end}"]
     encoder = Echo(backbone, "Text: {text}" + end + " {text} end")
     for text in texts:
-        ids, (start, stop) = encoder._row(text, None)
+        ids, start, stop = encoder._row(text, None)
         assert ids.count(backbone.tokenizer.eos_token_id) == 1
         assert backbone.tokenizer.decode(ids[start:stop]).strip() == text
         inside = backbone.tokenizer.decode(ids[len(backbone.tokenization.beginning) :])

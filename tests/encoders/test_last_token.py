@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from llm2vec_gen.backbones.backbone import Backbone
-from llm2vec_gen.encoders import pooled
 from llm2vec_gen.encoders.last_token import LastToken
 from llm2vec_gen.types import Encoder
 from tests.builders import END, FAMILIES, SPECIAL, appending_end, tiny_backbone_folder
@@ -33,7 +32,7 @@ def close(one, other):
 
 
 def test_vectors_are_the_last_states_of_the_last_tokens(backbone, monkeypatch):
-    monkeypatch.setattr(pooled, "CHUNK", 3)
+    monkeypatch.setattr(backbone, "max_tokens_per_micro_batch", 24)
     encoder = LastToken(backbone)
     assert isinstance(encoder, Encoder)
     vectors = encoder.encode(TEXTS)

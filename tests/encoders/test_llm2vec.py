@@ -102,7 +102,7 @@ def test_equals_a_plain_loop_in_float64(folders, merge_second):
     config = json.loads(Path(folders[0], "config.json").read_text())
     encoder = build(folders, dtype="float64", merge_second=merge_second)
     assert isinstance(encoder, Encoder)
-    ids = encoder.tokenize(TEXTS)
+    ids = encoder.backbone.tokenize(TEXTS)
     expected = torch.stack([plain_states(weights, config, torch.tensor(row)).mean(0) for row in ids])
     vectors = encoder.encode(TEXTS)
     assert vectors.shape == (4, encoder.embedding_dim) and vectors.dtype == torch.float32
@@ -123,17 +123,17 @@ def test_each_adapter_changes_the_vectors(folders):
 def test_the_first_token_sees_the_last(folders):
     encoder = build(folders)
     with torch.inference_mode():
-        states, _ = encoder.last_states([[40, 41, 42], [40, 41, 43], [40, 41, 42, 44, 45]])
-    assert (states[0, 0] - states[1, 0]).abs().max() > 1e-3
+        states = encoder.states([torch.tensor(ids) for ids in ([40, 41, 42], [40, 41, 43], [40, 41, 42, 44, 45])])
+    assert (states[0][0] - states[1][0]).abs().max() > 1e-3
     with torch.inference_mode():
-        alone, _ = encoder.last_states([[40, 41, 42]])
-    assert (states[0, :3] - alone[0]).abs().max() < 1e-5, "padding is not seen"
+        (alone,) = encoder.states([torch.tensor([40, 41, 42])])
+    assert (states[0] - alone).abs().max() < 1e-5, "padding is not seen"
 
 
 def test_vectors_do_not_depend_on_batch_order_or_padding(folders):
     encoder = build(folders)
     together = encoder.encode(TEXTS)
-    encoder.max_tokens_per_batch = 1
+    encoder.backbone.max_tokens_per_batch = 1
     assert torch.allclose(encoder.encode(TEXTS), together, rtol=0, atol=1e-5)
     assert torch.allclose(encoder.encode(TEXTS[::-1]).flip(0), together, rtol=0, atol=1e-5)
     assert encoder.encode([]).shape == (0, encoder.embedding_dim)
@@ -143,19 +143,19 @@ def test_vectors_do_not_depend_on_batch_order_or_padding(folders):
 
 def test_the_instruction_is_seen_and_not_pooled(folders):
     encoder = build(folders, use_instruction=True)
-    ids = encoder.tokenize(["say it: the cat"])[0]
-    length = len(encoder.tokenize(["say it:"])[0])
+    ids = encoder.backbone.tokenize(["say it: the cat"])[0]
+    length = len(encoder.backbone.tokenize(["say it:"])[0])
     with torch.inference_mode():
-        states, _ = encoder.last_states([ids])
+        (states,) = encoder.states([torch.tensor(ids)])
     vectors = encoder.encode([" the cat", "the cat "], instruction="say it: ")
-    assert torch.allclose(vectors, states[:, length:].mean(1).expand(2, -1), rtol=0, atol=1e-5)
+    assert torch.allclose(vectors, states[length:].mean(0).expand(2, -1), rtol=0, atol=1e-5)
     deaf = build(folders)
     assert torch.equal(deaf.encode(["the cat"], instruction="say it:"), deaf.encode(["the cat"]))
 
 
 def test_long_texts_are_cut(folders):
     encoder = build(folders, max_length=6)
-    assert len(encoder.tokenize([TEXTS[3]])[0]) == 6
+    assert len(encoder.backbone.tokenize([TEXTS[3]], 6)[0]) == 6
     assert torch.allclose(encoder.encode([TEXTS[3]]), encoder.encode([TEXTS[3] + " and more"]), atol=1e-6)
 
 

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from llm2vec_gen.backbones.backbone import Backbone
-from llm2vec_gen.encoders import pooled
 from llm2vec_gen.encoders.mean_pool import MeanPool
 from llm2vec_gen.types import Encoder, Query
 from tests.builders import FAMILIES, tiny_backbone_folder
@@ -34,7 +33,7 @@ def close(one, other):
 
 
 def test_vectors_are_the_means_of_the_last_states(backbone, monkeypatch):
-    monkeypatch.setattr(pooled, "CHUNK", 3)
+    monkeypatch.setattr(backbone, "max_tokens_per_micro_batch", 24)
     encoder = MeanPool(backbone)
     assert isinstance(encoder, Encoder)
     vectors = encoder.encode(TEXTS)

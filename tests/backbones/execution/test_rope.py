@@ -9,7 +9,7 @@ import torch
 
 from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.backbones.sharding import shard
-from llm2vec_gen.encoders.base import padded
+from llm2vec_gen.encoders.bare_model import padded
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.rotary import RowRope, masked_rows_apart, rows_apart
 from tests.backbones.tiny import backbone, close, other_lm, rows, tiny_lm
