@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.losses.base import Loss
 from llm2vec_gen.types import Batch, EncoderOutput, TargetMoments
+
+if TYPE_CHECKING:
+    from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 
 REDUCTIONS = ("mean", "sum", "variance")
 
@@ -25,6 +28,25 @@ class AlignmentLoss(Loss):
     "variance" does not depend on the teacher's scale or number of dimensions: L = mean_i ||e_i - t_i||^2 / V with
     V = sum_d Var(t_d) over all targets of the run, so 1.0 means "no better than the targets' mean". With "mean", a
     teacher of unit norm and 384 dimensions gives a loss 384 times smaller, which reconstruction drowns.
+
+    Args:
+        weight: factor of this loss in the training's sum, 0 or more.
+        reduction: how squares are reduced over the E dimensions, see the table.
+
+    Raises:
+        InputError: for another reduction; in `prepare`, with "variance", if all targets are the same.
+
+    Example:
+        >>> import torch
+        >>> from llm2vec_gen.losses.alignment import AlignmentLoss
+        >>> from llm2vec_gen.types import Batch, EncoderOutput
+        >>> embedding = torch.tensor([[1.0, 2.0], [0.0, 1.0]])  # (B, E)
+        >>> output = EncoderOutput(soft_prompts=torch.zeros(2, 3, 4), embedding=embedding)
+        >>> batch = Batch(ids=["a", "b"], queries=[], completions=[], targets=torch.zeros(2, 2))
+        >>> AlignmentLoss(reduction="mean")(None, output, batch)  # (1 + 4 + 0 + 1) / (B E)
+        tensor(1.5000)
+        >>> AlignmentLoss(reduction="sum")(None, output, batch)  # (1 + 4 + 0 + 1) / B
+        tensor(3.)
     """
 
     def __init__(self, weight: float = 1.0, reduction: str = "mean"):
@@ -42,15 +64,15 @@ class AlignmentLoss(Loss):
             )
         self._variance = moments.variance
 
-    def forward(self, model: Any, output: EncoderOutput, batch: Batch) -> Tensor:
-        """Scalar; gradients flow through `output.embedding`."""
+    def forward(self, model: LLM2VecGen, output: EncoderOutput, batch: Batch) -> Tensor:
+        """Return the loss, a scalar; gradients flow through `output.embedding`. The model is not used."""
         targets = batch.targets.to(output.embedding)
         if targets.shape != output.embedding.shape:
             raise InputError(
                 f"targets have shape {tuple(targets.shape)}, the embeddings {tuple(output.embedding.shape)}; "
                 "train with embedding_dim equal to the teacher's"
             )
-        squares = (output.embedding - targets).square()
+        squares = (output.embedding - targets).square()  # (B, E)
         if self.reduction == "mean":
             return squares.mean()
         distances = squares.sum(dim=1).mean()

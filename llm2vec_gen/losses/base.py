@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.types import Batch, EncoderOutput, TargetMoments
+
+if TYPE_CHECKING:
+    from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 
 
 class Loss(nn.Module, ABC):
@@ -17,6 +20,12 @@ class Loss(nn.Module, ABC):
 
     How to add one: a file beside this one with a subclass, a yaml in conf/loss keyed by the file's name, a test against
     hand arithmetic. A loss that is absent, or of weight 0, costs nothing.
+
+    Args:
+        weight: factor of this loss in the training's sum, 0 or more; `forward` does not apply it.
+
+    Raises:
+        InputError: for a weight that is negative, not finite or no number.
     """
 
     def __init__(self, weight: float = 1.0):
@@ -29,5 +38,11 @@ class Loss(nn.Module, ABC):
         """Take what the loss needs to know of all targets; called once, before training. Most losses need nothing."""
 
     @abstractmethod
-    def forward(self, model: Any, output: EncoderOutput, batch: Batch) -> Tensor:
-        """Unweighted scalar with gradients to the model's trainables."""
+    def forward(self, model: LLM2VecGen, output: EncoderOutput, batch: Batch) -> Tensor:
+        """Return the unweighted loss, a scalar with gradients to the model's trainables.
+
+        Args:
+            model: the model that made `output`; ask it (or its backbone) for any further pass.
+            output: soft_prompts (B, K, D) and embedding (B, E) of the batch's queries.
+            batch: token ids of B queries and B completions, and targets (B, E).
+        """

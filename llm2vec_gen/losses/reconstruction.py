@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from llm2vec_gen.losses.base import Loss
 from llm2vec_gen.types import Batch, EncoderOutput
+
+if TYPE_CHECKING:
+    from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 
 
 class ReconstructionLoss(Loss):
@@ -17,14 +20,30 @@ class ReconstructionLoss(Loss):
     |--------------|-------------------|------------------|
     | p_1 .. p_K   | r_1 .. r_T-1      | r_1 .. r_T (end) |
 
-    Not the mean of per-sample means. The pass runs in micro-batches of the backbone's token budget, and is exact.
+    L = -1/N sum_i sum_t log P(r_it | p_i1 .. p_iK, r_i1 .. r_i(t-1)), with N the completion tokens of the batch, so it
+    is not the mean of per-sample means. The pass runs in micro-batches of the backbone's token budget, and is exact.
+
+    Args:
+        weight: factor of this loss in the training's sum, 0 or more.
+
+    Example (`model` is any LLM2VecGen):
+        >>> import torch
+        >>> from llm2vec_gen.losses.reconstruction import ReconstructionLoss
+        >>> from llm2vec_gen.types import Batch
+        >>> queries = [torch.tensor([5, 6, 7]), torch.tensor([8])]  # B rows of ids
+        >>> completions = [torch.tensor([9, 10]), torch.tensor([11, 12, 13])]
+        >>> batch = Batch(["a", "b"], queries, completions, targets=torch.zeros(2, model.embedding_dim))
+        >>> loss = ReconstructionLoss()
+        >>> value = loss(model, model(batch), batch)
+        >>> value.shape, value.requires_grad, loss.terms(batch)
+        (torch.Size([]), True, 5)
     """
 
-    def forward(self, model: Any, output: EncoderOutput, batch: Batch) -> Tensor:
-        """Scalar; gradients flow through `output.soft_prompts`."""
+    def forward(self, model: LLM2VecGen, output: EncoderOutput, batch: Batch) -> Tensor:
+        """Return the loss, a scalar; gradients flow through `output.soft_prompts`."""
         total, tokens = model.backbone.reconstruction_loss(output.soft_prompts, batch.completions)
         return total / max(tokens, 1)
 
     def terms(self, batch: Batch) -> int:
-        """Over how many terms this mean is taken (ranks with more tokens weigh more)."""
+        """Return the number of terms of the mean, N: ranks with more tokens weigh more."""
         return sum(len(completion) for completion in batch.completions)
