@@ -28,6 +28,7 @@ from llm2vec_gen.config import (
     config_digest,
     current_overrides,
     format_config_error,
+    from_hydra,
     literal,
     remove_pocket_defaults,
     resolve,
@@ -214,7 +215,9 @@ def _status(step: StepFunction, config: DictConfig) -> Status | None:
 
 
 def _results(step: StepFunction, config: DictConfig) -> dict[str, float]:
-    """Return the losses and scores of a job's complete artifacts."""
+    """The losses and scores of a job's complete artifacts; a launcher's config has Hydra's own node in it."""
+    if "hydra" in config:
+        return metric.results(from_hydra(config, quiet=True), step.__name__)
     adjusted, node, _ = remove_pocket_defaults(config, HydraConfig.get())
     return metric.results(resolve(adjusted, node), step.__name__)
 

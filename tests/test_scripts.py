@@ -120,7 +120,7 @@ def test_a_killed_sweep_is_seen_as_dead_and_the_next_call_goes_on(tmp_path: Path
     job.communicate()
     dead = Status.read(tmp_path / "s" / "1")
     assert dead is not None
-    assert (dead.state, dead.seen, dead.pid) == ("running", "dead", job.pid)
+    assert (dead.state, dead.observed_state, dead.pid) == ("running", "dead", job.pid)
     (tmp_path / "slow").unlink()
     for file in (tmp_path / "machine").glob("busy-*"):
         file.unlink()

@@ -186,4 +186,4 @@ def test_a_killed_process_frees_its_task(tmp_path: Path, artifact: Artifact) -> 
 def test_whoever_has_nothing_to_do_waits_and_says_for_what(tmp_path: Path) -> None:
     ends = Team(tmp_path, {"only": 1.0}, 2).ends()
     assert [code for code, _ in ends] == [0, 0]
-    assert sum("waiting for only, which other processes do" in errors for _, errors in ends) == 1
+    assert sum("waiting for only, which other processes run" in errors for _, errors in ends) == 1

@@ -45,7 +45,7 @@ WAYS = {  # how each is trained: strategy, the family of the backbone, changes o
 }
 
 
-def train(folder: Path, way: str, strategy: str | None = None, stop: int | None = None, collectives: int = 1) -> Any:
+def train(folder: Path, way: str, strategy: str | None = None, stop: int | None = None, ranks: int = 1) -> Any:
     """(the model, its counts) of one way, trained in fp64; `stop` ends the run after that step with a saved state."""
     own, family, changes, alignment = WAYS[way]
     torch.manual_seed(3)
@@ -55,7 +55,7 @@ def train(folder: Path, way: str, strategy: str | None = None, stop: int | None 
     losses = {"alignment": AlignmentLoss(alignment), "reconstruction": ReconstructionLoss(1.0)}
     data = stub_data(22)
     settings = TrainingSettings(**{**SETTINGS, **changes})
-    trainer = TrainerSettings(devices=collectives, strategy=strategy or own)
+    trainer = TrainerSettings(devices=ranks, strategy=strategy or own)
     calls = [] if stop is None else [Signal(stop, 15)]
     try:
         counts = fit(

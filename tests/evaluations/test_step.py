@@ -272,4 +272,4 @@ def test_the_exit_status_comes_at_the_end_with_the_list_and_run_tabulates_the_ot
         done = subprocess.run(script("run", settings), capture_output=True, text=True, timeout=100)
         assert done.returncode == code, done.stderr
         assert expected in done.stderr
-        assert ("stays a row of holes, tasks failed" in done.stderr) == (code != 0)
+        assert ("stays empty, tasks failed" in done.stderr) == (code != 0)
