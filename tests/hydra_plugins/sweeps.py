@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -25,6 +26,8 @@ def start(outputs: Path, *overrides: str, machine: Path | None = None) -> subpro
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A shell lets what it starts in the background ignore Ctrl-C, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         env=os.environ | {"SLOTS": str(slots), "TMPDIR": str(slots)},
     )
 
