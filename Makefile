@@ -25,7 +25,7 @@ demo: setup  ## train, evaluate and read the pocket: two tables, five decoded em
 	$(SCRIPT)/run.py experiment=pocket
 
 test: setup models  ## all tests, fast ones first
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow" -n 2
 	$(BIN)/python -m pytest -q -m slow
 	$(BIN)/python -m pytest -q --nbmake --nbmake-timeout=600 notebooks
 
