@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from llm2vec_gen import LLM2VecGen, cli
+from llm2vec_gen import LLM2VecGen, checkpoints, cli
 from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.errors import InputError, wrong_input
 from llm2vec_gen.extras import EXTRAS, missing_extra, pip_command
@@ -67,7 +67,7 @@ def test_the_core_encodes_decodes_and_reads_like_the_complete_install(folder, tm
         "for words in (['encode', '--output', sys.argv[2]], ['decode', '--max-new-tokens', '3'], ['lens'], "
         "['search', '--corpus', sys.argv[3]]):\n"
         "    main([words[0], sys.argv[1], 'a cat', *words[1:]])\n"
-        "main(['inspect', sys.argv[1]])"
+        "main(['info', sys.argv[1]])"
     )
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("a cat\na dog\n")
@@ -116,10 +116,9 @@ def test_only_the_import_error_of_an_optional_package_is_a_missing_extra():
 
 
 def test_another_import_error_keeps_its_traceback(monkeypatch):
-    def broken(options):
+    def broken(path):
         raise ImportError("cannot import name 'x' from 'torch'")
 
-    monkeypatch.setattr(cli, "inspect", broken)
-    broken.__name__ = "inspect"
+    monkeypatch.setattr(checkpoints, "read", broken)
     with pytest.raises(ImportError, match="cannot import name"):
-        cli.main(["inspect", "m"])
+        cli.main(["info", "m"])

@@ -15,11 +15,14 @@ import torch
 
 from llm2vec_gen import LLM2VecGen, cli
 from llm2vec_gen.backbones.backbone import Backbone
+from llm2vec_gen.cli.arguments import check_device
+from llm2vec_gen.cli.command import parse
+from llm2vec_gen.cli.reading import read_texts
 from llm2vec_gen.interpreters.logit_lens import LogitLens
 from llm2vec_gen.types import Query
 from tests.builders import tiny_backbone_folder
 
-ROOT = Path(cli.__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HARD = "one\ftwo\u2028three\x85four"  # a single line, to all but str.splitlines
 
 
@@ -94,8 +97,8 @@ def test_rows_are_the_lines_of_a_file_and_of_standard_input_alike(monkeypatch, t
     file = tmp_path / "texts.txt"
     file.write_bytes(data)
     give(monkeypatch, data)
-    assert cli._texts(cli._parse(["encode", "m", "--file", str(file)])) == rows
-    assert cli._texts(cli._parse(["encode", "m"])) == rows
+    assert [row.text for row in read_texts(parse(["encode", "m", "--file", str(file)]))] == rows
+    assert [row.text for row in read_texts(parse(["encode", "m"]))] == rows
 
 
 @pytest.mark.parametrize(
@@ -145,7 +148,7 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(unloaded, mon
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
     assert "this machine has cpu, cuda, cuda:0;" in refused(capsys, "lens", "m", "text", "--device", "cuda:1")
     for name in ("cpu", "cuda", "cuda:0"):
-        cli._check_device(name)
+        check_device(name)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +162,7 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(unloaded, mon
     ],
 )
 def test_texts_may_stand_before_and_after_options(arguments):
-    options = cli._parse(["search", *arguments])
+    options = parse(["search", *arguments])
     assert (options.model, options.texts, str(options.corpus)) == ("m", ["one", "two"], "c")
 
 
@@ -236,7 +239,7 @@ def test_a_reader_that_has_enough_ends_the_command_quietly(folder, monkeypatch, 
 
 def test_the_module_runs_as_a_program():
     command = [sys.executable, "-m", "llm2vec_gen.cli", "search", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(cli.__file__).parents[1])
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and done.stdout.startswith("usage: llm2vec-gen search ")
 
 
