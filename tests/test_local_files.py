@@ -14,7 +14,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from llm2vec_gen import cli
+from llm2vec_gen.cli.command import parse
+from llm2vec_gen.cli.reading import read_column, read_texts
 from llm2vec_gen.data.hub import HubDataset
 from llm2vec_gen.data.query_log import QueryLog
 from llm2vec_gen.errors import InputError
@@ -189,17 +190,22 @@ def test_names() -> None:
     ]
 
 
+def texts_of(arguments: list[str]) -> list[str]:
+    """The texts that a command reads."""
+    return [row.text for row in read_texts(parse(arguments))]
+
+
 def readers(file: Path) -> dict[str, list[str]]:
     """The texts of the column "query", by each component that reads files."""
-    named = cli._parse(["encode", "m", "--file", str(file), "--column", "query"])
-    corpus = cli._parse(["search", "m", "--corpus", str(file), "--corpus-column", "query", "q"])
+    named = ["encode", "m", "--file", str(file), "--column", "query"]
+    corpus = parse(["search", "m", "--corpus", str(file), "--corpus-column", "query", "q"])
     return {
         "rows": [row["query"] for _, row in read_rows(file)],
         "log": [row.query or "" for row in QueryLog(str(file)).rows()],
         "hub": [row.query or "" for row in HubDataset(str(file)).rows()],
         "records": [row["query"] for row in records("k", str(file), {"query": (str,)})],
-        "encode": cli._texts(named),
-        "search": [text for _, text in cli._read(file, "query", corpus, ids=())],
+        "encode": texts_of(named),
+        "search": [row.text for row in read_column(file, "query", corpus, ids=())],
     }
 
 
@@ -275,7 +281,7 @@ def test_a_file_that_cannot_be_read_in_full_is_refused_by_all(
         lambda: list(QueryLog(str(file)).queries()),
         lambda: list(HubDataset(str(file)).queries()),
         lambda: records("k", str(file), {"query": (str,)}),
-        lambda: cli._texts(cli._parse(["encode", "m", "--file", str(file), "--column", "query"])),
+        lambda: texts_of(["encode", "m", "--file", str(file), "--column", "query"]),
     ):
         with pytest.raises(InputError, match=message):
             read()
@@ -294,9 +300,9 @@ def test_a_file_that_cannot_be_read_in_full_is_refused_by_all(
 def test_lines_of_what_is_no_text_are_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message):
-        cli._texts(cli._parse(["encode", "m", "--file", str(tmp_path / name)]))
+        texts_of(["encode", "m", "--file", str(tmp_path / name)])
     (tmp_path / "b.txt.gz").write_bytes(gzipped(b"one\r\n\ntwo"))
-    assert cli._texts(cli._parse(["encode", "m", "--file", str(tmp_path / "b.txt.gz")])) == ["one", "", "two"]
+    assert texts_of(["encode", "m", "--file", str(tmp_path / "b.txt.gz")]) == ["one", "", "two"]
 
 
 def test_missing_values_inside_of_others_are_none(tmp_path: Path) -> None:
@@ -349,7 +355,7 @@ def test_delimiters_and_encodings_for_all(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"it has id;query; if that is several, give the file's delimiter"):
             source(str(file), encoding="latin-1")
     options = ["--column", "query", "--delimiter", ";", "--encoding", "latin-1"]
-    assert cli._texts(cli._parse(["encode", "m", "--file", str(file), *options])) == ["a;b", "caf\u00e9"]
+    assert texts_of(["encode", "m", "--file", str(file), *options]) == ["a;b", "caf\u00e9"]
     file.write_text("query\tb\none\t1\n")
     assert [row["query"] for _, row in read_rows(file, delimiter="\\t")] == ["one"]
     for wrong in ("", '"', "\n", "ab"):
@@ -401,3 +407,33 @@ def test_random_tables_are_read_row_by_row_or_refused(tmp_path: Path, seed: int)
         assert [row for _, row in read_rows(file)] == rows, name
         found = readers(file)
         assert found == dict.fromkeys(found, [row["query"] for row in rows]), name
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "rows", "lines"),
+    [
+        (
+            "a.jsonl",
+            b'{"q": "one"}\n{broken\n[1]\n{"q": "caf\xe9"}\n{"q": "a", "q": "b"}\n{"q": "two"}\n',
+            ["one", "two"],
+            [2, 3, 4, 5],
+        ),
+        ("a.csv", b'q,b\none,1\ntwo\n"x"y,2\n"l\xe9\nl",3\n"three\nfour",5\n', ["one", "three\nfour"], [3, 4, 5]),
+        ("a.tsv", b"q\tb\none\t1\ntwo\nca\xe9\t2\nthree\t3\n", ["one", "three"], [3, 4]),
+    ],
+)
+def test_broken_lines_can_be_passed_over_with_their_numbers(tmp_path, name, content, rows, lines) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    errors: list[InputError] = []
+    assert [row["q"] for _, row in read_rows(file, broken=errors.append)] == rows
+    assert [int(str(error).split(":")[1].split()[0]) for error in errors] == lines
+    with pytest.raises(InputError, match=f"{name}:{lines[0]} "):
+        list(read_rows(file))
+
+
+def test_a_quote_that_hides_the_rest_is_never_passed_over(tmp_path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text('q,b\none,1\n"two,2\nthree,3\n')
+    with pytest.raises(InputError, match="a.csv:3 is no row"):
+        list(read_rows(file, broken=lambda error: None))

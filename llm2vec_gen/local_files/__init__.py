@@ -14,19 +14,19 @@ from typing import Any
 
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.local_files import json_rows, parquet, tables
-from llm2vec_gen.local_files.names import FORMATS, Numbered, Record, data_files, format_of, stem_of
+from llm2vec_gen.local_files.names import FORMATS, Broken, Numbered, Record, data_files, format_of, stem_of
 from llm2vec_gen.local_files.text import read_lines
 
 __all__ = [
-    "FORMATS", "Numbered", "Record", "column_names", "columns_of", "data_files", "format_of", "read_lines", "read_rows",
-    "stem_of", "value_of",
+    "FORMATS", "Broken", "Numbered", "Record", "column_names", "columns_of", "data_files", "format_of", "read_lines",
+    "read_rows", "stem_of", "value_of",
 ]  # fmt: skip
 
 PEEK_ROWS = 100  # a column counts as there if one of the first rows of a file has it
 
 
 def read_rows(file: Path, encoding: str = "utf-8", delimiter: str | None = None,
-              columns: Sequence[str] | None = None) -> Numbered:  # fmt: skip
+              columns: Sequence[str] | None = None, broken: Broken | None = None) -> Numbered:  # fmt: skip
     """Yield (number, row): the line a row begins on in csv, tsv and JSON lines, counted from 1; else the row's number.
 
     delimiter: of .csv and .tsv files; None is a comma and a tab. `.csv` quotes as RFC 4180 does, `.tsv` has no quotes.
@@ -34,6 +34,7 @@ def read_rows(file: Path, encoding: str = "utf-8", delimiter: str | None = None,
     columns: those of a parquet file to read; None is all. Raises InputError with file and number for what is no row:
     broken JSON, a duplicate key, an unbalanced quote, a row of another width, bytes that are no text; and for
     a file that is not what its name promises: a Git LFS pointer, an archive that is cut or damaged.
+    broken: takes the error of a broken line of csv, tsv or JSON lines, and the rest is read; None raises it.
     """
     ending = format_of(file)
     if ending is None:
@@ -41,8 +42,8 @@ def read_rows(file: Path, encoding: str = "utf-8", delimiter: str | None = None,
     if ending == ".parquet":
         return parquet.read(file, columns)
     if ending in (".csv", ".tsv"):
-        return tables.read(file, encoding, delimiter)
-    return json_rows.read(file, encoding)
+        return tables.read(file, encoding, delimiter, broken)
+    return json_rows.read(file, encoding, broken)
 
 
 def columns_of(file: Path, encoding: str = "utf-8", delimiter: str | None = None) -> list[str] | None:

@@ -9,29 +9,42 @@ from pathlib import Path
 from typing import Any
 
 from llm2vec_gen.errors import InputError, one_line
-from llm2vec_gen.local_files.names import Numbered, Record, format_of
+from llm2vec_gen.local_files.names import Broken, Numbered, Record, format_of
 from llm2vec_gen.local_files.text import pieces
 
 CHARACTERS_AT_A_TIME = 1 << 16
 BLANKS = re.compile(r"[ \t\n\r]*")
 
 
-def read(file: Path, encoding: str) -> Numbered:
-    """Yield (number, row): the line of JSON lines, the row's number in an array; blank lines are no rows."""
+def read(file: Path, encoding: str, broken: Broken | None = None) -> Numbered:
+    """Yield (number, row): the line of JSON lines, the row's number in an array; blank lines are no rows.
+
+    broken: takes the errors of lines; an array has none, and raises.
+    """
     if format_of(file) == ".json":
         array = _Array(file, encoding)
         if array.next() == "[":
             yield from array.rows()
             return
-    for number, line in pieces(file, encoding):
+    for number, line in pieces(file, encoding, broken=broken):
         if line := line.strip():
             try:
-                record = DECODER.decode(line)
-            except (ValueError, RecursionError) as error:
-                raise InputError(
-                    f"{file}:{number} is no JSON ({one_line(error)}); expected one object per line"
-                ) from error
-            yield number, _row(record, file, number)
+                row = _line(line, file, number)
+            except InputError as error:
+                if broken is None:
+                    raise
+                broken(error)
+                continue
+            yield number, row
+
+
+def _line(line: str, file: Path, number: int) -> Record:
+    try:
+        return _row(DECODER.decode(line), file, number)
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file}:{number} is no JSON ({one_line(error)}); expected one object per line") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Record:

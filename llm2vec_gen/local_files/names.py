@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ from llm2vec_gen.errors import InputError
 
 Record = dict[str, Any]
 Numbered = Iterator[tuple[int, Record]]
+Broken = Callable[[InputError], None]
+"""Takes the error of a row that is broken, where the other rows are read all the same."""
 
 FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 PACKED = (".gz", ".zip", ".zst", ".bz2", ".xz", ".lz4")  # only .gz of a text file is read

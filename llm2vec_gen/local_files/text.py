@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from llm2vec_gen.errors import InputError, one_line
+from llm2vec_gen.local_files.names import Broken
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec"
 GZIP = b"\x1f\x8b"
@@ -29,29 +30,38 @@ NO_TEXT = re.compile("[\0\udc80-\udcff]")  # NUL, and how "surrogateescape" mark
 HINT = "convert the file (iconv -f ITS_ENCODING -t UTF-8), or give its encoding (data.encoding, --encoding)"
 
 
-def read_lines(source: Path | IO[bytes], encoding: str = "utf-8", name: str = "") -> Iterator[tuple[int, str]]:
+def read_lines(
+    source: Path | IO[bytes], encoding: str = "utf-8", name: str = "", broken: Broken | None = None
+) -> Iterator[tuple[int, str]]:
     """Yield (number, line) of a plain text file or stream; a blank line is a text too.
 
     A line ends at \\n or \\r\\n, as an editor counts; what else looks like an end (\\r, form feed, U+2028) is a
     character of a text. name: what messages call a stream. Raises InputError with the line for bytes that are no text.
     """
-    for number, line in pieces(source, encoding, name=name):
+    for number, line in pieces(source, encoding, name=name, broken=broken):
         yield number, line.removesuffix("\n").removesuffix("\r")
 
 
-def pieces(
-    source: Path | IO[bytes], encoding: str, size: int | None = None, name: str = ""
-) -> Iterator[tuple[int, str]]:
-    """Yield (line it begins on, text): the lines of a text file with their ends, or pieces of `size` characters."""
+def pieces(source: Path | IO[bytes], encoding: str, size: int | None = None, name: str = "",
+           broken: Broken | None = None, check: bool = True) -> Iterator[tuple[int, str]]:  # fmt: skip
+    """Yield (line it begins on, text): the lines of a text file with their ends, or pieces of `size` characters.
+
+    broken: takes the error of a line with bytes that are no text, which is left out; None raises it. check: false
+    leaves such bytes in, as surrogates.
+    """
     name, number = name or str(source), 1
     try:
         with _opened(source, encoding, name) as stream:
             for piece in stream if size is None else iter(lambda: stream.read(size), ""):
                 text = piece.removeprefix("\ufeff") if number == 1 else piece
-                if not text.isascii() or "\0" in text:
-                    _check_text(text, encoding, name, number)
-                if text:
+                plain = not check or (text.isascii() and "\0" not in text)
+                wrong = None if plain else wrong_bytes(text, encoding, name, number)
+                if wrong is None and text:
                     yield number, text
+                elif wrong is not None and broken is None:
+                    raise wrong
+                elif wrong is not None and broken is not None:
+                    broken(wrong)
                 number += piece.count("\n")
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(
@@ -97,7 +107,9 @@ def _check_start(start: bytes, encoding: str, name: str) -> None:
             raise InputError(f"{name} is {found} text by its byte order mark, expected {encoding}; {HINT}")
 
 
-def _check_text(text: str, encoding: str, name: str, number: int) -> None:
-    if wrong := NO_TEXT.search(text):
-        line, byte = number + text.count("\n", 0, wrong.start()), ord(wrong[0]) & 0xFF
-        raise InputError(f"{name}:{line} is not {encoding} text (byte 0x{byte:02x}), which was expected; {HINT}")
+def wrong_bytes(text: str, encoding: str, name: str, number: int) -> InputError | None:
+    """Return the error for the first byte that is no text, None where there is none."""
+    if not (wrong := NO_TEXT.search(text)):
+        return None
+    line, byte = number + text.count("\n", 0, wrong.start()), ord(wrong[0]) & 0xFF
+    return InputError(f"{name}:{line} is not {encoding} text (byte 0x{byte:02x}), which was expected; {HINT}")
