@@ -10,9 +10,10 @@ from llm2vec_gen.backbones import generation
 from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.backbones.execution.cpu_kernels import FastDecoder
 from llm2vec_gen.backbones.execution.decoding import PackedDecoder
+from llm2vec_gen.backbones.generation import DecodingBatch, DecodingRow
 from llm2vec_gen.backbones.sampling import Sampler
 from llm2vec_gen.errors import InputError
-from tests.backbones.tiny import FAMILIES, backbone, close, rows, tiny_lm
+from tests.backbones.tiny import FAMILIES, backbone, close, other_lm, rows, tiny_lm
 
 WAYS = ("packed", "padded")
 
@@ -126,3 +127,87 @@ def test_a_layer_that_only_looks_alike_is_not_stepped_lean():
     prompts = rows(3, 5)
     for prompt, (ids, _) in zip(prompts, frozen.generate(prompts, 6, stop=False), strict=True):
         assert ids.tolist() == greedy(frozen, frozen.embed(prompt), 6)
+
+
+def joined(frozen: Backbone, prompts: list[torch.Tensor], limits: list[int]) -> list[list[int]]:
+    """Two rows start, one more joins before each further step that has not ended everything."""
+    sampler = Sampler(None, None, 1)
+    made = [DecodingRow(prompt, limit, sampler, stop=False) for prompt, limit in zip(prompts, limits, strict=True)]
+    batch, waiting = DecodingBatch(frozen), list(made)
+    batch.join([waiting.pop(0), waiting.pop(0)])
+    while batch.rows or waiting:
+        if batch.rows:
+            batch.step()
+        if waiting:
+            batch.join([waiting.pop(0)])
+    return [row.ids for row in made]
+
+
+PROMPTS, LIMITS = (4, 9, 1, 30, 2, 12, 3, 3), [3, 9, 12, 2, 1, 7, 5, 6]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_that_join_and_leave_get_what_they_get_alone(family, way):
+    frozen, prompts = backbone(family, way=way), rows(*PROMPTS)
+    alone = [frozen.generate([p], n, stop=False)[0][0].tolist() for p, n in zip(prompts, LIMITS, strict=True)]
+    assert joined(frozen, prompts, LIMITS) == alone
+
+
+@pytest.mark.parametrize("family", ["bamba", "mamba", "minicpm3"])
+@pytest.mark.filterwarnings("ignore:.*")
+def test_rows_join_whatever_the_decoder(family):
+    frozen, prompts = Backbone(other_lm(family, torch.float64), None), rows(*PROMPTS)
+    alone = [frozen.generate([p], n, stop=False)[0][0].tolist() for p, n in zip(prompts, LIMITS, strict=True)]
+    assert joined(frozen, prompts, LIMITS) == alone
+
+
+def test_rows_join_where_keys_depend_on_the_length_of_the_text():
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    frozen, prompts = backbone("llama", rope_parameters=rope, max_position_embeddings=12), rows(*PROMPTS)
+    alone = [frozen.generate([p], n, stop=False)[0][0].tolist() for p, n in zip(prompts, LIMITS, strict=True)]
+    assert joined(frozen, prompts, LIMITS) == alone
+
+
+def test_what_a_row_left_behind_never_reaches_the_next_one():
+    frozen, (first, second) = backbone(), rows(5, 3)
+    sampler = Sampler(None, None, 1)
+    batch, lasting = DecodingBatch(frozen), DecodingRow(second, 12, sampler, stop=False)
+    overflown = DecodingRow(torch.full((5, 32), 1e300, dtype=torch.float64), 2, sampler, stop=False)
+    batch.join([lasting])
+    batch.join([overflown])  # apart: rows of a packed pass share masked attention calls
+    batch.step()
+    batch.step()
+    after = DecodingRow(first, 4, sampler, stop=False)
+    batch.join([after])
+    while batch.rows:
+        batch.step()
+    assert after.ids == greedy(frozen, frozen.embed(first), 4)
+    assert lasting.ids == greedy(frozen, frozen.embed(second), 12)
+
+
+def test_a_row_that_left_goes_on_where_it_was():
+    frozen, (prompt,) = backbone(), rows(5)
+    settings = {"temperature": 1.3}
+    expected = frozen.generate([prompt], 8, settings, seed=[4], stop=False)[0][0].tolist()
+    row = DecodingRow(prompt, 8, Sampler(settings, [4], 1), stop=False)
+    for _ in range(2):
+        batch = DecodingBatch(frozen)
+        batch.join([row])
+        for _ in range(4):
+            batch.step()
+        batch.leave([row] if row in batch.rows else [])
+    assert row.ids == expected and row.reason == "length"
+
+
+def test_log_probabilities_are_those_of_the_model():
+    frozen, (prompt,) = backbone(), rows(5)
+    row = DecodingRow(prompt, 3, Sampler({"temperature": 3.0}, [1], 1), stop=False, top_logprobs=2)
+    batch = DecodingBatch(frozen)
+    batch.join([row])
+    while batch.rows:
+        batch.step()
+    logits = frozen.lm(torch.cat([prompt, torch.tensor(row.ids)])[None], use_cache=False).logits[0, 4:-1]
+    for own, token, (logprob, best) in zip(logits.log_softmax(-1), row.ids, row.logprobs, strict=True):
+        assert logprob == pytest.approx(float(own[token]), abs=1e-5)
+        assert [id for id, _ in best] == own.topk(2).indices.tolist()

@@ -141,6 +141,7 @@ class FastDecoder(PackedDecoder):
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """Input vectors (B, D) of the next position -> its states after the final norm (B, D)."""
+        self._begin(vectors)
         cos, sin = (part.transpose(0, 1) for part in self.rotary(vectors, self.positions.T))
         states = vectors
         for number, layer in enumerate(self.layers):
@@ -148,8 +149,7 @@ class FastDecoder(PackedDecoder):
             inner = self._normed(states, layer.before_feed_forward)
             inner = F.silu(linear(inner, *layer.gate)).mul_(linear(inner, *layer.up))
             states = states + linear(inner, *layer.down)
-        self.column += 1
-        self.positions = self.positions + 1
+        self._advance()
         return self._normed(states, self.norm)
 
     def _normed(self, states: Tensor, weight: Tensor) -> Tensor:

@@ -63,18 +63,22 @@ class RenewedDecoder:
         return states
 
     def _restart(self, lengths: list[int]) -> None:
-        """Lay the tokens since the last start behind the prefix, with keys for a text of one token more."""
-        inputs = self.prefix.inputs
-        assert inputs is not None
+        """Start a decoder whose keys are those of a text of one token more."""
         if self.since:
-            new = torch.stack(self.since, dim=1)  # (B, tokens since, D)
-            rows = [torch.cat(pair) for pair in zip(inputs.split(self.prefix.lengths), new, strict=True)]
-            self.prefix = Prefix.concatenate([self.runner.prefill(row, [len(row)], ahead=[1]) for row in rows])
+            self._include_new_tokens()
         else:
             self.prefix = renewed(self.runner, self.prefix, [1] * len(lengths)) or self.prefix
             self.prefix.spans = [length + 1 for length in lengths]
-        self.since = []
         self.decoder = self.build(self.prefix, self.capacity)
+
+    def _include_new_tokens(self) -> None:
+        """Lay the tokens since the last start behind the prefix, with keys for a text of one token more."""
+        inputs = self.prefix.inputs
+        assert inputs is not None
+        new = torch.stack(self.since, dim=1)  # (B, tokens since, D)
+        rows = [torch.cat(pair) for pair in zip(inputs.split(self.prefix.lengths), new, strict=True)]
+        self.prefix = Prefix.concatenate([self.runner.prefill(row, [len(row)], ahead=[1]) for row in rows])
+        self.since = []
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only."""
@@ -82,3 +86,10 @@ class RenewedDecoder:
         self.since = [vectors[rows] for vectors in self.since]
         if self.decoder is not None:
             self.decoder.keep(rows)
+
+    def join(self, prefix: Prefix, capacity: int) -> None:
+        """Add the prefix's rows behind the present ones; the next step starts a decoder for all of them."""
+        if self.since:
+            self._include_new_tokens()
+        self.prefix = Prefix.concatenate([self.prefix, prefix])
+        self.capacity, self.decoder = max(self.capacity, capacity), None

@@ -67,6 +67,10 @@ class UncachedDecoder:
         """Go on with these rows only."""
         self.prefix = self.prefix.rows(rows.tolist())
 
+    def join(self, prefix: Prefix, capacity: int) -> None:
+        """Add the prefix's rows behind the present ones."""
+        self.prefix = Prefix.concatenate([self.prefix, prefix])
+
 
 class StatefulDecoder:
     """Steps over the model's own cache, one cache per length of row: nothing is padded, so nothing leaks into a state.
@@ -75,15 +79,20 @@ class StatefulDecoder:
     """
 
     def __init__(self, runner: UncachedRunner, prefix: Prefix):
-        self.lm = runner.lm
+        self.lm, self.rows = runner.lm, 0
         self.groups: list[list[Any]] = []
+        self.join(prefix, 0)
+
+    def join(self, prefix: Prefix, capacity: int) -> None:
+        """Add the prefix's rows behind the present ones, in groups of their own."""
         inputs = prefix.like.split(prefix.lengths)
         for length in sorted(set(prefix.lengths)):
-            places = [row for row, other in enumerate(prefix.lengths) if other == length]
+            rows = [row for row, other in enumerate(prefix.lengths) if other == length]
             cache = None  # an empty cache has no shape yet; the first step makes it
             if length:
-                _, cache = self._step(torch.stack([inputs[row] for row in places]), 0, None)
-            self.groups.append([torch.tensor(places, device=prefix.like.device), length, cache])
+                _, cache = self._step(torch.stack([inputs[row] for row in rows]), 0, None)
+            self.groups.append([torch.tensor(rows, device=prefix.like.device) + self.rows, length, cache])
+        self.rows += len(prefix)
 
     def _step(self, vectors: Tensor, past_length: int, cache: Any) -> tuple[Tensor, Any]:
         """Input vectors (b, n, D) after `past_length` tokens -> states of the last position (b, D), and the cache."""
@@ -116,4 +125,4 @@ class StatefulDecoder:
                 if cache is not None:
                     cache.reorder_cache(chosen[:, 1])
                 kept.append([chosen[:, 0], length, cache])
-        self.groups = kept
+        self.groups, self.rows = kept, len(rows)
