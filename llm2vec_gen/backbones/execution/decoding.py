@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -152,10 +152,11 @@ class PaddedDecoder:
 
     def join(self, prefix: Prefix, capacity: int) -> None:
         """Add the prefix's rows behind the present ones."""
+        layers: Any = self.cache.layers  # of plain attention: `_load` makes no others
         if self.mask.shape[1]:
             # (B, heads, columns, size) -> (B, columns, heads, size) -> (T, heads, size), padding dropped
-            keys = [layer.keys.transpose(1, 2)[self.mask] for layer in self.cache.layers]
-            values = [layer.values.transpose(1, 2)[self.mask] for layer in self.cache.layers]
+            keys = [layer.keys.transpose(1, 2)[self.mask] for layer in layers]
+            values = [layer.values.transpose(1, 2)[self.mask] for layer in layers]
         else:
             keys, values = [packed[:0] for packed in prefix.keys], [packed[:0] for packed in prefix.values]
         present = Prefix(self.mask.sum(1).tolist(), keys, values)
