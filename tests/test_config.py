@@ -123,6 +123,9 @@ def test_a_baseline_is_scored_once_for_all_students(tmp_path: Path) -> None:
     [
         (["~loss.alignment", "~loss.reconstruction"], "no loss is left"),
         (["model.num_compression_tokens=600"], "leave no tokens"),
+        (["model.num_compression_tokens=0"], "model.num_compression_tokens"),
+        (["model.num_thought_tokens=-1"], "model.num_thought_tokens"),
+        (["model.max_length=1.5"], "model.max_length"),
         (["data=query_log"], "data.path must be chosen"),
         (["data=query_log", "data.path=nowhere/file.jsonl"], "does not exist"),
         (["loss.alignment.weight=0", "loss.reconstruction.weight=0"], "no loss is left"),

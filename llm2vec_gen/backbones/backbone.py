@@ -27,7 +27,7 @@ from llm2vec_gen.backbones.kv_prefix import Prefix
 from llm2vec_gen.backbones.sharding import Shards
 from llm2vec_gen.backbones.token_loss import token_loss
 from llm2vec_gen.devices import usable
-from llm2vec_gen.errors import InputError
+from llm2vec_gen.errors import InputError, one_line
 from llm2vec_gen.paths import PathOrId
 from llm2vec_gen.rotary import rows_apart
 from llm2vec_gen.tokenization import Tokenization
@@ -173,10 +173,14 @@ class Backbone:
                 "use an instruction-tuned backbone, let it continue the bare queries (generator.chat_template=none), "
                 "or replay completions that exist (generator=replay)"
             )
-        messages = [{"role": "user", "content": query}]
-        return self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **self.chat_template_arguments
-        )
+        messages, arguments = [{"role": "user", "content": query}], self.chat_template_arguments
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **arguments)
+        except Exception as error:  # templates are programs of the model's authors: they raise what they like
+            raise InputError(
+                f"the chat template of backbone {self.path!r} fails with backbone.chat_template_arguments={arguments} "
+                f"({one_line(error)}); correct the arguments, or set generator.chat_template=none"
+            ) from error
 
     def chat_ids(self, query: str) -> Tensor:
         """Ids of the chat prompt of a query; control tokens that the query spells are ordinary text in it."""

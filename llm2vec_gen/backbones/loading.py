@@ -144,9 +144,12 @@ def parse_dtype(dtype: str | torch.dtype | None) -> Any:
     if dtype is None or dtype == "auto" or isinstance(dtype, torch.dtype):
         return dtype or "auto"
     names = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64", "half": "float16"}
-    found = getattr(torch, names.get(dtype, dtype), None)
-    if not isinstance(found, torch.dtype):
-        raise InputError(f"dtype {dtype!r} is unknown; expected auto, float32, bfloat16, float16 or float64")
+    found = getattr(torch, names.get(dtype, dtype), None) if isinstance(dtype, str) else None
+    if not isinstance(found, torch.dtype) or found not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        raise InputError(
+            f"dtype {dtype!r} is unknown; expected auto, float32, bfloat16, float16 or float64 (8 and 4 bits are "
+            "settings of quantization)"
+        )
     return found
 
 

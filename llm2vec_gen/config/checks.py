@@ -164,6 +164,9 @@ def check_outputs(folder: Path) -> None:
 
 
 def _check_suffix(model: dict[str, Any]) -> None:
+    for key, least in (("num_thought_tokens", 0), ("num_compression_tokens", 1), ("max_length", 1)):
+        if key in model:
+            check_integer(f"model.{key}", model[key], least)
     suffix = model.get("num_thought_tokens", 0) + model.get("num_compression_tokens", 0)
     if suffix >= model.get("max_length", 512):
         raise InputError(

@@ -118,6 +118,12 @@ def test_chat_prompt_switches_thinking_off(folders, tmp_path):
         bare.chat_prompt("hello?")
 
 
+@pytest.mark.parametrize("arguments", [{"tools": 3}, {"tokenize": True, "conversation": []}])
+def test_what_a_chat_template_cannot_take_is_named(folders, arguments):
+    with pytest.raises(InputError, match=r"chat_template_arguments=.*correct the arguments"):
+        load(folders["qwen3"], chat_template_arguments=arguments).chat_prompt("hello?")
+
+
 def test_fingerprint_knows_weights_but_not_dtypes(folders, tmp_path):
     first = load(folders["qwen3"]).fingerprint
     assert first == load(folders["qwen3"], dtype="bfloat16").fingerprint == load(folders["qwen3"]).fingerprint
@@ -197,6 +203,9 @@ def test_dtypes():
     assert loading.parse_dtype(None) == "auto"
     with pytest.raises(InputError, match="dtype 'float7' is unknown"):
         loading.parse_dtype("float7")
+    for name in ("int8", "float8_e4m3fn", 16):  # types that no weights can be computed in
+        with pytest.raises(InputError, match="quantization"):
+            loading.parse_dtype(name)
 
 
 @pytest.mark.parametrize(
