@@ -155,7 +155,8 @@ def train(plan: Plan) -> Path:
             callbacks = plan.build_all("callbacks").values()
             counts = fit(model, losses, completions, targets, training, trainer,
                          artifact.folder, plan.settings["seed"], plan.loggers, list(callbacks),
-                         plan.build("optimizer"), plan.build("scheduler"))  # fmt: skip
+                         plan.build("optimizer"), plan.build("scheduler"),
+                         plan.settings["data.validation"])  # fmt: skip
             model.card = plan.card(training) | {"run": artifact.folder.name}
             model.instructions = instructions
             with collectives.folder_of(artifact) as folder:

@@ -84,6 +84,10 @@ class Completions(Sequence[Completion]):
             return [self[row] for row in range(len(self))[index]]
         return Completion(**self._rows[int(index)])
 
+    def queries(self) -> Iterator[str]:
+        """Yield the text of each query, in order."""
+        return self._rows.column("query")
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Completions, (self.folder,)  # another process opens the files itself
 

@@ -53,6 +53,11 @@ class ParquetRows:
         number = bisect.bisect_right(self._starts, row) - 1
         return self._batches[number].slice(row - self._starts[number], 1).to_pylist()[0]
 
+    def column(self, name: str) -> Iterator[Any]:
+        """Yield one column of all rows, in order."""
+        for batch in self._batches:
+            yield from batch.column(name).to_pylist()
+
 
 def _batches(shards: Sequence[Shard]) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa

@@ -14,7 +14,7 @@ class Step:
 
     name         that of its function in pipeline.py, its script and the folder of its artifacts
     inputs       components of the config that its digest covers; of callbacks and trainer only the settings that
-                 decide the result
+                 decide the result; data.validation is a key of its own, which `data` does not count
     upstream     steps whose artifacts it reads: the digest covers theirs
     version      increase it when the code changes what the step writes: old folders then have another digest
     label        readable name of an artifact, filled with the choices of the config (see `config.naming`)
@@ -58,7 +58,18 @@ STEPS = {
         Step(
             "train",
             "completions and targets -> checkpoint",
-            inputs=("backbone", "model", "loss", "training", "optimizer", "scheduler", "seed", "callbacks", "trainer"),
+            inputs=(
+                "backbone",
+                "model",
+                "loss",
+                "training",
+                "optimizer",
+                "scheduler",
+                "seed",
+                "callbacks",
+                "trainer",
+                "data.validation",
+            ),
             upstream=("complete", "embed"),
             version=2,
             label="{student}",

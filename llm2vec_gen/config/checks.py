@@ -14,7 +14,7 @@ from llm2vec_gen import targets
 from llm2vec_gen.config.messages import CONF
 from llm2vec_gen.errors import InputError, check_flag, check_integer
 from llm2vec_gen.paths import on_disk
-from llm2vec_gen.training.settings import check_losses
+from llm2vec_gen.training.settings import check_losses, check_validation
 from llm2vec_gen.training.trainer_settings import TrainerSettings
 
 MANY = ("loss", "evaluation", "baseline", "interpreter", "logger", "callbacks")  # groups of members, each with a key
@@ -144,6 +144,7 @@ def check(settings: dict[str, Any]) -> None:
         if seed >= 2**32:
             raise InputError(f"seed={seed}: expected less than 2**32, which is as far as numpy goes")
     check_losses(settings.get("loss"))
+    check_validation(settings["data.validation"])
     targets.build(settings["training"], "training")  # plain settings that refuse values which contradict each other
     trainer: TrainerSettings = targets.build(settings["trainer"], "trainer")
     trainer.check_batch("training.batch_size", settings["training"]["batch_size"])

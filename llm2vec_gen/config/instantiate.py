@@ -35,6 +35,31 @@ def build(settings: Settings, component: str, **dependencies: Any) -> Any:
     return targets.build(find_node(settings, component), component, **dependencies)
 
 
+def take_validation(settings: Settings) -> None:
+    """Move the key `validation` of `data` to the settings' own key "data.validation".
+
+    It is a setting of the training alone: no query source takes it, and no digest of completions or targets covers it.
+    Copies of `data` elsewhere (`interpret.queries: ${data}`) are without it too. A `data` that lacks it validates on
+    nothing.
+    """
+    given = settings.get("data")
+    if not isinstance(given, dict) or "data.validation" in settings:
+        return
+    settings["data.validation"] = given.get("validation", 0)
+    plain = {key: value for key, value in given.items() if key != "validation"}
+    for key in settings:
+        settings[key] = _replaced(settings[key], dict(given), plain)
+
+
+def _replaced(value: Any, old: Settings, new: Settings) -> Any:
+    """Return a plain value in which each mapping that equals `old` is `new`."""
+    if value == old:
+        return dict(new)
+    if isinstance(value, dict):
+        return {key: _replaced(item, old, new) for key, item in value.items()}
+    return [_replaced(item, old, new) for item in value] if isinstance(value, list) else value
+
+
 # ---- encoders: the trained model, the teacher and the baselines
 
 

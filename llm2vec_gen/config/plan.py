@@ -47,6 +47,7 @@ class Plan:
     def __init__(self, settings: dict[str, Any], choices: dict[str, Any], note: str = ""):
         self.settings, self.choices = settings, choices
         self.outputs = Path(settings["paths"]["outputs"])
+        instantiate.take_validation(settings)
         instantiate.add_checkpoint_baseline(settings)
         checks.check(settings)
         checks.check_outputs(self.outputs)

@@ -57,6 +57,8 @@ class ResumableModule(lightning.LightningModule):
         self._resumed = False
         self._tokens = self._steps_timed = 0
         self._since = time.perf_counter()
+        self._paused = 0.0  # when the validation began that the interval's clock leaves out
+        self.validated: dict[str, float] = {}  # val/* of the last validation
 
     # ---- a step
 
@@ -109,6 +111,18 @@ class ResumableModule(lightning.LightningModule):
         """Return the names of the logged metrics, which callbacks may monitor."""
         clock = ("learning_rate", "seconds_per_step", "tokens_per_second")
         return [f"train/{name}" for name in (*self.running_means.names, *self.state_metrics(), *clock)]
+
+    def validation_names(self) -> list[str]:
+        """Return the names of the validation's metrics; none where a module has no validation."""
+        return []
+
+    def on_validation_start(self) -> None:
+        """Stop the clock of the training's interval."""
+        self._paused = time.perf_counter()
+
+    def on_validation_end(self) -> None:
+        """Let the clock go on."""
+        self._since += time.perf_counter() - self._paused
 
     def _start_interval(self) -> None:
         self._tokens = self._steps_timed = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import lightning
@@ -14,6 +14,7 @@ from llm2vec_gen.distributed import collectives
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.training.loader import BatchLoader, Counts, Shuffle
 from llm2vec_gen.training.settings import TrainingSettings
+from llm2vec_gen.training.validation import ValidationBatches, held_out_rows
 from llm2vec_gen.types import Batch, Completion
 
 
@@ -23,6 +24,19 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Any: ...
+
+
+class _Part:
+    """Some of the rows, by their numbers."""
+
+    def __init__(self, rows: Rows, numbers: np.ndarray):
+        self._rows, self._numbers = rows, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._rows[int(self._numbers[index])]
 
 
 class ResumableDataModule(lightning.LightningDataModule):
@@ -64,31 +78,56 @@ class CompletionDataModule(ResumableDataModule):
     completions[i] -> Completion, targets[i] -> float32 (E,), both random access; neither is read as a whole. Queries
     are stripped and share their `max_length` with the suffix; completions end with the family's end token, and what
     the language model has no positions for behind the soft prompts is cut like all beyond `max_completion_tokens`.
+    validation: the queries that are held out of training for `val_dataloader`, see `held_out_rows`; 0 is none.
     """
 
-    def __init__(self, model: Any, completions: Rows, targets: Rows, settings: TrainingSettings, seed: int):
-        super().__init__(len(completions), settings, seed)
+    def __init__(
+        self,
+        model: Any,
+        completions: Rows,
+        targets: Rows,
+        settings: TrainingSettings,
+        seed: int,
+        validation: int | float | str = 0,
+    ):
         if len(completions) != len(targets):
             raise InputError(
                 f"{len(targets)} targets for {len(completions)} completions: they are of another completion set; "
                 "run experiments/embed.py with the same overrides"
             )
-        self._model, self._completions, self._targets = model, completions, targets
-        Shuffle(len(completions), settings.batch_size, seed)  # complains before anything is loaded
+        self.validation_rows = held_out_rows(_queries(completions), validation, settings.batch_size)
+        super().__init__(len(completions) - len(self.validation_rows), settings, seed)
+        self._model, self._validated = model, (completions, targets)
+        self.completions, self.targets = completions, targets  # those that are trained on
+        if len(self.validation_rows):
+            trained = np.setdiff1d(np.arange(len(completions)), self.validation_rows)
+            self.completions, self.targets = _Part(completions, trained), _Part(targets, trained)
+        Shuffle(self._rows, settings.batch_size, seed)  # complains before anything is loaded
+
+    def val_dataloader(self) -> ValidationBatches | list[Any]:
+        """Return the batches of the held-out queries; an empty list without any, which Lightning skips."""
+        if not len(self.validation_rows):
+            return []
+        return ValidationBatches(
+            self.validation_rows, self.settings.batch_size, lambda rows: self._batch(rows, *self._validated)[0]
+        )
 
     def examples(self, count: int) -> list[Completion]:
-        """At most `count` rows, spread evenly over all: the same ones at each call."""
-        rows = len(self._completions)
-        return [self._completions[rows * place // min(count, rows)] for place in range(min(count, rows))]
+        """At most `count` rows that are trained on, spread evenly over all: the same ones at each call."""
+        rows = len(self.completions)
+        return [self.completions[rows * place // min(count, rows)] for place in range(min(count, rows))]
 
     def batch(self, step: int, rows: np.ndarray) -> tuple[Batch, Counts]:
         """Counts: samples, tokens, how many queries and completions were cut, and how many spell a control token."""
-        completions: list[Completion] = [self._completions[int(row)] for row in rows]
+        return self._batch(rows, self.completions, self.targets)
+
+    def _batch(self, rows: np.ndarray, source: Rows, vectors: Rows) -> tuple[Batch, Counts]:
+        completions: list[Completion] = [source[int(row)] for row in rows]
         asked, answered = [row.query for row in completions], [row.completion for row in completions]
         queries, queries_cut = self._model.tokenize_and_count(asked, strip=True)
         answers, answers_cut = self._answers(answered)
         tokenization = self._model.backbone.tokenization
-        targets = np.stack([np.asarray(self._targets[int(row)], dtype=np.float32) for row in rows])
+        targets = np.stack([np.asarray(vectors[int(row)], dtype=np.float32) for row in rows])
         batch = Batch([completion.id for completion in completions], queries, answers, torch.from_numpy(targets))
         counts = {
             "samples": len(rows),
@@ -106,6 +145,13 @@ class CompletionDataModule(ResumableDataModule):
         if positions is not None:
             length = min(length, positions - self._model.num_compression_tokens)
         return _cut(self._model.completion_ids(texts, max_length=length + 1), length)
+
+
+def _queries(completions: Rows) -> Iterable[str]:
+    """Return the text of each query; artifacts read the one column."""
+    if hasattr(completions, "queries"):
+        return completions.queries()
+    return (completions[row].query for row in range(len(completions)))
 
 
 def _cut(rows: list[torch.Tensor], length: int) -> tuple[list[torch.Tensor], int]:

@@ -57,8 +57,11 @@ def fit(
     callbacks: Sequence[lightning.Callback] = (),
     optimizer: MakeOptimizer | None = None,
     scheduler: Callable[..., Any] | None = None,
+    validation: int | float | str = 0,
 ) -> dict[str, float | int]:
     """Train `model` in place up to `max_steps`, continuing from `folder/resume/last.ckpt` where that exists.
+
+    validation: the queries that are held out for validation, see `validation.held_out_rows`.
 
     Writes `folder/metrics.csv` whatever the loggers. Returns counts and the last row of metrics. The caller saves the
     model, and may remove `folder/resume` after that.
@@ -68,22 +71,24 @@ def fit(
     """
     check_losses(losses)
     settings = trainer_settings.limited(settings)
-    data = CompletionDataModule(model, completions, targets, settings, seed)
+    data = CompletionDataModule(model, completions, targets, settings, seed, validation)
     module = LLM2VecGenModule(model, losses, settings, optimizer, scheduler)
-    _prepare(module, data, targets)
+    _prepare(module, data)
     identity = _identity(model, losses, completions, settings, seed)
+    if held_out := len(data.validation_rows):  # their number decides which they are
+        identity["validation queries"] = held_out
     identity |= {name: _described(make) for name, make in (("optimizer", optimizer), ("scheduler", scheduler)) if make}
     watching = [MetricLog(settings.log_every_n_steps), *callbacks]
     reached = run(module, data, identity, settings, trainer_settings, Path(folder), loggers, watching)
-    return {**data.counts(), **reached}
+    return {**data.counts(), **({"validation_queries": held_out} if held_out else {}), **reached}
 
 
-def _prepare(module: LLM2VecGenModule, data: CompletionDataModule, targets: Rows) -> None:
-    """Pass the moments of all targets to the losses and the model, if they have a method for them."""
+def _prepare(module: LLM2VecGenModule, data: CompletionDataModule) -> None:
+    """Pass the moments of the targets that are trained on to losses and model, if they have a method for them."""
     takers = [loss for loss in module.losses.values() if hasattr(loss, "prepare")]
     if not takers and not hasattr(module.model, "initialize_from"):
         return
-    moments = target_moments(targets)
+    moments = target_moments(data.targets)
     for loss in takers:
         loss.prepare(moments)
     if hasattr(module.model, "initialize_from"):
@@ -126,7 +131,9 @@ def run(
     curve = MetricsFile(folder / "metrics.csv")
     _configure(module.model, settings)
     if all(type(callback).__module__.startswith(("lightning.", "llm2vec_gen.")) for callback in callbacks):
-        check_monitors(callbacks, module.metric_names())  # others may log metrics too: seen at the first row
+        validates = len(getattr(data, "validation_rows", ())) and trainer_settings.arguments["limit_val_batches"] != 0
+        known = [*module.metric_names(), *(module.validation_names() if validates else [])]
+        check_monitors(callbacks, known, module.validation_names())  # others may log metrics too: seen at the first row
     if any(isinstance(callback, LightningProgressBar) for callback in callbacks):
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     for callback in callbacks:
@@ -167,7 +174,8 @@ def run(
     if trainer.global_step < settings.max_steps and collectives.rank() == 0:
         log.info("train: ended after step %d of %d by %s", trainer.global_step, settings.max_steps, ", ".join(rules))
     last = {name.removeprefix("train/"): value for name, value in curve.last().items() if name != "step"}
-    return {"steps": trainer.global_step, **last}
+    validated = {name: value for name, value in curve.last("val/loss").items() if name != "step"}
+    return {"steps": trainer.global_step, **last, **validated}
 
 
 def _configure(model: Any, settings: TrainingSettings) -> None:

@@ -84,9 +84,10 @@ class MetricsFile(Logger):
         # Callbacks that log as a step begins count from 0: their row of the next step may be there already.
         self._again = [row for row in self.rows() if row["step"] == step]
 
-    def last(self) -> dict[str, float]:
-        """Return the last row of the training itself; other callbacks log rows of their own."""
-        return next((row for row in reversed(self.rows()) if "train/loss" in row), {})
+    def last(self, name: str = "train/loss") -> dict[str, float]:
+        """Return the last row with a metric: of the training itself, or of its validation with "val/loss"; other
+        callbacks log rows of their own."""
+        return next((row for row in reversed(self.rows()) if name in row), {})
 
     def rows(self) -> list[dict[str, float]]:
         """Every row, in order, without its empty cells."""

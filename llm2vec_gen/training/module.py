@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from llm2vec_gen.distributed import collectives
+from llm2vec_gen.training import validation
 from llm2vec_gen.training.base import ResumableModule
 from llm2vec_gen.training.metrics import OBSERVED, observe
 from llm2vec_gen.training.optimizers import MakeOptimizer
 from llm2vec_gen.training.settings import TrainingSettings, check_losses, weight_of
-from llm2vec_gen.types import Batch
+from llm2vec_gen.training.validation import ValidationMetrics
+from llm2vec_gen.types import Batch, EncoderOutput
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +46,7 @@ class LLM2VecGenModule(ResumableModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Weighted sum of the losses over the effective batch."""
-        output = self.model(batch)
-        values = {name: loss(self.model, output, batch) for name, loss in self.losses.items()}
+        output, values = self._losses(batch)
         if collectives.world_size() > 1:
             values = {name: value * self._rank_scale(self.losses[name], batch, value) for name, value in values.items()}
         total = torch.stack([weight_of(self.losses[name]) * value for name, value in values.items()]).sum()
@@ -53,6 +54,11 @@ class LLM2VecGenModule(ResumableModule):
         tokens = sum(map(len, batch.queries)) + sum(map(len, batch.completions))
         self.record({"loss": total.detach(), **own, **observe(output, batch.targets)}, tokens)
         return total
+
+    def _losses(self, batch: Batch) -> tuple[EncoderOutput, dict[str, Tensor]]:
+        """Return the model's output and each loss of it, not weighted."""
+        output = self.model(batch)
+        return output, {name: loss(self.model, output, batch) for name, loss in self.losses.items()}
 
     def _rank_scale(self, loss: Any, batch: Batch, value: Tensor) -> Tensor | float:
         """Return the factor for this rank's mean, so that the mean over ranks is the mean over the effective batch.
@@ -70,6 +76,31 @@ class LLM2VecGenModule(ResumableModule):
         if self.trainer.global_step == 0:
             self.initialize()
         super().on_train_start()
+
+    # ---- validation
+
+    def on_validation_epoch_start(self) -> None:
+        """Start anew: each validation is over all of its batches."""
+        self._validation = ValidationMetrics(self.losses)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add a batch of held-out queries to the validation's metrics."""
+        # A trainer's inference mode would mark tensors that the backbone keeps, which no gradient may pass later.
+        with torch.inference_mode(False), torch.no_grad():
+            output, values = self._losses(batch)
+            self._validation.update(values, output, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Hand val/* to Lightning, for callbacks and bars; `MetricLog` logs them, at the step that was trained."""
+        weights = {name: weight_of(loss) for name, loss in self.losses.items()}
+        found = self._validation.compute(weights)
+        del self._validation
+        self.validated = {f"val/{name}": value for name, value in found.items()}
+        self.log_dict(self.validated, logger=False)
+
+    def validation_names(self) -> list[str]:
+        """Return the names of the validation's metrics, which callbacks may monitor where there is validation data."""
+        return validation.names(self.losses)
 
     # ---- what is logged
 

@@ -125,6 +125,17 @@ def linear_factor(step: int, warmup: int, total: int) -> float:
     return step / warmup if step < warmup else max(0.0, (total - step) / (total - warmup))
 
 
+def check_validation(value: Any) -> Any:
+    """Return data.validation; raise InputError unless it is auto, a fraction below 1 or a number of queries."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value != "auto" and (not number or not 0 <= value < math.inf or (isinstance(value, float) and value >= 1)):
+        raise InputError(
+            f"data.validation={value}: expected auto, a fraction of the queries below 1, a number of queries, or 0 for "
+            "none"
+        )
+    return value
+
+
 def check_losses(losses: Mapping[str, Any] | None) -> None:
     """Raises InputError unless a loss with a weight over 0 is left; takes built losses or their config nodes."""
     advice = "keep loss.alignment or loss.reconstruction with a weight over 0"

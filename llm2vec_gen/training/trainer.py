@@ -83,7 +83,8 @@ def silence_lightning() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        for about in (".*in eval mode at the start", ".*GPU available but not used", ".*treespec, LeafSpec"):
+        for about in (".*in eval mode at the start", ".*GPU available but not used", ".*treespec, LeafSpec",
+                      ".*Total length of `list` across ranks is zero"):  # no validation  # fmt: skip
             warnings.filterwarnings("ignore", message=about)
         try:
             yield

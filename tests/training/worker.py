@@ -52,19 +52,21 @@ class Stop(lightning.Callback):
 
 
 def train(
-    folder: Path, callbacks: Any = (), rows: int = 22, double: bool = False, noise: float = 0.0, **changes: Any
-) -> tuple[StubModel, dict]:
-    """5 steps an epoch, 17 steps; what it returns is the model and the counts."""
+    folder: Path, callbacks: Any = (), rows: int = 22, double: bool = False, noise: float = 0.0,
+    validation: Any = 0, arguments: Any = None, **changes: Any,
+) -> tuple[StubModel, dict]:  # fmt: skip
+    """5 steps an epoch, 17 steps; what it returns is the model and the counts. arguments: those of the trainer."""
     model, data = StubModel(), stub_data(rows)
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    trainer = TrainerSettings(devices=ranks, strategy="ddp" if ranks > 1 else "auto")
+    trainer = TrainerSettings(devices=ranks, strategy="ddp" if ranks > 1 else "auto", **(arguments or {}))
     settings = TrainingSettings(**{**SETTINGS, **changes})
     model.noise = noise
     if double:
         model = model.double()
     counts = fit(
-        model, stub_losses(), data.completions, data.targets, settings, trainer, folder, seed=3, callbacks=callbacks
-    )
+        model, stub_losses(), data.completions, data.targets, settings, trainer, folder, seed=3, callbacks=callbacks,
+        validation=validation,
+    )  # fmt: skip
     return model, counts
 
 
@@ -74,6 +76,9 @@ if __name__ == "__main__":
     kill: list[lightning.Callback] = [Signal(int(sys.argv[2]))] if len(sys.argv) > 2 else []
     if os.environ.get("RANK") == "1" and "STOP_RANK_1_AT" in os.environ:
         kill = [Stop(int(os.environ["STOP_RANK_1_AT"]))]
-    model, counts = train(folder, kill, double="WORLD_SIZE" in os.environ)
+    held_out = int(os.environ.get("VALIDATION", "0"))
+    model, counts = train(folder, kill, double="WORLD_SIZE" in os.environ, validation=held_out,
+                          rows=int(os.environ.get("ROWS", "22")),
+                          arguments={"val_check_interval": 5} if held_out else {})  # fmt: skip
     if os.environ.get("RANK", "0") == "0":
         torch.save({"model": model.state_dict(), "counts": counts}, folder / "done.pt")

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
 from llm2vec_gen.atomic_files import replacing
 from llm2vec_gen.distributed import collectives
@@ -32,6 +33,7 @@ class ResumeCheckpoint(Checkpoint):
         self._identity = identity
         self._signal: int | None = None
         self._saved = 0  # the step of the last state
+        self._due = False  # whether this step is to be saved
         self._random: dict[str, torch.Tensor] = {}
         self._handlers: dict[int, Any] = {}
 
@@ -47,10 +49,24 @@ class ResumeCheckpoint(Checkpoint):
         step, stop_signal = trainer.global_step, state // 2
         trainer.should_stop = trainer.should_stop or bool(state % 2)  # one rank's stop is that of all
         self._finish(trainer, pl_module)
-        if stop_signal or trainer.should_stop or step % self.every_n_steps == 0 or step == trainer.max_steps:
+        self._due = bool(stop_signal or trainer.should_stop or step % self.every_n_steps == 0)
+        self._due = self._due or step == trainer.max_steps
+        if not _validates_now(trainer):
+            self._save_and_stop(trainer, stop_signal)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Save what is due after the validation of the same step: one that comes after it would be left out by the run
+        that continues."""
+        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
+            return
+        self._finish(trainer, pl_module)
+        self._save_and_stop(trainer, self.stop_signal())
+
+    def _save_and_stop(self, trainer: Any, stop_signal: int) -> None:
+        if stop_signal or trainer.should_stop or self._due:
             self._save(trainer)
-        if stop_signal and step < trainer.max_steps:
-            raise Stopped(stop_signal, step)
+        if stop_signal and trainer.global_step < trainer.max_steps:
+            raise Stopped(stop_signal, trainer.global_step)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         if self._saved != trainer.global_step:  # stopped at the end of an epoch
@@ -105,6 +121,12 @@ class ResumeCheckpoint(Checkpoint):
             torn.unlink()
         with replacing(self.path) as temporary:
             trainer.save_checkpoint(temporary)
+
+
+def _validates_now(trainer: Any) -> bool:
+    """Whether Lightning validates after the training step that just ended; it has no public way to ask."""
+    loop = trainer.fit_loop
+    return bool(sum(trainer.num_val_batches)) and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
 
 
 def _random_state() -> dict[str, torch.Tensor]:

@@ -42,14 +42,22 @@ def has_ended(callback: Any) -> bool:
     return stops_training(callback)
 
 
-def check_monitors(callbacks: Iterable[Any], known: Iterable[str]) -> None:
-    """Raise InputError where a callback monitors a metric that nothing logs, with those that are logged."""
+def check_monitors(callbacks: Iterable[Any], known: Iterable[str], validation: Iterable[str] = ()) -> None:
+    """Raise InputError where a callback monitors a metric that nothing logs, with those that are logged.
+
+    validation: the metrics that a validation would log, which has no data where they are not among the known ones.
+    """
+    known = list(known)
     for callback in callbacks:
         monitor = getattr(callback, "monitor", None)
         if monitor is not None and monitor not in known and getattr(callback, "strict", True):
+            without = [name for name in validation if name not in known]
+            hint = ""
+            if without and monitor.startswith("val"):
+                hint = f"; {', '.join(without)} need data.validation over 0, and trainer.limit_val_batches too"
             raise InputError(
                 f"{type(callback).__name__} monitors {monitor!r}, which is not logged; expected one of "
-                f"{', '.join(known)}"
+                f"{', '.join(known)}{hint}"
             )
 
 
