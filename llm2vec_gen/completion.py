@@ -40,12 +40,17 @@ def candidates(line: str, flags: Mapping[str, Sequence[str] | None]) -> list[str
     """
     words = line.split()[1:] + ([""] if line[-1:].isspace() else [])
     if len(words) < 2:
-        return _starting(words[0] if words else "", flags)
+        return _starting(words[0] if words else "", [name for name in flags if " " not in name])
     command, word = words[0], words[-1]
+    if len(words) > 2 and " ".join(words[:2]) in flags:  # "index build"
+        command = " ".join(words[:2])
     if command not in flags:
         return []
     own = flags[command]
-    return _overrides(word) if own is None else _starting(word, own) if word.startswith("-") else []
+    if own is not None:
+        return _starting(word, own) if word.startswith("-") else []
+    inner = [name.removeprefix(f"{command} ") for name in flags if name.startswith(f"{command} ")]
+    return (_starting(word, inner) if len(words) == 2 else []) + _overrides(word)
 
 
 def _starting(word: str, names: Sequence[str] | Mapping[str, object]) -> list[str]:

@@ -19,6 +19,7 @@ EXTRAS = {
     "slurm": ("submitit",),
     "search": ("optuna",),
     "gguf": ("gguf", "accelerate"),
+    "index": ("lancedb",),
     "kernels": ("liger_kernel",),
 }
 """Extra -> the packages it brings, by the names under which Python imports them."""

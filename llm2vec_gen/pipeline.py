@@ -1,4 +1,4 @@
-"""The pipeline steps: complete -> embed -> train -> evaluate | interpret -> tabulate. Read this page first.
+"""The pipeline steps: complete -> embed -> train -> evaluate | interpret | index -> tabulate. Read this page first.
 
 Each step gets its artifact from the plan and returns at once if it is complete. Otherwise it reads the artifacts of the
 steps before it, builds the components of the config, and writes the missing rows. Components are known only by their
@@ -256,6 +256,31 @@ def interpret(plan: Plan) -> Path:
                 ]
                 artifact.write_records(name, readings)
             artifact.finish(plan.settings)
+    return artifact.folder
+
+
+@logged
+def index(plan: Plan) -> Path:
+    """Documents -> a database of their vectors and soft prompts: search and explain read it."""
+    from llm2vec_gen.index import building
+
+    artifact = plan.artifact("index", plan.settings["encoder"])
+    executor = plan.build("executor")
+    with artifact.lock(executor.job_shard) as unfinished:
+        if unfinished:
+            _log_folder(artifact)
+            corpus = plan.build("corpus")
+            with executor.workers(plan.document_encoder(), "embed") as encoders:
+                built = building.prepare(artifact.folder, encoders, corpus)
+                ranges = artifact.missing_rows(corpus.documents(), plan.settings["shard_size"], executor.job_shard)
+                with track("index", None, "documents", len(built)) as progress:
+                    for done in building.add_documents(built, encoders, ranges):
+                        progress.advance_to(done)
+                with artifact.finalize(corpus.report["kept"], executor.job_shard, len(built)) as last:
+                    if last:
+                        built.finish({"path": str(corpus), **corpus.report})
+                        artifact.finish(plan.settings, rows=len(built), **corpus.report)
+            _log_progress(artifact)
     return artifact.folder
 
 

@@ -22,7 +22,7 @@ LAYERS = [
     {"backbones", "encoders", "losses", "evaluations", "data", "tables", "artifacts", "checkpoints", "executors",
      "loggers", "sweeps"},
     {"models", "generators", "distributed.strategies"},
-    {"training", "interpreters", "integrations"},
+    {"training", "interpreters", "index", "integrations"},
     {"pipeline", "config", "dashboard"},
     {"distributed.launcher"},
     {"scripts", "distributed.worker"},
@@ -46,6 +46,7 @@ HOMES = {  # outside library -> the only places that may import it
     "optuna": {"hydra_plugins"},
     "submitit": {"hydra_plugins"},
     "joblib": {"hydra_plugins"},
+    "lancedb": {"index"},
     "transformers": {"backbones", "generators", "encoders", "models", "training", "tokenization", "pocket"},
 }
 FILES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "hydra_plugins").rglob("*.py"), *(ROOT / "experiments").glob("*.py")])

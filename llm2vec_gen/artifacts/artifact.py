@@ -78,12 +78,15 @@ class Artifact:
             lock.release()
 
     @contextlib.contextmanager
-    def finalize(self, rows: int, job_shard: tuple[int, int]) -> Iterator[bool]:
-        """Yield whether all `rows` rows exist and the manifest is missing: then the caller writes it."""
+    def finalize(self, rows: int, job_shard: tuple[int, int], done: int | None = None) -> Iterator[bool]:
+        """Yield whether all `rows` rows exist and the manifest is missing: then the caller writes it.
+
+        done: how many rows exist, where they are not in shards.
+        """
         if job_shard == (0, 1):
             yield True
             return
-        if sum(shard.rows for shard in self.shards()) < rows:
+        if (sum(shard.rows for shard in self.shards()) if done is None else done) < rows:
             yield False
             return
         with self.lock() as unfinished:

@@ -105,6 +105,14 @@ STEPS = {
             product="readings",
         ),
         Step(
+            "index",
+            "documents -> vectors and soft prompts in a database",
+            inputs=("corpus", "index"),
+            upstream=("train",),
+            label="{corpus}-{encoder}",
+            product="index",
+        ),
+        Step(
             "tabulate", "scores -> tables and a report", inputs=("table",), version=2, label="{table}", product="tables"
         ),
         Step(

@@ -12,7 +12,7 @@ from importlib import import_module
 
 from llm2vec_gen import completion, progress, threads
 from llm2vec_gen.artifacts.steps import STEPS
-from llm2vec_gen.cli import decode, encode, info, inspect, lens, search
+from llm2vec_gen.cli import decode, encode, index, info, inspect, lens, search
 from llm2vec_gen.cli.arguments import Command
 from llm2vec_gen.errors import InputError, wrong_input
 
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # decoded text may hold what the terminal's encoding lacks
     given = sys.argv[1:] if arguments is None else arguments
-    if given and given[0] in COMMANDS:
+    if given and given[0] in COMMANDS and not _of_index(given):
         sys.argv = [sys.argv[0], *given[1:]]
         run_step(given[0])
         return
@@ -94,8 +94,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     argparse allows that only in a parser without subcommands.
     """
     parser, commands = _parser()
-    if arguments and arguments[0] in commands:
-        return commands[arguments[0]].parse_intermixed_args(arguments[1:])
+    for words in (2, 1):  # "index build", "encode"
+        if (name := " ".join(arguments[:words])) in commands:
+            return commands[name].parse_intermixed_args(arguments[words:])
     return parser.parse_args(arguments)  # help, or no such command
 
 
@@ -107,8 +108,21 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     commands = parser.add_subparsers(required=True, metavar="command")
     parsers = {command.name: command.parser(commands) for command in MODEL_COMMANDS}
     for name, story in COMMANDS.items():  # for the help; `main` hands their arguments to Hydra
-        commands.add_parser(name, help=story, add_help=False)
+        sub = commands.add_parser(name, help=story, add_help=name == "index", description=story)
+        if name == "index":
+            sub.epilog = "with Hydra overrides instead of one of these, it is the pipeline step: experiments/index.py"
+            own = sub.add_subparsers(required=True, metavar="command")
+            parsers |= {f"index {command.name}": command.parser(own) for command in index.COMMANDS}
     return parser, parsers
+
+
+def _of_index(given: list[str]) -> bool:
+    """Whether the words are a command of `index`; with overrides, `index` is a step."""
+    return (
+        given[0] == "index"
+        and given[1:2] != []
+        and given[1] in ("-h", "--help", *(each.name for each in index.COMMANDS))
+    )
 
 
 def _candidates(line: str) -> list[str]:

@@ -69,7 +69,7 @@ def _known() -> tuple[list[str], dict[str, list[str]]]:
     """Return the top-level keys of conf/config.yaml with its groups, and the keys of nodes that no class builds."""
     root: Any = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"), resolve=False)
     defaults = [item for item in root.pop("defaults") if isinstance(item, dict)]
-    groups = [group for item in defaults for group, choice in item.items() if choice is not None]
+    groups = [group for item in defaults for group in item]
     plain = {name: list(value) for name, value in root.items() if isinstance(value, dict) and name != "hydra"}
     for file in (CONF / "paths").glob("*.yaml"):
         plain.setdefault("paths", []).extend(OmegaConf.load(file))  # type: ignore[arg-type]

@@ -96,6 +96,18 @@ def build_trained_model(settings: Settings, checkpoint: Path) -> Encoder:
     return LLM2VecGen.from_pretrained(checkpoint, device=backbone["device"], backbone=backbone["path"], revision=None)
 
 
+def build_document_encoder(settings: Settings, checkpoint: Path | None, fingerprint: str | None) -> Any:
+    """Return what embeds the documents of an index: the model of a checkpoint, or the encoder that `encoder` names."""
+    from llm2vec_gen.index.building import DocumentEncoder, IndexSettings
+
+    wanted = IndexSettings(**settings["index"])
+    if checkpoint is not None:
+        origin: Settings = {"path": str(checkpoint), "backbone": settings["backbone"]["path"], "dtype": None}
+        return DocumentEncoder(build_trained_model(settings, checkpoint), wanted, origin)
+    component = encoder_component(settings, settings["encoder"])
+    return DocumentEncoder(build(settings, component), wanted, find_node(settings, component), fingerprint)
+
+
 def cache_vectors(settings: Settings, encoder: Encoder, outputs: Path, fingerprint: str) -> Encoder:
     """Return the encoder with its vectors kept on disk under its fingerprint, unless `embedding_cache` is false."""
     from llm2vec_gen.encoders.cached import CachedEncoder

@@ -20,6 +20,9 @@ from llm2vec_gen.types import MODEL
 DECIDING = {"callbacks": deciding_callbacks, "trainer": deciding_trainer}
 """Components of which only a part decides the result, with the function that returns that part."""
 
+ENCODER_STEPS = ("evaluate", "index")
+"""Steps that run with any encoder of the config."""
+
 # ---- artifacts
 
 
@@ -37,7 +40,7 @@ def artifact_label(step: Step, settings: Mapping[str, Any], choices: Mapping[str
         "encoder": {MODEL: student, "teacher": choices.get("teacher")}.get(encoder, encoder),
         "table": choices.get("table") if settings["sweep"]["folder"] is None else "sweep",
     }
-    chosen = {group: choices.get(group) for group in ("data", "generator", "teacher", "teacher_training")}
+    chosen = {group: choices.get(group) for group in ("data", "generator", "teacher", "teacher_training", "corpus")}
     return re.sub(r"[^\w.+-]+", "_", step.label.format(**chosen, **values))
 
 
@@ -50,14 +53,14 @@ def hashed_inputs(step: Step, settings: dict[str, Any], encoder: str = MODEL) ->
         evaluations = settings.get("evaluation") or {}
         config["evaluation"] = {name: hashed_config(evaluations.get(name)) for name in named}
         config["instruction"] = hashed_config(settings["instruction"])
-    if step.name == "evaluate" and encoder != MODEL:
+    if step.name in ENCODER_STEPS and encoder != MODEL:
         config["encoder"] = hashed_config(find_node(settings, encoder_component(settings, encoder)))
     return config
 
 
 def upstream_steps(step: Step, settings: Mapping[str, Any], encoder: str = MODEL) -> tuple[str, ...]:
     """Return the steps whose artifacts a step reads under this config."""
-    if step.name == "evaluate" and encoder != MODEL:  # neither teacher nor baseline needs a training
+    if step.name in ENCODER_STEPS and encoder != MODEL:  # neither teacher nor baseline needs a training
         return ()
     if step.name == "teach" and settings["teacher_training"]["corpus"] is not None:  # texts of its own
         return ()

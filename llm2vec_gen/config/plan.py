@@ -97,6 +97,13 @@ class Plan:
         encoder = self.build_encoder(name)
         return instantiate.cache_vectors(self.settings, encoder, self.outputs, self.fingerprint(name))
 
+    def document_encoder(self) -> Callable[[], Any]:
+        """Return a function, which can be sent to another process, that builds what embeds an index's documents."""
+        name = self.settings["encoder"]
+        checkpoint = self.require("train").absolute() if name == MODEL else None
+        fingerprint = None if name == MODEL else self.fingerprint(name)
+        return functools.partial(instantiate.build_document_encoder, self.settings, checkpoint, fingerprint)
+
     def fingerprint(self, encoder: str = MODEL) -> str:
         """Return a digest of all that changes an encoder's vectors."""
         return naming.encoder_fingerprint(self.settings, encoder, self.artifact("train"))

@@ -51,6 +51,7 @@ def test_the_label_of_every_artifact_can_be_filled(tmp_path: Path) -> None:
         "teach": "pocket-llm2vec-seed7",
         "evaluate": "pocket-llm2vec_gen-alignment+reconstruction-seed7",
         "interpret": "pocket-llm2vec_gen-alignment+reconstruction-seed7",
+        "index": "None-pocket-llm2vec_gen-alignment+reconstruction-seed7",
         "tabulate": "demo",
     }
     assert plan.artifact("evaluate", "teacher").name == "mean_pool"

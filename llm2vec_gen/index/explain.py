@@ -1,0 +1,142 @@
+"""Why a search returned a document: what query and hit decode to, the words both share, cosines token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from llm2vec_gen.errors import InputError, check_integer
+from llm2vec_gen.index.filters import Filter
+from llm2vec_gen.index.vector_index import Hit, VectorIndex
+from llm2vec_gen.types import Encoder
+
+Expander = Callable[[Tensor], Tensor]
+"""Vectors (n, E) -> soft prompts (n, K, D)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """A hit in words. `gist` is what its embedding decodes to, `words` the lens words of all tokens.
+
+    shared         lens words of both query and hit
+    token_cosines  of the K soft prompts of query and hit, one by one
+    baseline_rank  place of the document for the baseline, None where it is not among its first ones
+    """
+
+    hit: Hit
+    gist: str
+    words: list[str]
+    shared: list[str]
+    token_cosines: list[float]
+    baseline_rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A query in words, its hits, and what the baseline finds (empty without one)."""
+
+    query: str
+    gist: str
+    words: list[str]
+    hits: list[Explained]
+    baseline: list[Hit] = field(default_factory=list)
+
+
+class Explainer:
+    """Explains the hits of an index built by `model`.
+
+    lens       a logit lens: `nearest(model, vectors)` and `words(tokenizer, ids)` (interpreters/logit_lens.py)
+    source     where the soft prompts of hits come from: "stored" (in the index), "expander", or "reencode" (the text
+               is embedded again)
+    baseline   an index of the same documents by another encoder, and that encoder
+    """
+
+    def __init__(self, model: Any, index: VectorIndex, lens: Any, source: str = "stored",
+                 expander: Expander | None = None, baseline: tuple[VectorIndex, Encoder] | None = None,
+                 max_new_tokens: int = 32):  # fmt: skip
+        check_integer("max_new_tokens", max_new_tokens)
+        index.header.check_fingerprint(model.fingerprint, index.folder)
+        self.model, self.index, self.lens, self.max_new_tokens = model, index, lens, max_new_tokens
+        self.expander, self.baseline, self.source = expander, baseline, source
+        if source not in ("stored", "expander", "reencode"):
+            raise InputError(f"source={source}: expected stored, expander or reencode")
+        if source == "expander" and expander is None:
+            raise InputError("source=expander needs an expander")
+        if source == "reencode" and not index.header.keeps_text:
+            raise InputError(f"{index.folder} keeps no texts, so that hits cannot be embedded again")
+        if source == "stored":
+            index.soft_prompts_of([])  # an index without any is reported before the search
+
+    @torch.no_grad()
+    def explain(self, query: str, instruction: str | None = None, top: int = 3, where: Filter | None = None,
+                **search: Any) -> Explanation:  # fmt: skip
+        """Return the explanation of a query's `top` hits. instruction: None is the one that the index records."""
+        instruction = self.index.header.instructions["query"] if instruction is None else instruction
+        prompts = self.model.soft_prompts([query], instruction=instruction or None)  # (1, K, D)
+        vector = self.model.align(prompts.to(self.model.device)).float().cpu().numpy()
+        (hits,) = self.index.search(vector, top=top, where=where, **search)
+        if not hits:
+            return Explanation(query, self._gists(prompts)[0], self._words(prompts)[0], [])
+        stored = self._prompts_of(hits)  # (top, K, D)
+        both = torch.cat([prompts, stored])
+        (gist, *gists), (words, *more) = self._gists(both), self._words(both)
+        cosines = cosine_similarity(prompts, stored, dim=2).tolist()  # (top, K)
+        other = self._baseline_hits(query, top, where)
+        ranks = {hit.id: rank for rank, hit in enumerate(other, start=1)}
+        known = {word.casefold() for word in words}
+        explained = [
+            Explained(hit, text, found, [word for word in found if word.casefold() in known], row, ranks.get(hit.id))
+            for hit, text, found, row in zip(hits, gists, more, cosines, strict=True)
+        ]
+        return Explanation(query, gist, words, explained, other)
+
+    def _prompts_of(self, hits: Sequence[Hit]) -> Tensor:
+        """Soft prompts (n, K, D) of hits, from where `source` says."""
+        if self.source == "stored":
+            return torch.from_numpy(self.index.soft_prompts_of([hit.id for hit in hits]))
+        if self.source == "reencode":
+            document = self.index.header.instructions["document"]
+            return self.model.soft_prompts([hit.text or "" for hit in hits], instruction=document or None)
+        assert self.expander is not None
+        return self.expander(torch.from_numpy(self.index.vectors_of([hit.id for hit in hits]))).float().cpu()
+
+    def _gists(self, prompts: Tensor) -> list[str]:
+        decoded = self.model.decode(prompts, max_new_tokens=self.max_new_tokens)
+        return [" ".join(text.split()) for text in decoded]
+
+    def _words(self, prompts: Tensor) -> list[list[str]]:
+        """The lens words of each text, from the states that its soft prompts (n, K, D) come from."""
+        states = states_of(self.model, prompts)
+        found = []
+        for positions in self.lens.nearest(self.model, states):
+            words = {word.casefold(): word for ids in positions for word in self.lens.words(self.model.tokenizer, ids)}
+            found.append(list(words.values()))
+        return found
+
+    def _baseline_hits(self, query: str, top: int, where: Filter | None) -> list[Hit]:
+        if self.baseline is None:
+            return []
+        index, encoder = self.baseline
+        vector = encoder.encode([query], instruction=index.header.instructions["query"] or None)
+        return index.search(np.asarray(vector), top=top, where=where)[0]
+
+
+def states_of(model: Any, prompts: Tensor) -> Tensor:
+    """Return the last states h (n, K, D) of soft prompts p = W h + b, by solving for h in float64.
+
+    The lens reads h; an index stores p. InputError where W has no inverse.
+    """
+    weight = model.reconstruction_projection.weight.detach().double().cpu()
+    bias = model.reconstruction_projection.bias
+    offset = 0 if bias is None else bias.detach().double().cpu()
+    try:
+        states = torch.linalg.solve(weight, (prompts.double().cpu() - offset).reshape(-1, weight.shape[0]).T).T
+    except RuntimeError as error:  # singular
+        raise InputError("the reconstruction projection has no inverse, so stored soft prompts have no lens") from error
+    return states.reshape(prompts.shape).float().to(model.device)
