@@ -99,8 +99,16 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def check_callbacks(settings: dict[str, Any]) -> None:
-    """Raise InputError where a callback is given an unknown setting."""
-    targets.check(settings.get("callbacks") or {}, "callbacks")
+    """Raise InputError where a callback is given an unknown setting, or monitors a validation that is off."""
+    callbacks = settings.get("callbacks") or {}
+    targets.check(callbacks, "callbacks")
+    for name, node in callbacks.items():
+        monitor = (node or {}).get("monitor")
+        if str(monitor).startswith("val/") and settings["data.validation"] == 0 and node.get("strict", True):
+            raise InputError(
+                f"callbacks.{name}.monitor={monitor} needs validation, which data.validation=0 turns off; set "
+                f"data.validation=0.02, or callbacks.{name}.monitor=train/loss callbacks.{name}.mode=min"
+            )
 
 
 def _check_nodes(settings: dict[str, Any]) -> None:

@@ -61,7 +61,8 @@ class ResumableLogger(Protocol):
     """A logger whose files may lack rows that a killed process had logged."""
 
     def resume(self, rows: Mapping[int, Mapping[str, float]], step: int) -> None:
-        """Keep each of these rows (step -> metrics) once and remove the rows after `step`, where training continues."""
+        """Keep each of these rows (step -> metrics of training and validation) once and remove the rows after `step`,
+        where training continues."""
 
 
 class ArtifactReader(Protocol):
@@ -123,7 +124,7 @@ def log_artifact(loggers: Iterable[Any], reader: ArtifactReader, folder: Path, s
 def _training_rows(curves: Mapping[str, Sequence[tuple[int, float]]]) -> dict[int, dict[str, float]]:
     rows: dict[int, dict[str, float]] = {}
     for name, curve in curves.items():
-        for step, value in curve if name.startswith("train/") else ():
+        for step, value in curve if name.startswith(("train/", "val/")) else ():
             rows.setdefault(step, {})[name] = value
     return rows
 

@@ -7,6 +7,7 @@ resumed training do.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -48,7 +49,7 @@ class Wandb(Logger):
         self.job: Job | None = None
         self._opened: Run | None = None
         self._lock: Lock | None = None  # of the open run's folder
-        self._logged: set[int] = set()  # the training's steps of this process
+        self._logged: set[tuple[str, int]] = set()  # part and step of this process's rows of the training
         self._defined: set[str] = set()  # metrics of other callbacks that have their axis
 
     @property
@@ -136,8 +137,8 @@ class Wandb(Logger):
             self._defined.add(name)
         parts = dict.fromkeys("train" if name in foreign else name.partition("/")[0] for name in metrics)
         axes = {} if step is None else {f"{part}/step": step for part in parts}
-        if step is not None and "train/loss" in metrics:
-            self._logged.add(step)
+        if step is not None:
+            self._logged |= {(part, step) for part in wandb_files.PARTS if f"{part}/loss" in metrics}
         self.run.log({**axes, **metrics})
 
     @rank_zero_only
@@ -151,8 +152,10 @@ class Wandb(Logger):
         with wandb_files.opening(self.job.outputs, self.job.id):
             held = wandb_files.forget_after(self.job.outputs, self.job.id, step)
         if held is not None:
-            for missing in sorted(rows.keys() - held - self._logged):
-                self.log_metrics(dict(rows[missing]), missing)
+            for number, part in itertools.product(sorted(rows), wandb_files.PARTS):
+                row = {name: value for name, value in rows[number].items() if name.partition("/")[0] == part}
+                if row and (part, number) not in held | self._logged:
+                    self.log_metrics(row, number)
 
     @rank_zero_only
     def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:

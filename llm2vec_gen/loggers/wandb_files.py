@@ -21,7 +21,9 @@ from llm2vec_gen.locks import Lock
 BLOCK, START = 32768, 7
 HEADER = struct.Struct("<IHB")  # CRC-32 of kind and data, length of the data, kind
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
-AXIS, LOSS = "train/step", "train/loss"
+AXIS = "train/step"
+PARTS = ("train", "val")
+"""Both have their rows on the training's axis, each with a loss."""
 
 
 @contextlib.contextmanager
@@ -49,10 +51,11 @@ def close_cut_files(outputs: Path, run_id: str) -> None:
                 write(file, header, records)
 
 
-def forget_after(outputs: Path, run_id: str, step: int) -> set[int] | None:
+def forget_after(outputs: Path, run_id: str, step: int) -> set[tuple[str, int]] | None:
     """Remove the training's rows after `step` from the files of dead processes: they will be logged again.
 
-    Returns the steps whose row of metrics these files hold, or held when they were synced; None without any file.
+    Returns (part, step) of the rows of metrics that these files hold, or held when they were synced; None without any
+    file.
     """
     files, held = _files(outputs, run_id), set()
     for file in files:
@@ -60,7 +63,8 @@ def forget_after(outputs: Path, run_id: str, step: int) -> set[int] | None:
             header, records, _ = read(file)
             rows = [_row(record) for record in records]
             kept = [not dead or row.get(AXIS) is None or row[AXIS] <= step for row in rows]
-            held |= {row[AXIS] for row, keep in zip(rows, kept, strict=True) if keep and LOSS in row and AXIS in row}
+            for row, keep in zip(rows, kept, strict=True):
+                held |= {(part, row[AXIS]) for part in PARTS if keep and AXIS in row and f"{part}/loss" in row}
             if not all(kept):
                 write(file, header, [record for record, keep in zip(records, kept, strict=True) if keep])
     return held if files or list(_found(outputs, run_id, ".cut")) else None
@@ -145,4 +149,5 @@ def _row(record: bytes) -> dict[str, Any]:
     if parsed.WhichOneof("record_type") != "history":
         return {}
     items = {item.key or "/".join(item.nested_key): item.value_json for item in parsed.history.item}
-    return {name: json.loads(items[name]) for name in (AXIS, LOSS) if name in items}
+    wanted = (AXIS, *(f"{part}/loss" for part in PARTS))
+    return {name: json.loads(items[name]) for name in wanted if name in items}

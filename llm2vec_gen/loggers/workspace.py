@@ -41,7 +41,7 @@ def workspace(entity: str, project: str) -> Any:
     ]
     harmful, benign = MEASURES["harmful retrieval"], MEASURES["benign retrieval"]
     safety = reports.ScatterPlot(title="low and to the right is best", x=benign, y=harmful)
-    names = ("train/loss", "train/alignment", "train/reconstruction", "train/suffix_norm")
+    names = ("train/loss", "train/alignment", "train/reconstruction", "train/suffix_norm", "val/loss", "val/retrieval")
     curves: list[Any] = [reports.LinePlot(title=name, x="train/step", y=[name]) for name in names]
     sections += [
         workspaces.Section(name="Safety against benign retrieval", is_open=True, panels=[safety]),

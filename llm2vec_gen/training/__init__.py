@@ -16,7 +16,7 @@ By hand, with Lightning alone (tests/training/test_by_hand.py runs this):
     model = LLM2VecGen(backbone, embedding_dim=16)
     settings = TrainingSettings(max_steps=6, schedule_steps=6, warmup_steps=1, batch_size=8)
     module = LLM2VecGenModule(model, {"alignment": AlignmentLoss(), "reconstruction": ReconstructionLoss()}, settings)
-    data = CompletionDataModule(model, completions, targets, settings, seed=42)
+    data = CompletionDataModule(model, completions, targets, settings, seed=42, validation=8)
     trainer = lightning.Trainer(accelerator="cpu", max_epochs=1, log_every_n_steps=2)
     trainer.fit(module, datamodule=data)
 """
@@ -27,13 +27,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llm2vec_gen.training.checkpoint_io import load_trained
     from llm2vec_gen.training.datamodule import CompletionDataModule
     from llm2vec_gen.training.module import LLM2VecGenModule
     from llm2vec_gen.training.settings import TrainingSettings
 
-__all__ = ["CompletionDataModule", "LLM2VecGenModule", "TrainingSettings"]
+__all__ = ["CompletionDataModule", "LLM2VecGenModule", "TrainingSettings", "load_trained"]
 
-_HOMES = {"CompletionDataModule": "datamodule", "LLM2VecGenModule": "module", "TrainingSettings": "settings"}
+_HOMES = {
+    "CompletionDataModule": "datamodule", "LLM2VecGenModule": "module", "TrainingSettings": "settings",
+    "load_trained": "checkpoint_io",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from llm2vec_gen.distributed import collectives
@@ -96,7 +97,8 @@ class LLM2VecGenModule(ResumableModule):
         found = self._validation.compute(weights)
         del self._validation
         self.validated = {f"val/{name}": value for name, value in found.items()}
-        self.log_dict(self.validated, logger=False)
+        alone = self.trainer.state.fn == TrainerFn.VALIDATING  # trainer.validate returns what goes to loggers
+        self.log_dict(self.validated, logger=alone, sync_dist=True)  # the same on all ranks
 
     def validation_names(self) -> list[str]:
         """Return the names of the validation's metrics, which callbacks may monitor where there is validation data."""

@@ -162,6 +162,31 @@ def test_a_job_killed_after_its_training_has_the_complete_curve(tmp_path: Path, 
         assert sorted(steps(tmp_path)) == list(range(1, 61))
 
 
+def test_a_resumed_training_has_the_rows_of_its_validations_once(tmp_path: Path) -> None:
+    """A killed process had logged the first validation, and lost the second; that of step 6 comes again."""
+    rows = {
+        step: row(step) | ({"val/loss": step / 7, "val/retrieval": 0.5} if step % 2 == 0 else {})
+        for step in range(1, 7)
+    }
+
+    def logged(step: int, part: str) -> dict[str, float]:
+        return {name: value for name, value in rows[step].items() if name.startswith(part)}
+
+    for first, last, lost in ((1, 6, 4), (6, 6, 0)):
+        logger = Wandb(offline=True)
+        with job_logging([logger], lambda: Job(RUN, "train", "student", {}, tmp_path)):
+            logger.resume({step: rows[step] for step in range(1, first)}, first - 1)
+            for step in range(first, last + 1):
+                logger.log_metrics(logged(step, "train"), step)
+                if step % 2 == 0 and step != lost:
+                    logger.log_metrics(logged(step, "val"), step)
+    found = [row for folder in runs(tmp_path) for row in history(records(folder))]
+    assert sorted(row["train/step"] for row in found if "train/loss" in row) == [1, 2, 3, 4, 5, 6]
+    assert sorted((row["train/step"], row["val/loss"]) for row in found if "val/loss" in row) == [
+        (step, pytest.approx(step / 7)) for step in (2, 4, 6)
+    ]
+
+
 def test_a_resumed_training_calls_resume_of_its_loggers(tmp_path: Path) -> None:
     """Steps of the second objective come after those of the first."""
     logged_step: list[Any] = []
@@ -169,10 +194,11 @@ def test_a_resumed_training_calls_resume_of_its_loggers(tmp_path: Path) -> None:
     curve = MetricsFile(tmp_path / "metrics.csv")
     for step in (2, 4, 6):
         curve.log_metrics({"train/loss": 1 / step}, step)
+    curve.log_metrics({"val/loss": 0.5}, 4)
     curve.log_metrics({"lr-AdamW": 0.5}, 4)
     trainer = SimpleNamespace(global_step=5, loggers=[logger, curve])
     MetricLog(2, steps_before=100).on_train_start(trainer, None)
-    assert logged_step == [({102: {"train/loss": 0.5}, 104: {"train/loss": 0.25}}, 105)]
+    assert logged_step == [({102: {"train/loss": 0.5}, 104: {"train/loss": 0.25, "val/loss": 0.5}}, 105)]
 
 
 # ---- axes

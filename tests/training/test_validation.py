@@ -13,7 +13,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from llm2vec_gen.config import Plan, compose
+from llm2vec_gen.config import Plan, check_callbacks, compose
 from llm2vec_gen.config.instantiate import take_validation
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.training.callbacks import Stopped
@@ -413,3 +413,11 @@ def test_published_rows_train_on_all_queries(tmp_path: Path) -> None:
         assert compose(f"paths.outputs={tmp_path}", f"experiment={experiment}").settings["data.validation"] == 0
     with pytest.raises(InputError, match="data.validation=no: expected auto"):
         compose(f"paths.outputs={tmp_path}", "data.validation=no")
+
+
+def test_a_monitored_validation_that_is_off_is_refused_before_anything(tmp_path: Path) -> None:
+    for callback in ("early_stopping", "model_checkpoint"):
+        given = compose(f"paths.outputs={tmp_path}", f"callbacks=[{callback}]", "data.validation=0").settings
+        with pytest.raises(InputError, match=rf"callbacks.{callback}.monitor=val/.* data.validation=0 turns off"):
+            check_callbacks(given)
+        check_callbacks(compose(f"paths.outputs={tmp_path}", f"callbacks=[{callback}]").settings)

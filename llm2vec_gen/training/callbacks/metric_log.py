@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
 
 from llm2vec_gen.loggers.base import ResumableLogger
 from llm2vec_gen.training.callbacks.stopping import check_monitors
@@ -57,7 +58,7 @@ class MetricLog(Callback):
                     rule.on_train_epoch_end(trainer, pl_module)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        if trainer.sanity_checking or not pl_module.validated:
+        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING or not pl_module.validated:
             return
         self._to_loggers(trainer, pl_module.validated)
         if trainer.is_global_zero:
