@@ -20,6 +20,7 @@ EXTRAS = {
     "search": ("optuna",),
     "gguf": ("gguf", "accelerate"),
     "index": ("lancedb",),
+    "serve": ("fastapi", "uvicorn", "prometheus_client"),
     "kernels": ("liger_kernel",),
 }
 """Extra -> the packages it brings, by the names under which Python imports them."""

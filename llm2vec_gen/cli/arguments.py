@@ -53,15 +53,16 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--delimiter", help="of csv and tsv files (default: comma and tab)")
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser, instruction: bool = True) -> None:
     """Add the model and how to load it."""
     parser.add_argument("model", help="checkpoint folder or hub id")
-    add_loading(parser)
+    add_loading(parser, instruction)
 
 
-def add_loading(parser: argparse.ArgumentParser) -> None:
+def add_loading(parser: argparse.ArgumentParser, instruction: bool = True) -> None:
     """Add how to load a model, and the instruction."""
-    parser.add_argument("--instruction", help="stands before every text")
+    if instruction:
+        parser.add_argument("--instruction", help="stands before every text")
     parser.add_argument("--backbone", help="folder or hub id of the backbone, if it has moved")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: what is there)")
     parser.add_argument("--dtype", help="float32 or bfloat16 (default: the backbone's own)")

@@ -1,0 +1,44 @@
+"""llm2vec-gen serve: a model behind OpenAI's HTTP interface."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import fields
+from pathlib import Path
+
+from llm2vec_gen.cli.arguments import Command, add_model, load_model, positive
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.serving.limits import Limits
+
+
+def run(options: argparse.Namespace) -> None:
+    """Serve chat, embeddings, decoding and lens by OpenAI's HTTP interface, until SIGTERM or Ctrl-C."""
+    from llm2vec_gen.serving.server import Server, bind
+    from llm2vec_gen.serving.service import Service
+
+    key = None
+    if options.api_key_env and not (key := os.environ.get(options.api_key_env, "").strip()):
+        raise InputError(f"--api-key-env {options.api_key_env}: this variable is empty; set it to the key of clients")
+    limits = Limits(**{one.name: getattr(options, one.name) for one in fields(Limits)})
+    with bind(options.host, options.port) as socket:
+        folder = Path(options.model)
+        name = options.name or (folder.resolve().name if folder.exists() else options.model)
+        service = Service(load_model(options), name, limits)
+        host, port = socket.getsockname()[:2]
+        print(f"serving {name} at http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+        Server(service, key).run(sockets=[socket])
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser, instruction=False)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
+    parser.add_argument("--name", help="the model's name in requests (default: that of its folder)")
+    parser.add_argument("--api-key-env", help="environment variable with the key that clients must send")
+    for one in fields(Limits):
+        flag, story = f"--{one.name.replace('_', '-')}", f"{one.metadata['help']} (default: {one.default})"
+        parser.add_argument(flag, type=positive, default=one.default, help=story)
+
+
+COMMAND = Command("serve", run, _arguments, "llm2vec-gen serve <model> --port 8000")

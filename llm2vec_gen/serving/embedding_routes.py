@@ -1,0 +1,114 @@
+"""POST /v1/embeddings, /v1/decode and /v1/lens: what a text's embedding is, and what it says."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import torch
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from torch import Tensor
+
+from llm2vec_gen.interpreters.logit_lens import LogitLens
+from llm2vec_gen.serving.api_errors import ApiError
+from llm2vec_gen.serving.jobs import Piece, Projection
+from llm2vec_gen.serving.schemas import DecodeRequest, EmbeddingsRequest, Instructed, LensRequest
+from llm2vec_gen.serving.service import Service
+from llm2vec_gen.serving.waiting import finished
+
+
+def embedding_routes(service: Service) -> APIRouter:
+    """Return the routes."""
+    router = APIRouter()
+
+    @router.post("/v1/embeddings")
+    async def embeddings(body: EmbeddingsRequest, request: Request) -> Response:
+        """Return the embeddings of the inputs, in order; `instruction` and `input_type` are extensions."""
+        service.check_model(body)
+        native = service.model.embedding_dim
+        if body.dimensions not in (None, native):
+            raise ApiError(400, f"dimensions is {body.dimensions}; this model has embeddings of {native} numbers only",
+                           "dimensions")  # fmt: skip
+        ids, instruction = await service.queries(body, body.input)
+        job = await service.embed(ids, service.embeddings, request)
+        answer = await service.apart(_embedding_list, job.results, body.encoding_format)
+        return await _answer(service, answer, body, instruction, ids)
+
+    @router.post("/v1/decode")
+    async def decode(body: DecodeRequest, request: Request) -> Response:
+        """Return the text that the language model continues each text's soft prompt with, or each given one."""
+        service.check_model(body)
+        if (body.input is None) == (body.soft_prompts is None):
+            raise ApiError(400, "expected either input or soft_prompts, and one of the two alone", "input")
+        projection, instruction = service.soft_prompts, None
+        ids: list[Tensor] = []
+        if body.soft_prompts is not None:
+            if body.instruction is not None or body.input_type is not None:
+                raise ApiError(400, "instruction and input_type belong to texts; soft prompts have theirs already",
+                               "instruction")  # fmt: skip
+            prompts = await service.apart(service.inputs.soft_prompts, body.soft_prompts)
+        else:
+            ids, instruction = await service.queries(body, body.input)
+            prompts = list((await service.embed(ids, projection, request)).results)
+        if not prompts:
+            raise ApiError(400, "soft_prompts is empty; expected at least one", "soft_prompts")
+        limit = service.inputs.new_tokens(prompts, body.max_tokens, 512)
+        marker = service.model.end_marker
+        generation = service.generation(
+            prompts, limit, body.temperature, body, [*body.stop, *([marker] if marker else [])]
+        )
+        pieces: list[Piece] = await finished(service.worker, generation, request, service.limits.timeout_s)
+        data = [
+            {"object": "decoding", "index": piece.row, "text": piece.text, "finish_reason": piece.reason}
+            for piece in sorted(pieces, key=lambda piece: piece.row)
+        ]
+        return await _answer(service, data, body, instruction, ids, generation.completion_tokens)
+
+    @router.post("/v1/lens")
+    async def lens(body: LensRequest, request: Request) -> Response:
+        """Return the words that the output head gives each compression token (logit lens)."""
+        service.check_model(body)
+        ids, instruction = await service.queries(body, body.input)
+        reader = LogitLens(top=body.top, space=body.space)
+        job = await service.embed(ids, _lens_projection(service, reader), request)
+
+        def words() -> list[dict[str, Any]]:
+            rows = job.results.long().tolist()
+            found = [[reader.words(service.model.tokenizer, position) for position in row] for row in rows]
+            return [{"object": "lens", "index": index, "words": row} for index, row in enumerate(found)]
+
+        return await _answer(service, await service.apart(words), body, instruction, ids)
+
+    return router
+
+
+def _lens_projection(service: Service, reader: LogitLens) -> Projection:
+    """Return the likeliest ids (B, K, n) of the states or soft prompts; float32 holds ids up to 2**24 exactly."""
+    model = service.model
+
+    def likeliest(states: Tensor) -> Tensor:
+        vectors = states if reader.space == "states" else model.project(states)
+        return torch.tensor(reader.nearest(model, vectors))
+
+    width = min(8 * reader.top + 16, len(model.tokenizer), model.backbone.vocab_size)
+    return Projection(f"lens {reader.space} {reader.top}", likeliest, (model.num_compression_tokens, width))
+
+
+def _embedding_list(results: Tensor, encoding: str) -> list[dict[str, Any]]:
+    rows = results.numpy().astype("<f4")
+    shown = [base64.b64encode(row.tobytes()).decode() for row in rows] if encoding == "base64" else rows.tolist()
+    return [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(shown)]
+
+
+async def _answer(service: Service, data: list[dict[str, Any]], body: Instructed, instruction: str | None,
+                  ids: list[Tensor], completion_tokens: int | None = None) -> Response:  # fmt: skip
+    """Return the list with usage (instruction included, suffix not) and the instruction that was applied."""
+    prompted = sum(int((row >= 0).sum()) for row in ids)
+    service.metrics.tokens.labels("prompt").inc(prompted)
+    usage = {"prompt_tokens": prompted, "total_tokens": prompted + (completion_tokens or 0)}
+    if completion_tokens is not None:
+        usage["completion_tokens"] = completion_tokens
+    applied = {"instruction": instruction, "input_type": body.input_type}
+    answer = {"object": "list", "data": data, "model": service.name, "usage": usage, **applied}
+    return await service.apart(JSONResponse, answer)

@@ -1,0 +1,180 @@
+"""What requests may contain: OpenAI's fields, and our extensions of them.
+
+A field that OpenAI has and this server has not is accepted with the value that changes nothing, else refused by name;
+so is a field that nobody knows.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
+
+UNUSED = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key", "service_tier", "store"})
+"""Fields that describe the caller, accepted and not read."""
+
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "n": (None, 1),
+    "best_of": (None, 1),
+    "echo": (None, False),
+    "suffix": (None, ""),
+    "tools": (None, []),
+    "tool_choice": (None, "none", "auto"),
+    "parallel_tool_calls": (None, True, False),
+    "functions": (None, []),
+    "function_call": (None, "none", "auto"),
+    "frequency_penalty": (None, 0),
+    "presence_penalty": (None, 0),
+    "logit_bias": (None, {}),
+    "response_format": (None, {"type": "text"}),
+    "modalities": (None, ["text"]),
+    "audio": (None,),
+    "prediction": (None,),
+    "reasoning_effort": (None,),
+    "verbosity": (None,),
+    "web_search_options": (None,),
+}
+"""Fields of OpenAI that this server has not -> the values that ask for nothing."""
+
+
+def texts_or_ids(value: Any) -> list[str] | list[list[int]]:
+    """Return a string, strings, token ids or lists of token ids as a list of strings or a list of lists of ids."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list) or not value:
+        raise ValueError("expected a string, a list of strings, token ids or a list of lists of token ids; not empty")
+    if all(isinstance(one, str) for one in value):
+        return value
+    rows = value if isinstance(value[0], list) else [value]
+    if any(not isinstance(row, list) or not row for row in rows):
+        raise ValueError("expected strings alone, token ids alone or lists of token ids alone, none of them empty")
+    if any(type(one) is not int for row in rows for one in row):
+        raise ValueError("expected token ids to be whole numbers")
+    return rows
+
+
+_ROWS_SCHEMA = {
+    "oneOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "string"}, "minItems": 1},
+        {"type": "array", "items": {"type": "integer"}, "minItems": 1},
+        {"type": "array", "items": {"type": "array", "items": {"type": "integer"}, "minItems": 1}, "minItems": 1},
+    ]
+}
+Rows = Annotated[Any, PlainValidator(texts_or_ids), WithJsonSchema(_ROWS_SCHEMA)]
+"""list[str] or list[list[int]] after validation."""
+
+
+def stop_strings(value: Any) -> list[str]:
+    """Return a string, up to 16 strings or null as a list."""
+    found = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(found, list) or len(found) > 16 or not all(isinstance(one, str) and one for one in found):
+        raise ValueError("expected a string or a list of at most 16 strings, none of them empty")
+    return found
+
+
+_STOP_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "null"}]}
+Stop = Annotated[Any, PlainValidator(stop_strings), WithJsonSchema(_STOP_SCHEMA)]
+Tokens = Annotated[int | None, Field(ge=1)]
+Temperature = Annotated[float | None, Field(ge=0, le=2, allow_inf_nan=False)]
+TopP = Annotated[float | None, Field(gt=0, le=1, allow_inf_nan=False)]
+Seed = Annotated[int | None, Field(ge=-(2**63), lt=2**63)]
+
+
+class ApiRequest(BaseModel):
+    """Fields that all requests have; `model` is the name that /v1/models lists."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    model: str
+
+    NOT_READ: ClassVar[frozenset[str]] = UNUSED
+
+    @model_validator(mode="after")
+    def _known_fields(self) -> ApiRequest:
+        for name, value in (self.model_extra or {}).items():
+            if name in self.NOT_READ or any(value == one for one in NEUTRAL.get(name, ())):
+                continue
+            if name in NEUTRAL:
+                raise ValueError(f"{name} is not supported by this server; leave it out")
+            raise ValueError(f"{name:.60} is no field of this request; leave it out")
+        return self
+
+
+class Instructed(ApiRequest):
+    """What stands before the texts: an `instruction`, or the model's own for queries or documents by `input_type`."""
+
+    instruction: str | None = None
+    input_type: Literal["query", "document"] | None = None
+    truncate: bool = False
+
+
+class EmbeddingsRequest(Instructed):
+    """POST /v1/embeddings."""
+
+    input: Rows
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+
+
+class LensRequest(Instructed):
+    """POST /v1/lens: `top` words per compression token, read from `space`."""
+
+    input: Rows
+    top: Annotated[int, Field(ge=1, le=50)] = 5
+    space: Literal["states", "soft_prompts"] = "states"
+
+
+class Sampled(ApiRequest):
+    """How answers are drawn."""
+
+    top_p: TopP = None
+    seed: Seed = None
+    stop: Stop = []
+
+
+class DecodeRequest(Instructed, Sampled):
+    """POST /v1/decode: texts in `input`, or `soft_prompts` (N, K, D) as nested lists or base64 of float32 each."""
+
+    input: Rows | None = None
+    soft_prompts: list[Any] | None = None
+    max_tokens: Tokens = None
+    temperature: Temperature = 0.0
+
+
+class StreamOptions(BaseModel):
+    """With `include_usage`, the last chunk of a stream has the usage."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class Message(BaseModel):
+    """One turn of a chat; its content is a string or text parts."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[dict[str, Any]]
+
+
+class Generated(Sampled):
+    """What chat and completions share; temperature is 1 where none is given, as in OpenAI's interface."""
+
+    max_tokens: Tokens = None
+    temperature: Temperature = 1.0
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+
+
+class ChatRequest(Generated):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Tokens = None
+    logprobs: bool | None = False
+    top_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
+
+
+class CompletionsRequest(Generated):
+    """POST /v1/completions."""
+
+    prompt: Rows
+    logprobs: Annotated[int | None, Field(ge=0, le=5)] = None
