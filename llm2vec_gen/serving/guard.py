@@ -1,4 +1,4 @@
-"""What stands before every route: draining, the API key, the body's size, figures, and the last word on errors."""
+"""What stands before every route: draining, the API key, the body's size, figures, and errors that nothing else reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The work of one request: rows to embed, or rows to decode, and the way back to whoever waits for it."""
+"""The work of one request: rows to embed, or rows to decode, and their way back to the request."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Job:
         self.ended = False
 
     def send(self, event: Any) -> None:
-        """Hand an event to whoever waits, from any thread; nobody waits once the loop is closed."""
+        """Hand an event to the request, from any thread; once the loop is closed it is dropped."""
         if isinstance(event, ApiError) or event is DONE:
             self.ended = True
         with suppress(RuntimeError):

@@ -9,7 +9,7 @@ Two kinds of work share it: embedding (also soft prompts and lens readings) and 
 - Between the two: whichever has had less of the thread's time goes next, one pass or one step; a kind that had nothing
   to do is not repaid for that time. With both busy each has half of the thread, whatever the sizes of the requests.
 
-Whoever else is asking changes no result beyond float noise. Running out of memory halves the budget of that kind for
+Other requests change no result beyond float noise. Running out of memory halves the budget of that kind for
 good: rows of an embedding pass wait for the next one, decoding rows join again after their prompt and what they have.
 """
 
