@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -118,12 +118,22 @@ class Score:
     per_query: dict[str, float] = field(default_factory=dict)
 
 
+class Neighbour(TypedDict):
+    """Another query near to one that is read: the cosine of their embeddings, and the words both have in the lens."""
+
+    id: str
+    query: str
+    cosine: float
+    shared_words: list[str]
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """One embedding in words: decoded text, or the top words of each of the K positions.
 
-    An id is unique within its `source` and `task` alone. The source is "queries" (interpret.queries, which has no
-    tasks) or the name of an evaluation, as its scores have it.
+    `weights`, `in_query` and `contexts` are of the shape of `words`. An id is unique within its
+    `source` and `task` alone. The source is "queries" (interpret.queries, which has no tasks) or the name of an
+    evaluation, as its scores have it.
     """
 
     id: str
@@ -135,11 +145,32 @@ class Reading:
     source: str = "queries"
     task: str = ""
     instruction: str | None = None  # the instruction before the query when it was embedded
+    weights: list[list[float]] = field(default_factory=list)  # of each word: its probability or cosine
+    in_query: list[list[bool]] = field(default_factory=list)  # whether each word is one of the query's
+    contexts: list[list[str]] = field(default_factory=list)  # where each word was found (latent lens)
+    layer: int | None = None  # of the states that were read, where it is not the last
+    neighbours: list[Neighbour] = field(default_factory=list)  # nearest other queries, the nearest first
+    tokens: list[tuple[str, float]] = field(default_factory=list)  # of the query, and how each moves the embedding
 
     @property
     def key(self) -> tuple[str, str, str]:
         """The key common to all readings of one query."""
         return (self.source, self.task, self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class TextComparison:
+    """Two texts read side by side (interpreters/comparison.py). Cosines are of embeddings and of soft prompts."""
+
+    first: str
+    second: str
+    first_decoding: str
+    second_decoding: str
+    cosine: float
+    token_cosines: list[float]  # K
+    shared_words: list[str]  # of the logit lens, the most probable first
+    first_words: list[list[str]]  # K lists
+    second_words: list[list[str]]
 
 
 @runtime_checkable

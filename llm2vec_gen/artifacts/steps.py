@@ -100,7 +100,7 @@ STEPS = {
             "a checkpoint and queries -> the embeddings in words",
             inputs=("interpreter", "interpret"),
             upstream=("train",),
-            version=3,
+            version=4,
             label="{student}",
             product="readings",
         ),

@@ -99,3 +99,10 @@ def check_seed(seed: Any, rows: int) -> None:
         check_integer("seed", one, least=0, null=not many)
     if many and len(seed) != rows:
         raise InputError(f"seed has {len(seed)} numbers for {rows} soft prompts; expected one for all, or one for each")
+
+
+def check_beams(num_beams: Any, sampling: Any) -> None:
+    """InputError unless `num_beams` is a whole number, 1 where sampling is wanted."""
+    check_integer("num_beams", num_beams)
+    if num_beams > 1 and sampling:
+        raise InputError(f"num_beams={num_beams} and sampling={sampling} were given; expected one of them")

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize as unit_length
 
 from llm2vec_gen.backbones.backbone import Backbone
+from llm2vec_gen.backbones.beam_search import beam_search
 from llm2vec_gen.checkpoints import hub, prompts
 from llm2vec_gen.errors import InputError, check_integer, closest
 from llm2vec_gen.models import identity, initialization, storage
 from llm2vec_gen.models.arguments import (
+    check_beams,
     check_flags,
     check_max_length,
     check_new_tokens,
@@ -232,13 +234,13 @@ class LLM2VecGen(nn.Module):
     @torch.no_grad()
     def decode(self, inputs: Tensor | np.ndarray | str | Sequence[str], max_new_tokens: int | None = None,
                instruction: str | None = None, sampling: Mapping[str, Any] | None = None,
-               seed: int | Sequence[int] | None = None) -> list[str]:  # fmt: skip
+               seed: int | Sequence[int] | None = None, num_beams: int = 1) -> list[str]:  # fmt: skip
         """Return the text that the language model continues each soft prompt with.
 
         `inputs` are soft prompts (N, K, D), as a tensor or a numpy array, or texts, which are embedded first.
         `max_new_tokens` None is 512, or what the model's positions leave. Greedy unless `sampling` is given.
-        `seed`: one for all rows, or one per row. Raises InputError for pooled embeddings, another shape, and values
-        that are not finite.
+        `seed`: one for all rows, or one per row. `num_beams` above 1 is beam search, without
+        sampling. Raises InputError for pooled embeddings, another shape, and values that are not finite.
         """
         tokens, size = self.num_compression_tokens, self.backbone.hidden_size
         limit = check_new_tokens(max_new_tokens, tokens, self.backbone.max_positions)
@@ -252,8 +254,12 @@ class LLM2VecGen(nn.Module):
             )
         prompts = check_soft_prompts(prompts, tokens, size, self.embedding_dim)
         check_seed(seed, len(prompts))
-        results = self.backbone.generate(list(prompts), limit, sampling, seed)
-        texts = [self.tokenizer.decode(ids.tolist(), skip_special_tokens=True) for ids, _ in results]
+        check_beams(num_beams, sampling)
+        if num_beams > 1:
+            found = beam_search(self.backbone, prompts, limit, num_beams)
+        else:
+            found = [ids for ids, _ in self.backbone.generate(list(prompts), limit, sampling, seed)]
+        texts = [self.tokenizer.decode(ids.tolist(), skip_special_tokens=True) for ids in found]
         return texts if self.end_marker is None else [text.split(self.end_marker)[0] for text in texts]
 
     @classmethod
