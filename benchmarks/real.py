@@ -1,12 +1,12 @@
 """A real language model over real text: completions, encoding and the training step, each beside a known way.
 
-    python benchmarks/real.py --backbone FOLDER --queries queries.jsonl --texts banking77.csv [--sections complete,encode]
+    python benchmarks/real.py --backbone FOLDER --queries queries.jsonl --texts banking77.csv [--sections step]
 
-| section  | ours                                     | beside it                                                       |
-|----------|------------------------------------------|-----------------------------------------------------------------|
-| complete | TransformersGenerator, greedy            | transformers generate, left-padded batches of 32 of like length |
-| encode   | LLM2VecGen.encode with ten suffix tokens | sentence-transformers, mean pooling, without a suffix           |
-| step     | one training step, micro-batches         | benchmarks/plain.py: padded, all logits, online teacher         |
+| section  | ours                                     | beside it                                                      |
+|----------|------------------------------------------|----------------------------------------------------------------|
+| complete | TransformersGenerator, greedy            | transformers generate, left-padded batches of 32 of like length|
+| encode   | LLM2VecGen.encode with ten suffix tokens | sentence-transformers, mean pooling, without a suffix          |
+| step     | one training step, micro-batches         | benchmarks/plain.py: padded, all logits, online teacher        |
 
 Queries are a file with the columns `query` and `response`, texts one with the column `text`. Each figure comes from a
 process of its own. `equal_rows` counts completions that are those of transformers token by token; `cosine` is the least
@@ -166,7 +166,7 @@ def _encoded(options: argparse.Namespace, dtype: str) -> tuple[Clock, Any]:
 
 
 def section_sentence_transformers(options: argparse.Namespace) -> dict[str, Any]:
-    """The same texts through sentence-transformers over the same backbone, mean pooling, its own sorted batches of 32."""
+    """The same texts through sentence-transformers over the same backbone, mean pooling, sorted batches of 32."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 

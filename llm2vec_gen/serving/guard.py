@@ -1,4 +1,4 @@
-"""What stands before every route: draining, the API key, the body's size, figures, and errors that nothing else reports."""
+"""What stands before every route: draining, the API key, the body's size, figures, errors that nothing else reports."""
 
 from __future__ import annotations
 
