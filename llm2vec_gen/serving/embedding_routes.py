@@ -74,9 +74,15 @@ def embedding_routes(service: Service) -> APIRouter:
         job = await service.embed(ids, _lens_projection(service, reader), request)
 
         def words() -> list[dict[str, Any]]:
-            rows = job.results.long().tolist()
-            found = [[reader.words(service.model.tokenizer, position) for position in row] for row in rows]
-            return [{"object": "lens", "index": index, "words": row} for index, row in enumerate(found)]
+            tokenizer, rows = service.model.tokenizer, job.results  # (N, K, 2, n)
+            found = [
+                [reader.words(tokenizer, best[0].long().tolist(), best[1].tolist()) for best in row] for row in rows
+            ]
+            return [
+                {"object": "lens", "index": index, "words": [list(best) for best in row],
+                 "probabilities": [list(best.values()) for best in row]}
+                for index, row in enumerate(found)
+            ]  # fmt: skip
 
         return await _answer(service, await service.apart(words), body, instruction, ids)
 
@@ -84,15 +90,15 @@ def embedding_routes(service: Service) -> APIRouter:
 
 
 def _lens_projection(service: Service, reader: LogitLens) -> Projection:
-    """Return the likeliest ids (B, K, n) of the states or soft prompts; float32 holds ids up to 2**24 exactly."""
+    """Return the likeliest ids and their probabilities (B, K, 2, n); float32 holds ids up to 2**24 exactly."""
     model = service.model
 
     def likeliest(states: Tensor) -> Tensor:
         vectors = states if reader.space == "states" else model.project(states)
-        return torch.tensor(reader.nearest(model, vectors))
+        return torch.tensor(reader.most_probable(model, vectors))
 
-    width = min(8 * reader.top + 16, len(model.tokenizer), model.backbone.vocab_size)
-    return Projection(f"lens {reader.space} {reader.top}", likeliest, (model.num_compression_tokens, width))
+    width = min(8 * reader.top + 16, len(model.tokenizer))
+    return Projection(f"lens {reader.space} {reader.top}", likeliest, (model.num_compression_tokens, 2, width))
 
 
 def _embedding_list(results: Tensor, encoding: str) -> list[dict[str, Any]]:
