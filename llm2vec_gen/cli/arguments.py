@@ -62,7 +62,7 @@ def add_model(parser: argparse.ArgumentParser, instruction: bool = True) -> None
 def add_loading(parser: argparse.ArgumentParser, instruction: bool = True) -> None:
     """Add how to load a model, and the instruction."""
     if instruction:
-        parser.add_argument("--instruction", help="stands before every text")
+        parser.add_argument("--instruction", help="stands before every text (of an index: before queries)")
     parser.add_argument("--backbone", help="folder or hub id of the backbone, if it has moved")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: what is there)")
     parser.add_argument("--dtype", help="float32 or bfloat16 (default: the backbone's own)")

@@ -34,7 +34,8 @@ def build(options: argparse.Namespace) -> None:
     """Embed a corpus into a new index; the same command continues a build that was stopped."""
     from llm2vec_gen.index.building import DocumentEncoder, IndexSettings, prepare
 
-    settings = IndexSettings(options.soft_prompts, not options.no_text, options.ann, options.document_instruction)
+    instructions = (options.document_instruction, options.instruction)
+    settings = IndexSettings(options.soft_prompts, not options.no_text, options.ann, *instructions)
     corpus = _corpus(options)
     encoder = DocumentEncoder(load_model(options), settings, _origin(options))
     workers = _worker(encoder)
@@ -55,7 +56,8 @@ def add(options: argparse.Namespace) -> None:
         )
     if options.existing == "error":
         check_new(index, corpus, COMMIT)
-    settings = IndexSettings(header.soft_prompts, header.keeps_text, header.ann, header.instructions["document"])
+    instructions = (header.instructions["document"], header.instructions["query"])
+    settings = IndexSettings(header.soft_prompts, header.keeps_text, header.ann, *instructions)
     encoder = DocumentEncoder(_encoder_of(index, options), settings, header.encoder, _other_fingerprint(index))
     header.check_fingerprint(encoder.header.fingerprint, index.folder)
     _fill(index, _worker(encoder), corpus, options.existing)

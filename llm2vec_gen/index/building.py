@@ -41,12 +41,14 @@ class IndexSettings:
     keep_text     false: `source` alone says where the text of a document is
     ann           auto (ivf_rq from 10,000 documents), none (exact), ivf_flat, ivf_sq, ivf_pq, ivf_rq, ivf_hnsw_sq
     instruction   stands before every document; null is the encoder's own for documents, "" none
+    query_instruction  recorded as what stands before queries; null is the encoder's own for queries, "" none
     """
 
     soft_prompts: str = "int8"
     keep_text: bool = True
     ann: str = "auto"
     instruction: str | None = None
+    query_instruction: str | None = None
 
     def __post_init__(self) -> None:
         codec(self.soft_prompts, 1, 1)
@@ -77,11 +79,12 @@ class DocumentEncoder:
             )
         own: dict[str, str] = getattr(encoder, "prompts", {})
         self.instruction = own.get("document", "") if settings.instruction is None else settings.instruction
+        query = own.get("query", "") if settings.query_instruction is None else settings.query_instruction
         shape = (encoder.num_compression_tokens, encoder.backbone.hidden_size) if self.with_prompts else (0, 0)
         self.header = Header(
             encoder=origin,
             fingerprint=fingerprint or encoder.fingerprint,
-            instructions={"query": own.get("query", ""), "document": self.instruction},
+            instructions={"query": query, "document": self.instruction},
             embedding_dim=encoder.embedding_dim,
             num_compression_tokens=shape[0],
             hidden_size=shape[1],

@@ -78,7 +78,11 @@ class Fp16(SoftPromptCodec):
     def encode(self, prompts: np.ndarray) -> dict[str, np.ndarray]:
         """Return one column of float16; larger numbers than it holds become its largest."""
         largest = np.finfo(np.float16).max
-        return {"soft_prompts": np.clip(prompts, -largest, largest).astype(np.float16).reshape(len(prompts), -1)}
+        return {
+            "soft_prompts": np.clip(prompts, -largest, largest)
+            .astype(np.float16)
+            .reshape(len(prompts), self.tokens * self.hidden)
+        }
 
     def decode(self, columns: dict[str, np.ndarray]) -> np.ndarray:
         """Return float32 (n, K, D)."""
@@ -97,7 +101,10 @@ class Int8(SoftPromptCodec):
         scales = np.abs(prompts).max(axis=2) / 127  # (n, K)
         safe = np.where(scales > 0, scales, 1)[..., None]
         codes = np.rint(prompts / safe).astype(np.int8)
-        return {"soft_prompts": codes.reshape(len(prompts), -1), "soft_prompt_scales": scales.astype(np.float32)}
+        return {
+            "soft_prompts": codes.reshape(len(prompts), self.tokens * self.hidden),
+            "soft_prompt_scales": scales.astype(np.float32),
+        }
 
     def decode(self, columns: dict[str, np.ndarray]) -> np.ndarray:
         """Return float32 (n, K, D)."""

@@ -320,7 +320,7 @@ class VectorIndex:
 
 
 def _connect(folder: Path) -> Any:
-    os.environ.setdefault("LANCE_LOG", "error")  # read at import; its warnings are about what is meant
+    os.environ.setdefault("LANCEDB_LOG", "error")  # read at import; its warnings are about what is meant
     import lancedb
 
     return lancedb.connect(folder)
