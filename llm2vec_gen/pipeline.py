@@ -24,7 +24,7 @@ from llm2vec_gen.evaluations.base import by_task
 from llm2vec_gen.generators.base import check_blank
 from llm2vec_gen.loggers.base import job_logging, log_artifact
 from llm2vec_gen.progress import track
-from llm2vec_gen.types import MODEL
+from llm2vec_gen.types import MODEL, is_trained_model
 
 if TYPE_CHECKING:
     from llm2vec_gen.config import Plan
@@ -218,7 +218,7 @@ def evaluate(plan: Plan, encoder_name: str | None = None) -> Path:
         if own is not None and _other_instructions(plan, own):
             log.warning("evaluate %s: %s, not the instructions that the checkpoint records", name, _choice(plan))
         origin: dict[str, Any] = {"encoder": name, "run": artifact.folder.name, "commit": artifacts.commit()}
-        if name == MODEL:  # a baseline has no seed
+        if is_trained_model(name):  # a baseline has no seed
             origin["seed"] = plan.settings["seed"]
         progress = artifacts.Progress(artifact, {task: tasks[task].size(task) for task in tasks})
         for task in artifacts.missing_tasks(artifact, tasks):

@@ -24,6 +24,16 @@ MODEL = "llm2vec_gen"
 """The name of the trained encoder in a config, beside its teacher and its baselines."""
 
 
+def is_trained_model(encoder: str) -> bool:
+    """Return whether an encoder's name is that of the trained model, or of a prefix of it: "llm2vec_gen@64"."""
+    return encoder.partition("@")[0] == MODEL
+
+
+def dimensions_of(encoder: str) -> int | None:
+    """Return the dimensions of a prefix of the trained model; None for the model itself and any other encoder."""
+    return int(encoder.partition("@")[2]) if is_trained_model(encoder) and "@" in encoder else None
+
+
 MTEB_CATEGORIES = (
     "retrieval",
     "reranking",
@@ -64,10 +74,15 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class TargetMoments:
-    """First and second moments of the targets that a run trains on: `mean` (E,), and the variance summed over E."""
+    """First and second moments of the targets that a run trains on: `mean` and `variances`, both (E,)."""
 
     mean: Tensor
-    variance: float
+    variances: Tensor
+
+    @property
+    def variance(self) -> float:
+        """The variance summed over E."""
+        return float(self.variances.sum())
 
 
 @dataclass(slots=True)

@@ -101,6 +101,26 @@ def test_a_knob_changes_the_digests_of_those_who_read_it_alone(override: str, ke
     assert {step for step in before if before[step] == after[step]} == kept
 
 
+def test_prefixes_of_the_loss_are_encoders_of_their_own() -> None:
+    plan = compose("loss.alignment.matryoshka=[8,32]")
+    assert plan.encoders() == ["llm2vec_gen", "llm2vec_gen@8", "llm2vec_gen@32", "teacher", "input_mean"]
+    found = [plan.artifact("evaluate", name) for name in plan.encoders()]
+    assert len({artifact.digest for artifact in found}) == 5
+    assert found[1].upstream == found[0].upstream
+    assert compose("loss.alignment.matryoshka=[8]", "encoder=llm2vec_gen@8").encoders() == ["llm2vec_gen@8"]
+    for encoder in ("llm2vec_gen@9", "llm2vec_gen@x"):
+        with pytest.raises(InputError, match="this config has llm2vec_gen, llm2vec_gen@8, teacher"):
+            compose("loss.alignment.matryoshka=[8]", f"encoder={encoder}")
+
+
+def test_arguments_that_came_later_change_no_digest_at_their_defaults() -> None:
+    node = {"_target_": "llm2vec_gen.losses.alignment.AlignmentLoss", "weight": 1.0, "reduction": "mean"}
+    later = {"distance": "squared_error", "matryoshka": None, "schedule": None}
+    assert hashed_config({**node, **later}) == hashed_config(node)
+    for changed in ({"distance": "cosine"}, {"matryoshka": [8]}, {"schedule": {"end": 5}}):
+        assert hashed_config({**node, **later, **changed}) != hashed_config(node)
+
+
 def test_a_data_file_counts_by_content(tmp_path: Path) -> None:
     one, two = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
     one.write_text('{"query": "x"}\n')

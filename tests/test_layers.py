@@ -17,7 +17,7 @@ LAYERS = [
     {"types", "errors", "version", "pocket", "progress", "threads", "distributed", "conf_folders",
      "artifacts.steps"},
     {"distributed.collectives", "distributed.environment", "paths", "endpoint", "targets", "local_files", "devices",
-     "rotary", "tokenization", "weights", "atomic_files", "locks",
+     "rotary", "tokenization", "weights", "whitening", "atomic_files", "locks",
      "completion"},
     {"backbones", "encoders", "losses", "evaluations", "data", "tables", "artifacts", "checkpoints", "executors",
      "loggers", "sweeps"},

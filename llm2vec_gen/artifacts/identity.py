@@ -70,17 +70,19 @@ def hashed_config(value: Any, annotation: Any = inspect.Parameter.empty) -> Any:
     its arguments are paths. Lists and mappings pass it on to their members. `local_path` has the rule by which a text
     counts as a path. A target with a function `content_id` is known by what that returns for its arguments, unless it
     is None: a checkpoint's folder also holds files that change nothing (its card, its scores), and its backbone lies
-    elsewhere.
+    elsewhere. A target's mapping `digest_defaults` names arguments that came later, with the values at which nothing
+    changed: there they are left out, so that artifacts keep their names.
     """
     if isinstance(value, dict):
         target = locate(value["_target_"]) if "_target_" in value else None
         if (own := getattr(target, "content_id", None)) is not None and (found := own(**_arguments(value))) is not None:
             return {"_target_": value["_target_"], "content": found}
         known = None if target is None else parameters(target)
+        absent = getattr(target, "digest_defaults", {})
         return {
             name: hashed_config(item, annotation if known is None else _annotation(known, name))
             for name, item in value.items()
-            if name not in RUNTIME_KEYS
+            if name not in RUNTIME_KEYS and not (name in absent and item == absent[name])
         }
     if isinstance(value, list):
         return [hashed_config(item, annotation) for item in value]

@@ -12,7 +12,7 @@ Settings, plain values that JSON can hold:
     backbone               path, revision, fingerprint, hidden_size, vocab_size, dtype; `config` where a server needs
                            it; `row_scale`, the factor from an embedding row to its token's input vector (absent: 1)
     suffix_space           "vectors" (as the model's forward takes them; default) or "rows" of the embedding
-    num_thought_tokens, num_compression_tokens, embedding_dim, max_length
+    num_thought_tokens, num_compression_tokens, embedding_dim, max_length; matryoshka_dims, if prefixes were trained
     suffix_spelling        "own" (the suffix has no tokens) or "literal" (its tokens can be written in a text)
     suffix_tokens          literal only: the S token strings, and `suffix_ids` their ids in the tokenizer's files
     end_marker             a literal text that ends every decoded completion, or None
@@ -166,10 +166,20 @@ def _check_settings(settings: Mapping[str, Any], where: str) -> None:
     hidden = backbone.get("hidden_size")
     if isinstance(hidden, bool) or not isinstance(hidden, int) or not 1 <= hidden <= 1 << 20:
         raise InputError(f"{where}: setting backbone.hidden_size is {hidden!r}; expected a positive whole number")
+    _check_prefixes(settings.get("matryoshka_dims", []), settings["embedding_dim"], where)
     if settings.get("suffix_space", "vectors") not in ("vectors", "rows"):
         raise InputError(f"{where}: suffix_space is {settings['suffix_space']!r}; expected 'vectors' or 'rows'")
     if settings.get("suffix_spelling", "own") not in ("own", "literal"):
         raise InputError(f"{where}: suffix_spelling is {settings['suffix_spelling']!r}; expected 'own' or 'literal'")
+
+
+def _check_prefixes(found: Any, embedding_dim: int, where: str) -> None:
+    """Raise InputError unless prefixes of the embedding are rising whole numbers below its number of dimensions."""
+    whole = isinstance(found, list) and all(isinstance(one, int) and not isinstance(one, bool) for one in found)
+    if not whole or found != sorted(set(found)) or (found and not 1 <= found[0] <= found[-1] < embedding_dim):
+        raise InputError(
+            f"{where}: matryoshka_dims is {found!r}; expected rising whole numbers from 1 to {embedding_dim - 1}"
+        )
 
 
 def _check_instructions(settings: Mapping[str, Any], where: str) -> None:

@@ -75,6 +75,8 @@ def read(path: Path) -> Checkpoint:
         tensors["suffix"] = tensors["suffix"] * scale
     if run.get("instructions") is not None:  # of our own; the package that defines the layout records none
         settings["instructions"] = run["instructions"]
+    if run.get("matryoshka_dims"):  # of our own too
+        settings["matryoshka_dims"] = run["matryoshka_dims"]
     return Checkpoint(settings, tensors, files, path, "reference")
 
 

@@ -78,6 +78,7 @@ def _run_config(settings: Mapping[str, Any], suffix_tokens: list[str], dtype: st
         "encoding_mode": f"last_{settings['num_compression_tokens']}_tokens",
         "suffix_spelling": settings.get("suffix_spelling", "own"),
         **({} if settings.get("instructions") is None else {"instructions": settings["instructions"]}),
+        **({"matryoshka_dims": dims} if (dims := settings.get("matryoshka_dims")) else {}),
         "seed": facts.get("seed"),
         **_mapping(facts.get("training")),
         "use_peft_for_encoder": bool(lora),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llm2vec_gen import targets
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.paths import on_disk
-from llm2vec_gen.types import MODEL
+from llm2vec_gen.types import MODEL, is_trained_model
 
 if TYPE_CHECKING:
     from llm2vec_gen.types import Encoder
@@ -72,7 +72,13 @@ def encoders(settings: Settings) -> list[str]:
     """Return the encoders to evaluate: all of the config, or the one that `encoder` names."""
     if settings["encoder"] != MODEL:
         return [settings["encoder"]]
-    return [MODEL, "teacher", *baselines(settings)]
+    return known_encoders(settings)
+
+
+def known_encoders(settings: Settings) -> list[str]:
+    """Return the trained model, its prefixes that the losses train, the teacher and the baselines."""
+    prefixes = {size for node in (settings.get("loss") or {}).values() for size in (node or {}).get("matryoshka") or ()}
+    return [MODEL, *(f"{MODEL}@{size}" for size in sorted(prefixes)), "teacher", *baselines(settings)]
 
 
 def encoder_component(settings: Settings, name: str) -> str:
@@ -80,7 +86,7 @@ def encoder_component(settings: Settings, name: str) -> str:
     if name == "teacher":
         return "teacher"
     if name not in baselines(settings):
-        known = ", ".join([MODEL, "teacher", *baselines(settings)])
+        known = ", ".join(known_encoders(settings))
         raise InputError(
             f"encoder={name} is unknown; this config has {known}; baseline=[<name>] adds one, and a checkpoint is "
             "evaluated by its folder or hub id (owner/name)"
@@ -119,15 +125,24 @@ def cache_vectors(settings: Settings, encoder: Encoder, outputs: Path, fingerpri
     return CachedEncoder(encoder, folder / fingerprint)
 
 
+def truncate_vectors(encoder: Encoder, dimensions: int | None) -> Encoder:
+    """Return the encoder of the first dimensions of its vectors; of all where `dimensions` is None."""
+    from llm2vec_gen.encoders.truncated import TruncatedEncoder
+
+    return encoder if dimensions is None else TruncatedEncoder(encoder, dimensions)
+
+
 def add_checkpoint_baseline(settings: Settings) -> None:
     """Replace encoder=<folder or hub id> by a baseline of that checkpoint, named after its folder.
 
     The name is checkpoint_<folder> where the config has an encoder of that name already. Any other unknown encoder is
     left for `encoder_component` to report.
     """
-    given, taken = str(settings["encoder"]), (MODEL, "teacher", *baselines(settings))
+    given, taken = str(settings["encoder"]), known_encoders(settings)
     if given in taken:
         return
+    if is_trained_model(given):
+        encoder_component(settings, given)  # which names the prefixes that there are
     place = on_disk(given)
     if not place.is_dir() and not HUB_ID.fullmatch(given):
         return

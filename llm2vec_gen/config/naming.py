@@ -15,7 +15,7 @@ from llm2vec_gen.artifacts.steps import VERSIONS, Step
 from llm2vec_gen.config.instantiate import encoder_component, find_node
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.paths import on_disk
-from llm2vec_gen.types import MODEL
+from llm2vec_gen.types import MODEL, dimensions_of, is_trained_model
 
 DECIDING = {"callbacks": deciding_callbacks, "trainer": deciding_trainer}
 """Components of which only a part decides the result, with the function that returns that part."""
@@ -37,7 +37,7 @@ def artifact_label(step: Step, settings: Mapping[str, Any], choices: Mapping[str
         "backbone": backbone,
         "student": student,
         "seed": seed,
-        "encoder": {MODEL: student, "teacher": choices.get("teacher")}.get(encoder, encoder),
+        "encoder": choices.get("teacher") if encoder == "teacher" else encoder.replace(MODEL, student),
         "table": choices.get("table") if settings["sweep"]["folder"] is None else "sweep",
     }
     chosen = {group: choices.get(group) for group in ("data", "generator", "teacher", "teacher_training", "corpus")}
@@ -53,14 +53,16 @@ def hashed_inputs(step: Step, settings: dict[str, Any], encoder: str = MODEL) ->
         evaluations = settings.get("evaluation") or {}
         config["evaluation"] = {name: hashed_config(evaluations.get(name)) for name in named}
         config["instruction"] = hashed_config(settings["instruction"])
-    if step.name in ENCODER_STEPS and encoder != MODEL:
+    if step.name in ENCODER_STEPS and (dimensions := dimensions_of(encoder)) is not None:
+        config["dimensions"] = dimensions
+    if step.name in ENCODER_STEPS and not is_trained_model(encoder):
         config["encoder"] = hashed_config(find_node(settings, encoder_component(settings, encoder)))
     return config
 
 
 def upstream_steps(step: Step, settings: Mapping[str, Any], encoder: str = MODEL) -> tuple[str, ...]:
     """Return the steps whose artifacts a step reads under this config."""
-    if step.name in ENCODER_STEPS and encoder != MODEL:  # neither teacher nor baseline needs a training
+    if step.name in ENCODER_STEPS and not is_trained_model(encoder):  # neither teacher nor baseline needs a training
         return ()
     if step.name == "teach" and settings["teacher_training"]["corpus"] is not None:  # texts of its own
         return ()
@@ -72,7 +74,7 @@ def encoder_fingerprint(settings: dict[str, Any], encoder: str, trained: Artifac
 
     `trained` is the artifact of the training, which is read for the trained model alone.
     """
-    if encoder != MODEL:
+    if not is_trained_model(encoder):
         identity: Any = hashed_config(find_node(settings, encoder_component(settings, encoder)))
     else:
         identity = [trained.digest, [shard["sha256"] for shard in read_manifest(trained.folder)["shards"]]]

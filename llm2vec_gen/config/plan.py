@@ -29,7 +29,7 @@ from llm2vec_gen.config.world import remove_pocket_defaults, without_hydra
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.loggers.base import Job
 from llm2vec_gen.tables import score_files
-from llm2vec_gen.types import MODEL, Score
+from llm2vec_gen.types import MODEL, Score, dimensions_of, is_trained_model
 
 if TYPE_CHECKING:
     from llm2vec_gen.training.settings import TrainingSettings
@@ -87,15 +87,16 @@ class Plan:
         return instantiate.encoders(self.settings)
 
     def build_encoder(self, name: str = MODEL) -> Encoder:
-        """Return the trained model of this config, its teacher, or one of its baselines."""
-        if name == MODEL:
+        """Return the trained model of this config (of a prefix too), its teacher, or one of its baselines."""
+        if name in instantiate.known_encoders(self.settings) and is_trained_model(name):
             return instantiate.build_trained_model(self.settings, self.require("train"))
         return self.build(instantiate.encoder_component(self.settings, name))
 
     def cached_encoder(self, name: str = MODEL) -> Encoder:
-        """Return `build_encoder` with its vectors kept on disk, as `embedding_cache` says."""
+        """Return `build_encoder` with its vectors kept on disk, as `embedding_cache` says; prefixes are cut."""
         encoder = self.build_encoder(name)
-        return instantiate.cache_vectors(self.settings, encoder, self.outputs, self.fingerprint(name))
+        cached = instantiate.cache_vectors(self.settings, encoder, self.outputs, self.fingerprint(name))
+        return instantiate.truncate_vectors(cached, dimensions_of(name))
 
     def document_encoder(self) -> Callable[[], Any]:
         """Return a function, which can be sent to another process, that builds what embeds an index's documents."""

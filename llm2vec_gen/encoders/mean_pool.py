@@ -12,6 +12,7 @@ from torch import Tensor
 from llm2vec_gen.encoders.base import PooledEncoder, Row
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.types import Query, QuerySource
+from llm2vec_gen.whitening import zca
 
 if TYPE_CHECKING:
     from llm2vec_gen.backbones.backbone import Backbone
@@ -67,9 +68,7 @@ class MeanPool(PooledEncoder):
     def _learn_centre(self, vectors: Tensor) -> None:
         self._centre = vectors.mean(0).float()
         if self.whiten is not None:
-            values, directions = torch.linalg.eigh(vectors.T.cov())
-            values = (1 - self.whiten) * values.clamp_min(0) + self.whiten * values.mean()
-            self._scaling = (directions * values.clamp_min(1e-12).rsqrt() @ directions.T).float()
+            self._scaling = zca(vectors.T.cov(), self.whiten).float()
 
     def rows(self, texts: Sequence[str], instruction: str | None) -> list[Row]:
         """Return the row of each text behind its instruction, the fixed one where none is given."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
 from llm2vec_gen.errors import InputError
+from llm2vec_gen.losses.schedule import WeightSchedule
 from llm2vec_gen.types import Batch, EncoderOutput, TargetMoments
 
 if TYPE_CHECKING:
@@ -23,16 +25,19 @@ class Loss(nn.Module, ABC):
 
     Args:
         weight: factor of this loss in the training's sum, 0 or more; `forward` does not apply it.
+        schedule: how the weight changes over the steps, a mapping as in schedule.py; None keeps it.
 
     Raises:
-        InputError: for a weight that is negative, not finite or no number.
+        InputError: for a weight that is negative, not finite or no number, and for a schedule that cannot be.
     """
 
-    def __init__(self, weight: float = 1.0):
+    digest_defaults: ClassVar[Mapping[str, Any]] = {"schedule": None}  # what digests leave out
+
+    def __init__(self, weight: float = 1.0, schedule: Mapping[str, Any] | None = None):
         super().__init__()
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
             raise InputError(f"{type(self).__name__}: weight is {weight!r}; expected a number of 0 or more")
-        self.weight = float(weight)
+        self.weight, self.schedule = float(weight), WeightSchedule.of(schedule)
 
     def prepare(self, moments: TargetMoments) -> None:
         """Take what the loss needs to know of all targets; called once, before training. Most losses need nothing."""

@@ -25,6 +25,7 @@ class ReconstructionLoss(Loss):
 
     Args:
         weight: factor of this loss in the training's sum, 0 or more.
+        schedule: how the weight changes, see schedule.py; None keeps it.
 
     Example (`model` is any LLM2VecGen):
         >>> import torch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,19 @@ def check_flags(**flags: Any) -> None:
     for name, value in flags.items():
         if not isinstance(value, bool | np.bool_):
             raise InputError(f"{name}={value!r}: expected True or False")
+
+
+def check_dimensions(dimensions: Any, embedding_dim: int, prefixes: Sequence[int]) -> None:
+    """InputError unless `dimensions` is None, all of the embedding, or one of the prefixes that were trained."""
+    check_integer("dimensions", dimensions, null=True)
+    if dimensions is None or dimensions == embedding_dim or dimensions in prefixes:
+        return
+    trained = ", ".join(map(str, prefixes))
+    known = f"its prefixes of {trained} dimensions were trained" if prefixes else "no prefix of it was trained"
+    raise InputError(
+        f"dimensions={dimensions}: the embedding has {embedding_dim} dimensions, and {known}; expected one of these, "
+        "or train with loss.alignment.matryoshka=[...]"
+    )
 
 
 def check_max_length(max_length: Any, default: int, suffix_length: int, positions: int | None) -> int:

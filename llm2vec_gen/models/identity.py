@@ -23,7 +23,7 @@ from llm2vec_gen.backbones.loading import parse_dtype
 from llm2vec_gen.models import storage
 from llm2vec_gen.paths import on_disk
 
-_OTHERWISE = ("card", "golden", "instructions", "end_marker")  # settings that change no embedding
+_OTHERWISE = ("card", "golden", "instructions", "end_marker", "matryoshka_dims")  # settings that change no embedding
 
 
 def of_model(model: Any) -> str:

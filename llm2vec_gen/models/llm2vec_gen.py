@@ -21,6 +21,7 @@ from llm2vec_gen.errors import InputError, check_integer, closest
 from llm2vec_gen.models import identity, initialization, storage
 from llm2vec_gen.models.arguments import (
     check_beams,
+    check_dimensions,
     check_flags,
     check_max_length,
     check_new_tokens,
@@ -69,6 +70,7 @@ class LLM2VecGen(nn.Module):
         self.alignment_projection = initialization.projection(hidden, self.embedding_dim, projection_init).to(device)
         self.lora = QueryLora.fresh(self.lm, **lora).to(device) if lora else None
         self.suffix_tokenization = SuffixTokenization(backbone)
+        self.matryoshka_dims: tuple[int, ...] = ()  # prefixes of the embedding that were trained, in rising order
         self.end_marker: str | None = None  # published checkpoints: the literal text that ends a decoded completion
         self.card: dict[str, Any] = {}  # facts for the model card
         self.instructions: Mapping[str, Any] | None = None  # categories, tasks, documents; None: none recorded
@@ -188,20 +190,22 @@ class LLM2VecGen(nn.Module):
     @torch.no_grad()
     def encode(self, texts: str | Sequence[str], instruction: str | None = None, batch_size: int = 32,
                max_length: int | None = None, normalize: bool = False, show_progress: bool = False,
-               prompt_name: str | None = None) -> Tensor:  # fmt: skip
+               prompt_name: str | None = None, dimensions: int | None = None) -> Tensor:  # fmt: skip
         """Return the embeddings of the texts, float32 (N, E) on the CPU, in the order given; a string gives (1, E).
 
         With an instruction, instruction and text are stripped and joined by one space; `prompt_name` takes it from
         `prompts` ("query", "document", ...). At most `batch_size` rows and
         the backbone's token budget run together; neither changes the result. `max_length` counts the suffix too; a
-        longer text keeps its first tokens, with one warning that counts such texts. Raises InputError for arguments
-        of another kind (see arguments.py).
+        longer text keeps its first tokens, with one warning that counts such texts. `dimensions` keeps the first ones
+        of each embedding, before it is normalised: one of `matryoshka_dims`. Raises InputError for arguments of another
+        kind (see arguments.py).
         """
         check_flags(normalize=normalize)
+        check_dimensions(dimensions, self.embedding_dim, self.matryoshka_dims)
         if prompt_name is not None:
             instruction = self._prompt(prompt_name, instruction)
         query_pass = QueryPass.of(self, texts, instruction, batch_size, max_length, show_progress)
-        embeddings = query_pass.collect(self.embed_states, (self.embedding_dim,))
+        embeddings = query_pass.collect(self.embed_states, (self.embedding_dim,))[:, :dimensions]
         return unit_length(embeddings, dim=1) if normalize else embeddings
 
     def _prompt(self, name: str, instruction: str | None) -> str:

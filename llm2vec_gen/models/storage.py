@@ -48,6 +48,7 @@ def load(cls: Any, source: str | Path, device: Any, dtype: Any, backbone: str | 
         model.lora = QueryLora(backbone.lm, pairs, lora["alpha"], lora.get("dropout") or 0.0).to(backbone.device)
     model.end_marker, model.card = settings.get("end_marker"), dict(settings.get("card") or {})
     model.instructions = settings.get("instructions")
+    model.matryoshka_dims = tuple(settings.get("matryoshka_dims") or ())
     if settings.get("suffix_space") == "rows":
         checkpoint.tensors["suffix"] = checkpoint.tensors["suffix"] * _known_scale(backbone)
     load_tensors(model, checkpoint.tensors)
@@ -191,6 +192,8 @@ def settings(model: Any) -> dict[str, Any]:
         described["suffix_tokens"] = model.suffix_tokenization.suffix_tokens
     if model.lora is not None:
         described["lora"] = model.lora.settings()
+    if model.matryoshka_dims:
+        described["matryoshka_dims"] = list(model.matryoshka_dims)
     if model.instructions is not None:
         described["instructions"] = model.instructions
     if model.card:

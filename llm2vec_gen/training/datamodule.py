@@ -14,6 +14,7 @@ from llm2vec_gen.distributed import collectives
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.training.loader import BatchLoader, Counts, Shuffle
 from llm2vec_gen.training.settings import TrainingSettings
+from llm2vec_gen.training.target_transform import TargetTransform
 from llm2vec_gen.training.validation import ValidationBatches, held_out_rows
 from llm2vec_gen.types import Batch, Completion
 
@@ -97,6 +98,7 @@ class CompletionDataModule(ResumableDataModule):
             )
         self.validation_rows = held_out_rows(_queries(completions), validation, settings.batch_size)
         super().__init__(len(completions) - len(self.validation_rows), settings, seed)
+        self.transform: TargetTransform | None = None  # of the targets, before they are trained on
         self._model, self._validated = model, (completions, targets)
         self.completions, self.targets = completions, targets  # those that are trained on
         if len(self.validation_rows):
@@ -127,8 +129,9 @@ class CompletionDataModule(ResumableDataModule):
         queries, queries_cut = self._model.tokenize_and_count(asked, strip=True)
         answers, answers_cut = self._answers(answered)
         tokenization = self._model.backbone.tokenization
-        targets = np.stack([np.asarray(vectors[int(row)], dtype=np.float32) for row in rows])
-        batch = Batch([completion.id for completion in completions], queries, answers, torch.from_numpy(targets))
+        targets = torch.from_numpy(np.stack([np.asarray(vectors[int(row)], dtype=np.float32) for row in rows]))
+        targets = targets if self.transform is None else self.transform(targets)
+        batch = Batch([completion.id for completion in completions], queries, answers, targets)
         counts = {
             "samples": len(rows),
             "query_tokens": sum(map(len, queries)),

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
@@ -32,15 +31,14 @@ from llm2vec_gen.training.datamodule import CompletionDataModule, Rows
 from llm2vec_gen.training.metrics_file import MetricsFile
 from llm2vec_gen.training.module import LLM2VecGenModule
 from llm2vec_gen.training.optimizers import MakeOptimizer
-from llm2vec_gen.training.settings import TrainingSettings, check_losses, weight_of
+from llm2vec_gen.training.settings import TrainingSettings, check_losses, schedule_of, weight_of
+from llm2vec_gen.training.target_transform import TargetTransform, target_moments
 from llm2vec_gen.training.trainer import build_trainer, check_device, join_processes, silence_lightning
 from llm2vec_gen.training.trainer_settings import TrainerSettings
-from llm2vec_gen.types import TargetMoments
 
 log = logging.getLogger(__name__)
 
 INITIAL_QUERIES = 256  # whose embeddings the projections start from (model.projection_init=targets)
-MOMENT_ROWS = 100_000  # targets whose mean and variance stand for all: 1.6 GB read at 4,096 dimensions
 RESUME = "resume"  # the folder, inside the run's, that holds the state to continue from
 
 
@@ -73,7 +71,7 @@ def fit(
     settings = trainer_settings.limited(settings)
     data = CompletionDataModule(model, completions, targets, settings, seed, validation)
     module = LLM2VecGenModule(model, losses, settings, optimizer, scheduler)
-    _prepare(module, data)
+    _prepare(module, data, settings)
     identity = _identity(model, losses, completions, settings, seed)
     if held_out := len(data.validation_rows):  # their number decides which they are
         identity["validation queries"] = held_out
@@ -83,12 +81,15 @@ def fit(
     return {**data.counts(), **({"validation_queries": held_out} if held_out else {}), **reached}
 
 
-def _prepare(module: LLM2VecGenModule, data: CompletionDataModule) -> None:
+def _prepare(module: LLM2VecGenModule, data: CompletionDataModule, settings: TrainingSettings) -> None:
     """Pass the moments of the targets that are trained on to losses and model, if they have a method for them."""
+    module.model.matryoshka_dims = prefixes_of(module.losses)  # type: ignore[assignment]
+    if settings.transforms_targets:
+        data.transform = TargetTransform(data.targets, settings.whiten_targets)
     takers = [loss for loss in module.losses.values() if hasattr(loss, "prepare")]
     if not takers and not hasattr(module.model, "initialize_from"):
         return
-    moments = target_moments(data.targets)
+    moments = target_moments(data.targets) if data.transform is None else data.transform.moments
     for loss in takers:
         loss.prepare(moments)
     if hasattr(module.model, "initialize_from"):
@@ -96,16 +97,9 @@ def _prepare(module: LLM2VecGenModule, data: CompletionDataModule) -> None:
         module.initialize = lambda: module.model.initialize_from(texts, moments)  # type: ignore[operator]
 
 
-def target_moments(targets: Rows) -> TargetMoments:
-    """Return mean and variance of at most MOMENT_ROWS targets, spread evenly over all; read row by row."""
-    count = min(len(targets), MOMENT_ROWS)
-    total, squares = np.zeros(()), np.zeros(())
-    for place in range(count):
-        row = np.asarray(targets[len(targets) * place // count], dtype=np.float64)
-        total, squares = total + row, squares + row * row
-    mean = np.asarray(total) / count
-    variance = np.maximum(np.asarray(squares) / count - mean * mean, 0.0)
-    return TargetMoments(torch.from_numpy(mean).float(), float(variance.sum()))
+def prefixes_of(losses: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the prefixes of the embedding that losses train, in rising order; none where no loss has `matryoshka`."""
+    return tuple(sorted({size for loss in losses.values() for size in getattr(loss, "matryoshka", None) or ()}))
 
 
 def run(
@@ -194,6 +188,7 @@ def _identity(
     return {
         **settings.identity(),
         **{f"loss.{name}.weight": weight_of(loss) for name, loss in losses.items()},
+        **{f"loss.{name}.schedule": plan.settings() for name, loss in losses.items() if (plan := schedule_of(loss))},
         "seed": seed,
         "number of completions": len(completions),
         "first completion": completions[0].id,

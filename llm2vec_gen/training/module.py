@@ -15,7 +15,7 @@ from llm2vec_gen.training import validation
 from llm2vec_gen.training.base import ResumableModule
 from llm2vec_gen.training.metrics import OBSERVED, observe
 from llm2vec_gen.training.optimizers import MakeOptimizer
-from llm2vec_gen.training.settings import TrainingSettings, check_losses, weight_of
+from llm2vec_gen.training.settings import TrainingSettings, check_losses, schedule_of, weight_at, weight_of
 from llm2vec_gen.training.validation import ValidationMetrics
 from llm2vec_gen.types import Batch, EncoderOutput
 
@@ -50,7 +50,8 @@ class LLM2VecGenModule(ResumableModule):
         output, values = self._losses(batch)
         if collectives.world_size() > 1:
             values = {name: value * self._rank_scale(self.losses[name], batch, value) for name, value in values.items()}
-        total = torch.stack([weight_of(self.losses[name]) * value for name, value in values.items()]).sum()
+        weights = {name: weight_at(loss, self.global_step) for name, loss in self.losses.items()}
+        total = torch.stack([weights[name] * value for name, value in values.items()]).sum()
         own = {name: value.detach() for name, value in values.items()}
         tokens = sum(map(len, batch.queries)) + sum(map(len, batch.completions))
         self.record({"loss": total.detach(), **own, **observe(output, batch.targets)}, tokens)
@@ -107,9 +108,12 @@ class LLM2VecGenModule(ResumableModule):
     # ---- what is logged
 
     def state_metrics(self) -> dict[str, float]:
-        """Return the mean norm of the suffix vectors; an adapter has none."""
+        """Return the mean norm of the suffix vectors (an adapter has none), and scheduled weights at the last step."""
         suffix = getattr(self.model, "suffix", None)
-        return {} if suffix is None else {"suffix_norm": suffix.detach().norm(dim=-1).mean().item()}
+        found = {} if suffix is None else {"suffix_norm": suffix.detach().norm(dim=-1).mean().item()}
+        scheduled = {name: loss for name, loss in self.losses.items() if schedule_of(loss) is not None}
+        step = max(0, self.global_step - 1)
+        return found | {f"weight_{name}": weight_at(loss, step) for name, loss in scheduled.items()}
 
     def interval_metrics(self) -> dict[str, float]:
         """Return the metrics of the interval since the last call; the first ones also warn of losses far apart."""

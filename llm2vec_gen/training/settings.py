@@ -6,10 +6,11 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from llm2vec_gen.artifacts.identity import RUNTIME_KEYS
-from llm2vec_gen.errors import InputError, check_integer
+from llm2vec_gen.errors import InputError, check_flag, check_integer
+from llm2vec_gen.whitening import check_shrinkage
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +42,15 @@ class TrainingSettings:
     weight_decay: float = 0.0
     gradient_clip: float = 1.0
     max_completion_tokens: int = 512
+    centre_targets: bool = False
+    whiten_targets: float | None = None  # shrinkage of whitening.zca
     max_tokens_per_micro_batch: int | None = None  # None: as the backbone has it
     gradient_checkpointing: bool = False
     log_every_n_steps: int = 10
     checkpoint_every_n_steps: int = 500
     prefetch_batches: int = 4
+
+    digest_defaults: ClassVar[Mapping[str, Any]] = {"centre_targets": False, "whiten_targets": None}
 
     def __post_init__(self) -> None:
         for key, least in COUNTS.items():
@@ -57,6 +62,8 @@ class TrainingSettings:
             positive = key != "weight_decay"
             if not isinstance(value, int | float) or not math.isfinite(value) or value < 0 or (positive and value == 0):
                 raise InputError(f"training.{key}={value}: expected a finite number {'over 0' if positive else '>= 0'}")
+        check_flag("training.centre_targets", self.centre_targets)
+        check_shrinkage("training.whiten_targets", self.whiten_targets)
         if self.schedule_steps < self.max_steps:
             raise InputError(
                 f"training.schedule_steps={self.schedule_steps} ends before training.max_steps={self.max_steps}: the "
@@ -71,9 +78,17 @@ class TrainingSettings:
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same one; a resumed run may change how a step is computed, and how far it goes."""
         found = {
-            f"training.{key}": value for key, value in asdict(self).items() if key not in RUNTIME_KEYS | {"max_steps"}
+            f"training.{key}": value
+            for key, value in asdict(self).items()
+            if key not in RUNTIME_KEYS | {"max_steps"}
+            and not (key in self.digest_defaults and value == self.digest_defaults[key])
         }
         return found | {"training.warmup_steps": self.warmup}
+
+    @property
+    def transforms_targets(self) -> bool:
+        """Whether targets are centred, or whitened, which centres them too."""
+        return self.centre_targets or self.whiten_targets is not None
 
     def for_hidden_size(self, hidden_size: int) -> TrainingSettings:
         """Return the settings with a learning rate, where they name none: 4e-4 * max(1, 1024 / D), at most 3e-3.
@@ -153,3 +168,14 @@ def check_losses(losses: Mapping[str, Any] | None) -> None:
 def weight_of(loss: Any) -> float:
     """A loss's weight, 1 where it names none."""
     return loss.get("weight", 1.0) if isinstance(loss, Mapping) else getattr(loss, "weight", 1.0)
+
+
+def schedule_of(loss: Any) -> Any:
+    """Return the schedule of a built loss's weight, None where it has none (see losses/schedule.py)."""
+    return getattr(loss, "schedule", None)
+
+
+def weight_at(loss: Any, step: int) -> float:
+    """Return the weight of a built loss at a step, counted from 0."""
+    schedule = schedule_of(loss)
+    return weight_of(loss) if schedule is None else weight_of(loss) * schedule.factor(step)

@@ -60,7 +60,7 @@ def test_an_unknown_reduction_is_refused() -> None:
 
 def by_variance(embedding: torch.Tensor, targets: torch.Tensor, variance: float) -> float:
     loss = AlignmentLoss(reduction="variance")
-    loss.prepare(TargetMoments(targets.mean(0), variance))
+    loss.prepare(TargetMoments(targets.mean(0), torch.tensor([variance], dtype=torch.float64)))
     return loss(None, EncoderOutput(torch.zeros(len(embedding), 1, 1), embedding), Batch([], [], [], targets)).item()
 
 
@@ -78,6 +78,68 @@ def test_one_by_variance_means_the_mean_whatever_the_teacher(scale: float, dimen
 def test_by_variance_needs_targets_that_differ() -> None:
     loss = AlignmentLoss(reduction="variance")
     with pytest.raises(InputError, match="all targets are the same vector"):
-        loss.prepare(TargetMoments(torch.ones(3), 0.0))
+        loss.prepare(TargetMoments(torch.ones(3), torch.zeros(3)))
     with pytest.raises(InputError, match="call loss.prepare"):
         loss(None, EncoderOutput(torch.zeros(1, 1, 1), torch.ones(1, 3)), Batch([], [], [], torch.ones(1, 3)))
+
+
+# ---- other distances
+
+
+def of(embedding: list[list[float]], targets: list[list[float]], **arguments: object) -> float:
+    given, wanted = torch.tensor(embedding), torch.tensor(targets)
+    loss = AlignmentLoss(**arguments)  # type: ignore[arg-type]
+    loss.prepare(TargetMoments(torch.zeros(given.shape[1]), torch.arange(1.0, given.shape[1] + 1)))  # 1, 2, 3, ...
+    output = EncoderOutput(torch.zeros(len(given), 1, 1), given)
+    return loss(None, output, Batch([], [], [], wanted)).item()
+
+
+def test_cosine_is_one_minus_the_cosine_whatever_the_norms() -> None:
+    found = of([[3.0, 4.0], [0.0, 2.0]], [[1.0, 0.0], [0.0, -5.0]], distance="cosine")
+    assert found == pytest.approx((0.4 + 2.0) / 2)
+
+
+def test_smooth_l1_is_quadratic_up_to_one_and_linear_beyond() -> None:
+    given = [[0.5, 3.0], [0.0, -2.0]], [[0.0, 0.0], [0.0, 0.0]]  # 0.125, 2.5 and 0, 1.5
+    assert of(*given, distance="smooth_l1", reduction="mean") == pytest.approx(4.125 / 4)
+    assert of(*given, distance="smooth_l1", reduction="sum") == pytest.approx(4.125 / 2)
+    unit = math.sqrt(1.5)  # V = 1 + 2 over two dimensions
+    expected = (0.5 * (0.5 / unit) ** 2 + 3 / unit - 0.5 + 2 / unit - 0.5) / 4
+    assert of(*given, distance="smooth_l1", reduction="variance") == pytest.approx(expected)
+
+
+def test_small_differences_cost_half_of_their_squares_in_smooth_l1() -> None:
+    given = [[0.1, 0.2, 0.3]], [[0.0, 0.1, 0.5]]
+    for reduction in ("mean", "sum", "variance"):
+        squared = of(*given, reduction=reduction)
+        assert of(*given, reduction=reduction, distance="smooth_l1") == pytest.approx(squared / 2)
+
+
+# ---- prefixes
+
+
+def test_matryoshka_is_the_mean_over_the_prefixes_and_the_embedding() -> None:
+    given = [[1.0, 2.0, 3.0, 4.0]], [[0.0, 0.0, 0.0, 2.0]]  # squares 1, 4, 9, 4
+    assert of(*given, reduction="sum", matryoshka=[1, 3]) == pytest.approx((1 + 14 + 18) / 3)
+    assert of(*given, reduction="mean", matryoshka=[1, 3]) == pytest.approx((1 + 14 / 3 + 18 / 4) / 3)
+    assert of(*given, reduction="variance", matryoshka=[1, 3]) == pytest.approx((1 / 1 + 14 / 6 + 18 / 10) / 3)
+    cosines = [1 - 0.0, 1 - 0.0, 1 - 8 / (math.sqrt(30) * 2)]  # the targets' prefixes are zero vectors
+    assert of(*given, distance="cosine", matryoshka=[1, 3]) == pytest.approx(sum(cosines) / 3)
+
+
+@pytest.mark.parametrize("prefixes", [[0], [-1, 2], [4], [2, 9], [2, 2], [3, 1], [1.5], "64", 64, [True]])
+def test_prefixes_outside_the_range_are_refused(prefixes: object) -> None:
+    with pytest.raises(InputError, match=r"loss\.alignment\.matryoshka"):
+        of([[1.0, 2.0, 3.0, 4.0]], [[0.0, 0.0, 0.0, 2.0]], matryoshka=prefixes)
+
+
+def test_a_prefix_that_never_varies_is_named() -> None:
+    loss = AlignmentLoss(reduction="variance", matryoshka=[1])
+    loss.prepare(TargetMoments(torch.zeros(2), torch.tensor([0.0, 1.0])))
+    with pytest.raises(InputError, match="first 1 dimensions are the same"):
+        loss(None, EncoderOutput(torch.zeros(1, 1, 1), torch.ones(1, 2)), Batch([], [], [], torch.ones(1, 2)))
+
+
+def test_an_unknown_distance_is_refused() -> None:
+    with pytest.raises(InputError, match="squared_error or smooth_l1 or cosine"):
+        AlignmentLoss(distance="euclid")

@@ -22,7 +22,7 @@ def model(tmp_path, init: str) -> LLM2VecGen:
 @pytest.mark.parametrize(("scale", "offset"), [(1.0, 0.0), (0.01, 2.0), (30.0, -5.0)])
 def test_embeddings_start_at_the_mean_and_a_tenth_of_the_spread(tmp_path, scale, offset):
     targets = scale * torch.randn(200, 24, generator=torch.Generator().manual_seed(1)) + offset
-    moments = TargetMoments(targets.mean(0), float(targets.var(0, unbiased=False).sum()))
+    moments = TargetMoments(targets.mean(0), targets.var(0, unbiased=False))
     start = model(tmp_path, "targets")
     suffix, reconstruction = start.suffix.clone(), start.reconstruction_projection.weight.clone()
     start.initialize_from(TEXTS, moments)
@@ -37,11 +37,11 @@ def test_embeddings_start_at_the_mean_and_a_tenth_of_the_spread(tmp_path, scale,
 def test_other_starts_do_not_look_at_the_targets(tmp_path, init):
     start = model(tmp_path, init)
     before = {name: value.clone() for name, value in start.trainables().items()}
-    start.initialize_from(TEXTS, TargetMoments(torch.ones(24), 5.0))
+    start.initialize_from(TEXTS, TargetMoments(torch.ones(24), torch.full((24,), 5 / 24)))
     assert all(torch.equal(value, before[name]) for name, value in start.trainables().items())
 
 
 def test_one_text_alone_takes_the_mean(tmp_path):
     start = model(tmp_path, "targets")
-    start.initialize_from(TEXTS[:1], TargetMoments(torch.full((24,), 7.0), 5.0))
+    start.initialize_from(TEXTS[:1], TargetMoments(torch.full((24,), 7.0), torch.full((24,), 5 / 24)))
     assert torch.allclose(start.encode(TEXTS[:1]), torch.full((1, 24), 7.0), atol=1e-4)

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 import pytest
 import torch
 
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.training.callbacks import Stopped
-from llm2vec_gen.training.fit import fit, target_moments
+from llm2vec_gen.training.fit import fit
 from llm2vec_gen.training.metrics_file import MetricsFile
 from llm2vec_gen.training.settings import TrainingSettings
 from llm2vec_gen.training.trainer_settings import TrainerSettings
@@ -274,13 +273,6 @@ def test_every_logger_gets_the_same_rows(tmp_path: Path) -> None:
     losses = stub_losses()
     fit(StubModel(), losses, data.completions, data.targets, settings, TrainerSettings(), tmp_path, 3, loggers=[other])
     assert other.path.read_bytes() == (tmp_path / "metrics.csv").read_bytes()
-
-
-def test_target_moments_are_those_of_numpy() -> None:
-    targets = np.random.default_rng(0).normal(3.0, 2.0, (50, 6)).astype(np.float32)
-    moments = target_moments(targets)
-    assert np.allclose(moments.mean.numpy(), targets.mean(0), rtol=1e-6)
-    assert moments.variance == pytest.approx(targets.var(0).sum(), rel=1e-6)
 
 
 @pytest.mark.parametrize(("weight", "warned"), [(1e-4, True), (1.0, False)])

@@ -1,0 +1,64 @@
+"""Scheduled weights by hand arithmetic."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.losses.reconstruction import ReconstructionLoss
+from llm2vec_gen.losses.schedule import WeightSchedule
+
+TEN = {"from": 0.2, "to": 1.0, "start": 2, "end": 12}
+
+
+def factors(steps: list[int], **given: Any) -> list[float]:
+    schedule = WeightSchedule.of(given)
+    assert schedule is not None
+    return [schedule.factor(step) for step in steps]
+
+
+def test_linear() -> None:
+    found = factors([0, 2, 3, 7, 12, 99], kind="linear", **TEN)
+    assert found == pytest.approx([0.2, 0.2, 0.28, 0.6, 1.0, 1.0])
+
+
+def test_cosine() -> None:
+    found = factors([0, 2, 7, 12, 99], kind="cosine", **TEN)
+    assert found == pytest.approx([0.2, 0.2, 0.6, 1.0, 1.0])
+    assert factors([4], kind="cosine", **TEN) == pytest.approx([0.2 + 0.8 * (1 - math.cos(0.2 * math.pi)) / 2])
+
+
+def test_constant_jumps_at_the_end() -> None:
+    assert factors([0, 11, 12, 13], kind="constant", **TEN) == [0.2, 0.2, 1.0, 1.0]
+
+
+def test_a_schedule_may_fall_and_may_take_no_time() -> None:
+    assert factors([0, 5, 10], **{"from": 1, "to": 0, "end": 10}) == [1.0, 0.5, 0.0]
+    assert factors([0, 4, 5, 6], start=5, end=5) == [0.0, 0.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"start": 10, "end": 5}, "end=5 lies before schedule.start=10"),
+        ({"end": -1}, "schedule.end=-1"),
+        ({"end": 2.5}, "schedule.end=2.5"),
+        ({"start": 1}, "`end` must be given"),
+        ({"end": 5, "until": 3}, "expected a mapping"),
+        ("linear", "expected a mapping"),
+        ({"kind": "step", "end": 5}, "constant or linear or cosine"),
+        ({"from": -1, "end": 5}, "schedule.from=-1"),
+        ({"to": math.nan, "end": 5}, "schedule.to=nan"),
+        ({"to": 0, "end": 5}, "would never count"),
+    ],
+)
+def test_what_cannot_be_is_refused(given: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said.replace(".", r"\.")):
+        ReconstructionLoss(schedule=given)
+
+
+def test_none_keeps_the_weight() -> None:
+    assert ReconstructionLoss().schedule is None

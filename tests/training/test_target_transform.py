@@ -1,0 +1,72 @@
+"""Centred and whitened targets against numpy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from llm2vec_gen.errors import InputError
+from llm2vec_gen.training.datamodule import CompletionDataModule
+from llm2vec_gen.training.fit import fit
+from llm2vec_gen.training.settings import TrainingSettings
+from llm2vec_gen.training.target_transform import TargetTransform, target_moments
+from llm2vec_gen.training.trainer_settings import TrainerSettings
+from tests.training.stubs import StubModel, stub_data, stub_losses
+
+
+def vectors() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return (rng.normal(size=(3000, 5)) @ rng.normal(size=(5, 5)) + 100.0).astype(np.float32)
+
+
+def test_target_moments_are_those_of_numpy() -> None:
+    targets = np.random.default_rng(0).normal(3.0, 2.0, (50, 6)).astype(np.float32)
+    moments = target_moments(targets)
+    assert np.allclose(moments.mean.numpy(), targets.mean(0), rtol=1e-6)
+    assert np.allclose(moments.variances.numpy(), targets.var(0), rtol=1e-5)
+    assert moments.variance == pytest.approx(targets.var(0).sum(), rel=1e-6)
+
+
+def test_centred_targets_have_the_mean_zero_and_keep_their_differences() -> None:
+    targets = vectors()
+    transform = TargetTransform(targets, whiten=None)
+    given = transform(torch.from_numpy(targets)).numpy()
+    assert np.allclose(given, targets - targets.astype(np.float64).mean(0), atol=1e-4)
+    assert np.allclose(transform.moments.variances.numpy(), targets.astype(np.float64).var(0), rtol=1e-6)
+    assert not transform.moments.mean.any()
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 0.3, 1.0])
+def test_whitened_targets_have_the_covariance_of_the_formula(shrinkage: float) -> None:
+    targets = vectors()
+    transform = TargetTransform(targets, shrinkage)
+    given = transform(torch.from_numpy(targets)).double().numpy()
+    covariance = np.cov(targets.astype(np.float64).T, bias=True)
+    shrunk = (1 - shrinkage) * covariance + shrinkage * np.trace(covariance) / 5 * np.eye(5)
+    # S C S with S = shrunk^(-1/2), which commutes with C
+    assert np.allclose(np.cov(given.T, bias=True), covariance @ np.linalg.inv(shrunk), atol=2e-3)
+    assert np.allclose(transform.moments.variances.numpy(), given.var(0), atol=2e-3)
+    if not shrinkage:
+        assert np.allclose(np.cov(given.T, bias=True), np.eye(5), atol=2e-3)
+
+
+def test_a_run_trains_on_the_transformed_targets(tmp_path: Path) -> None:
+    data, settings = stub_data(22), TrainingSettings(2, 4, 0, 4, 0.05, whiten_targets=0.2, log_every_n_steps=1)
+    fit(StubModel(), stub_losses(), data.completions, data.targets, settings, TrainerSettings(), tmp_path, seed=3)
+    plain = CompletionDataModule(StubModel(), data.completions, data.targets, settings, seed=3)
+    batches = list(plain.train_dataloader())
+    transform = TargetTransform(data.targets, 0.2)
+    norms = [transform(batch.targets).norm(dim=-1).mean().item() for batch in batches]
+    lines = [line.split(",") for line in (tmp_path / "metrics.csv").read_text().splitlines()]
+    column = lines[0].index("train/target_norm")
+    assert [float(line[column]) for line in lines[1:]] == pytest.approx(norms, rel=1e-5)
+
+
+@pytest.mark.parametrize("setting", [{"whiten_targets": -0.1}, {"whiten_targets": 2}, {"whiten_targets": True},
+                                     {"centre_targets": "yes"}])  # fmt: skip
+def test_other_values_are_refused(setting: dict) -> None:
+    with pytest.raises(InputError, match=next(iter(setting))):
+        TrainingSettings(**setting)
