@@ -101,6 +101,8 @@ class Plan:
     def document_encoder(self) -> Callable[[], Any]:
         """Return a function, which can be sent to another process, that builds what embeds an index's documents."""
         name = self.settings["encoder"]
+        if dimensions_of(name) is not None:
+            raise InputError(f"encoder={name}: an index holds complete embeddings; take encoder={MODEL}")
         checkpoint = self.require("train").absolute() if name == MODEL else None
         fingerprint = None if name == MODEL else self.fingerprint(name)
         return functools.partial(instantiate.build_document_encoder, self.settings, checkpoint, fingerprint)
