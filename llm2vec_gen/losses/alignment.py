@@ -69,7 +69,7 @@ class AlignmentLoss(Loss):
         tensor(1.7500)
     """
 
-    digest_defaults = Loss.digest_defaults | {"distance": "squared_error", "matryoshka": None}
+    digest_defaults = {**Loss.digest_defaults, "distance": "squared_error", "matryoshka": None}
 
     def __init__(
         self,
