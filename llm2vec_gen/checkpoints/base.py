@@ -175,8 +175,8 @@ def _check_settings(settings: Mapping[str, Any], where: str) -> None:
 
 def _check_prefixes(found: Any, embedding_dim: int, where: str) -> None:
     """Raise InputError unless prefixes of the embedding are rising whole numbers below its number of dimensions."""
-    whole = isinstance(found, list) and all(isinstance(one, int) and not isinstance(one, bool) for one in found)
-    if not whole or found != sorted(set(found)) or (found and not 1 <= found[0] <= found[-1] < embedding_dim):
+    integers = isinstance(found, list) and all(isinstance(one, int) and not isinstance(one, bool) for one in found)
+    if not integers or found != sorted(set(found)) or (found and not 1 <= found[0] <= found[-1] < embedding_dim):
         raise InputError(
             f"{where}: matryoshka_dims is {found!r}; expected rising whole numbers from 1 to {embedding_dim - 1}"
         )
