@@ -115,6 +115,7 @@ def explain(options: argparse.Namespace) -> None:
 
     from llm2vec_gen.index.explain import Explainer
     from llm2vec_gen.index.vector_index import VectorIndex
+    from llm2vec_gen.interpreters.comparison import shared_words
     from llm2vec_gen.interpreters.logit_lens import LogitLens
 
     check_results(options.output, (".jsonl",))
@@ -127,8 +128,8 @@ def explain(options: argparse.Namespace) -> None:
     if options.baseline is not None:
         other = VectorIndex.open(options.baseline)
         baseline = (other, _encoder_of(other, options, own=False))
-    explainer = Explainer(_encoder_of(index, options), index, LogitLens(top=options.words), source, baseline=baseline,
-                          max_new_tokens=options.max_new_tokens)  # fmt: skip
+    explainer = Explainer(_encoder_of(index, options), index, LogitLens(top=options.words), shared_words, source,
+                          baseline=baseline, max_new_tokens=options.max_new_tokens)  # fmt: skip
     with results(options.output, lambda row: row["shown"]) as writer:
         for query in queries:
             found = explainer.explain(query.text, options.instruction, options.top, options.where)

@@ -26,7 +26,12 @@ def run(options: argparse.Namespace) -> None:
         for chunk in texts.chunks(CHUNK):
             queries = [Query(row.id, row.text) for row in chunk]
             readings = lens.interpret(model, queries, options.instruction)
-            writer.write([{"id": row.id, "text": row.query, "words": row.words} for row in readings])
+            writer.write(
+                [
+                    {"id": row.id, "text": row.query, "words": row.words, "probabilities": row.weights}
+                    for row in readings
+                ]
+            )
 
 
 def _printed(row: dict[str, Any]) -> str:

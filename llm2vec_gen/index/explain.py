@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,10 +14,13 @@ from torch.nn.functional import cosine_similarity
 from llm2vec_gen.errors import InputError, check_integer
 from llm2vec_gen.index.filters import Filter
 from llm2vec_gen.index.vector_index import Hit, VectorIndex
-from llm2vec_gen.types import Encoder
+from llm2vec_gen.types import Encoder, Reading
 
 Expander = Callable[[Tensor], Tensor]
 """Vectors (n, E) -> soft prompts (n, K, D)."""
+
+SharedWords = Callable[[Reading, Reading], Mapping[str, float]]
+"""Two readings of the lens -> the words of both with their weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +54,21 @@ class Explanation:
 class Explainer:
     """Explains the hits of an index built by `model`.
 
-    lens       a logit lens: `nearest(model, vectors)` and `words(tokenizer, ids)` (interpreters/logit_lens.py)
+    lens       the interpreter LogitLens, which reads stored soft prompts
+    shared     interpreters.comparison.shared_words: (reading, reading) -> the words of both, the most probable first
     source     where the soft prompts of hits come from: "stored" (in the index), "expander", or "reencode" (the text
                is embedded again)
     baseline   an index of the same documents by another encoder, and that encoder
     """
 
-    def __init__(self, model: Any, index: VectorIndex, lens: Any, source: str = "stored",
+    def __init__(self, model: Any, index: VectorIndex, lens: Any, shared: SharedWords,
+                 source: str = "stored",
                  expander: Expander | None = None, baseline: tuple[VectorIndex, Encoder] | None = None,
                  max_new_tokens: int = 32):  # fmt: skip
         check_integer("max_new_tokens", max_new_tokens)
         index.header.check_fingerprint(model.fingerprint, index.folder)
         self.model, self.index, self.lens, self.max_new_tokens = model, index, lens, max_new_tokens
+        self.shared = shared
         self.expander, self.baseline, self.source = expander, baseline, source
         if source not in ("stored", "expander", "reencode"):
             raise InputError(f"source={source}: expected stored, expander or reencode")
@@ -82,19 +88,18 @@ class Explainer:
         vector = self.model.align(prompts.to(self.model.device)).float().cpu().numpy()
         (hits,) = self.index.search(vector, top=top, where=where, **search)
         if not hits:
-            return Explanation(query, self._gists(prompts)[0], self._words(prompts)[0], [])
+            return Explanation(query, self._gists(prompts)[0], words_of(self._readings(prompts)[0]), [])
         stored = self._prompts_of(hits)  # (top, K, D)
         both = torch.cat([prompts, stored])
-        (gist, *gists), (words, *more) = self._gists(both), self._words(both)
+        (gist, *gists), (own, *readings) = self._gists(both), self._readings(both)
         cosines = cosine_similarity(prompts, stored, dim=2).tolist()  # (top, K)
         other = self._baseline_hits(query, top, where)
         ranks = {hit.id: rank for rank, hit in enumerate(other, start=1)}
-        known = {word.casefold() for word in words}
         explained = [
-            Explained(hit, text, found, [word for word in found if word.casefold() in known], row, ranks.get(hit.id))
-            for hit, text, found, row in zip(hits, gists, more, cosines, strict=True)
+            Explained(hit, text, words_of(read), list(self.shared(own, read)), row, ranks.get(hit.id))
+            for hit, text, read, row in zip(hits, gists, readings, cosines, strict=True)
         ]
-        return Explanation(query, gist, words, explained, other)
+        return Explanation(query, gist, words_of(own), explained, other)
 
     def _prompts_of(self, hits: Sequence[Hit]) -> Tensor:
         """Soft prompts (n, K, D) of hits, from where `source` says."""
@@ -110,14 +115,8 @@ class Explainer:
         decoded = self.model.decode(prompts, max_new_tokens=self.max_new_tokens)
         return [" ".join(text.split()) for text in decoded]
 
-    def _words(self, prompts: Tensor) -> list[list[str]]:
-        """The lens words of each text, from the states that its soft prompts (n, K, D) come from."""
-        states = states_of(self.model, prompts)
-        found = []
-        for positions in self.lens.nearest(self.model, states):
-            words = {word.casefold(): word for ids in positions for word in self.lens.words(self.model.tokenizer, ids)}
-            found.append(list(words.values()))
-        return found
+    def _readings(self, prompts: Tensor) -> list[Reading]:
+        return self.lens.interpret(self.model, soft_prompts=prompts)
 
     def _baseline_hits(self, query: str, top: int, where: Filter | None) -> list[Hit]:
         if self.baseline is None:
@@ -127,16 +126,6 @@ class Explainer:
         return index.search(np.asarray(vector), top=top, where=where)[0]
 
 
-def states_of(model: Any, prompts: Tensor) -> Tensor:
-    """Return the last states h (n, K, D) of soft prompts p = W h + b, by solving for h in float64.
-
-    The lens reads h; an index stores p. InputError where W has no inverse.
-    """
-    weight = model.reconstruction_projection.weight.detach().double().cpu()
-    bias = model.reconstruction_projection.bias
-    offset = 0 if bias is None else bias.detach().double().cpu()
-    try:
-        states = torch.linalg.solve(weight, (prompts.double().cpu() - offset).reshape(-1, weight.shape[0]).T).T
-    except RuntimeError as error:  # singular
-        raise InputError("the reconstruction projection has no inverse, so stored soft prompts have no lens") from error
-    return states.reshape(prompts.shape).float().to(model.device)
+def words_of(reading: Reading) -> list[str]:
+    """Return the different words of a reading of the lens, position by position."""
+    return list({word.casefold(): word for position in reading.words for word in position}.values())
