@@ -16,7 +16,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from llm2vec_gen.errors import InputError, repair_surrogates
+from llm2vec_gen.errors import InputError, check_integer, repair_surrogates
 from llm2vec_gen.local_files import Record, columns_of, read_rows, value_of
 from llm2vec_gen.types import Query
 
@@ -38,16 +38,18 @@ class QuerySource(ABC):
 
     Text is stripped. Dropped are rows without query ("empty"), rows without answer where the source has answers
     ("unanswered"), and rows whose query stood in an earlier row ("duplicate"; compared in Unicode's composed form with
-    runs of whitespace as one space). Characters that no UTF-8 file can hold (lone surrogates) become U+FFFD, in
+    runs of whitespace as one space). The first `skip` clean queries are left out ("skipped"), which gives rows
+    that a run with `limit` did not train on. Characters that no UTF-8 file can hold (lone surrogates) become U+FFFD, in
     "repaired" rows. `report` counts these, "read" and "kept"; it is complete once `queries` is exhausted.
     """
 
-    def __init__(self, limit: int | None = None, has_answers: bool = False):
+    def __init__(self, limit: int | None = None, has_answers: bool = False, skip: int = 0):
+        check_integer("data.skip", skip, least=0)
         if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool)):
             raise InputError(f"data.limit={limit}: expected a whole number of 1 or more, or null for all")
         if limit is not None and limit < 1:
             raise InputError(f"data.limit={limit} keeps no query; expected 1 or more, or null for all")
-        self.limit = limit
+        self.limit, self.skip = limit, skip
         self.has_answers = has_answers
         self.report = self._fresh_report()
 
@@ -56,7 +58,8 @@ class QuerySource(ABC):
         """Yield every row of the source, in its order."""
 
     def queries(self) -> Iterator[Query]:
-        """Yield the kept queries, at most `limit`; raise InputError if none is left or an id occurs twice."""
+        """Yield the kept queries after the first `skip`, at most `limit`; raise InputError if none is left or an id
+        occurs twice."""
         self.report = report = self._fresh_report()
         texts, ids = HashSet(), HashSet()
         for index, row in enumerate(self.rows()):
@@ -66,6 +69,9 @@ class QuerySource(ABC):
                 continue
             if row.id is not None and not ids.add(query.id):
                 raise InputError(f"the id {query.id!r} is in two rows of {self}; ids must differ (data.id_column)")
+            if self.skip and report["skipped"] < self.skip:
+                report["skipped"] += 1
+                continue
             report["kept"] += 1
             yield query
             if report["kept"] == self.limit:
@@ -88,9 +94,9 @@ class QuerySource(ABC):
         self.report["repaired"] += text != (row.query or "").strip() or answer != (row.answer or "").strip()
         return Query(str(index) if row.id is None else row.id, text, answer if self.has_answers else None)
 
-    @staticmethod
-    def _fresh_report() -> dict[str, int]:
-        return dict.fromkeys(("read", "empty", "unanswered", "duplicate", "repaired", "kept"), 0)
+    def _fresh_report(self) -> dict[str, int]:
+        names = ("read", "empty", "unanswered", "duplicate", "repaired", *(["skipped"] if self.skip else []), "kept")
+        return dict.fromkeys(names, 0)
 
     def __str__(self) -> str:
         return type(self).__name__

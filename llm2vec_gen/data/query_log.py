@@ -20,7 +20,7 @@ class QueryLog(QuerySource):
     user is the query, the first of the assistant the answer. Without `id_column` the id is the index of the row,
     counted over all files before anything is dropped. With `answer_column`, rows without answer are dropped too.
     `encoding` is that of text files, `delimiter` that of csv and tsv files. Columns and files are checked when the
-    source is built, rows when they are read.
+    source is built, rows when they are read. `skip` leaves out the first so many clean queries, before `limit` counts.
     """
 
     def __init__(
@@ -32,8 +32,9 @@ class QueryLog(QuerySource):
         limit: int | None = None,
         encoding: str = "utf-8",
         delimiter: str | None = None,
+        skip: int = 0,
     ):
-        super().__init__(limit, has_answers=answer_column is not None)
+        super().__init__(limit, has_answers=answer_column is not None, skip=skip)
         self.path = on_disk(path)
         self.columns = (query_column, answer_column, id_column)
         wanted = dict(zip(COLUMN_KEYS, self.columns, strict=True))

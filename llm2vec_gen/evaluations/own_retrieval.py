@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import random
 from functools import cached_property
 
-from llm2vec_gen.errors import InputError, check_flag
+from llm2vec_gen.errors import InputError, check_flag, check_integer
 from llm2vec_gen.evaluations.base import Evaluation, data_revision, instruction_for
 from llm2vec_gen.evaluations.beir import Relevant, read_beir
 from llm2vec_gen.evaluations.own_data import lengths
@@ -26,6 +27,9 @@ class OwnRetrieval(Evaluation):
 
     ignore_identical_ids
                  a document with the id of the query is no answer to it, as in BEIR and mteb (ArguAna)
+    max_documents
+                 search this many documents: all relevant ones and others drawn by `cut_seed`; null searches all.
+                 Scores of a cut are higher than those of the whole corpus and compare among themselves alone
 
     A title is put before its text, joined by one space. Queries without a relevant document in the split are left out,
     as trec_eval does; judgements of queries or documents that are not in the files are dropped and counted. nDCG@10 is
@@ -44,11 +48,16 @@ class OwnRetrieval(Evaluation):
         category: str = "retrieval",
         similarity: str = "cosine",
         ignore_identical_ids: bool = True,
+        max_documents: int | None = None,
+        cut_seed: int = 42,
     ) -> None:
         super().__init__(instruction)
         if similarity not in SIMILARITIES:
             raise InputError(f"evaluation.own_retrieval.similarity={similarity}: expected {' or '.join(SIMILARITIES)}")
         check_flag("evaluation.own_retrieval.ignore_identical_ids", ignore_identical_ids)
+        check_integer("evaluation.own_retrieval.max_documents", max_documents, null=True)
+        check_integer("evaluation.own_retrieval.cut_seed", cut_seed, least=0)
+        self.max_documents, self.cut_seed = max_documents, cut_seed
         self.ignore_identical_ids = ignore_identical_ids
         self.path, self.split, self.task, self.category, self.similarity = path, split, task, category, similarity
 
@@ -100,4 +109,18 @@ class OwnRetrieval(Evaluation):
         """Queries, corpus and judgements, checked against each other."""
         data = read_beir(self.key, self.path, self.split)
         corpus = {id_: f"{title} {text}".strip() for id_, (title, text) in data.documents.items()}
-        return data.queries, corpus, data.relevant
+        return data.queries, self._cut(corpus, data.relevant), data.relevant
+
+    def _cut(self, corpus: dict[str, str], relevant: Relevant) -> dict[str, str]:
+        """Return the documents that are searched, in their order: all relevant ones and a seeded sample of the rest."""
+        if self.max_documents is None or self.max_documents >= len(corpus):
+            return corpus
+        kept = {id_ for judged in relevant.values() for id_ in judged}
+        others = [id_ for id_ in corpus if id_ not in kept]
+        if (missing := self.max_documents - len(kept)) < 0:
+            raise InputError(
+                f"evaluation.own_retrieval.max_documents={self.max_documents} is less than the {len(kept)} relevant "
+                "documents, which all stay; raise it, or set null to search all"
+            )
+        kept.update(random.Random(self.cut_seed).sample(sorted(others), missing))
+        return {id_: text for id_, text in corpus.items() if id_ in kept}

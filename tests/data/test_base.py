@@ -54,6 +54,20 @@ def test_limit_counts_kept_rows_and_stops_reading():
             Rows([], limit=limit)
 
 
+def test_the_first_clean_queries_are_skipped_before_the_limit_counts():
+    rows = [Row("a"), Row(" "), Row("a"), Row("b"), Row("c"), Row("b"), Row("d")]
+    source = Rows(rows, skip=2, limit=1)
+    assert [(query.id, query.text) for query in source.queries()] == [("4", "c")]
+    assert (source.report["skipped"], source.report["kept"]) == (2, 1)
+    ahead, behind = Rows(rows, limit=2), Rows(rows, skip=2)
+    assert not {query.text for query in ahead.queries()} & {query.text for query in behind.queries()}
+    with pytest.raises(InputError, match="4 skipped"):
+        list(Rows(rows, skip=4).queries())
+    for skip in (-1, 1.5, None):
+        with pytest.raises(InputError, match="data.skip"):
+            Rows([], skip=skip)
+
+
 def test_nothing_left_is_an_error_with_the_counts():
     with pytest.raises(InputError, match="1 empty"):
         list(Rows([Row(" ")]).queries())

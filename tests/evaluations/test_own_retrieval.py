@@ -162,3 +162,20 @@ def test_a_corpus_without_the_relevant_documents(folder):
     (folder / "corpus.jsonl").write_text(json.dumps({"_id": "d9", "text": "else"}))
     with pytest.raises(InputError, match="test.tsv: none of its 2 relevant pairs is in queries.jsonl and corpus.jsonl"):
         OwnRetrieval(NoInstruction(), str(folder)).check_data()
+
+
+def test_a_cut_corpus_keeps_all_relevant_documents(folder):
+    more = [{"_id": f"x{number}", "text": "abc"} for number in range(20)]
+    (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, [*CORPUS, *more])))
+
+    def searched(**settings):
+        evaluation = OwnRetrieval(NoInstruction(), str(folder), **settings)
+        evaluation.check_data()
+        return list(evaluation._data[1])
+
+    cut = searched(max_documents=7)
+    assert len(cut) == 7 and {"d1", "d2"} <= set(cut) and cut == [one for one in searched() if one in cut]
+    assert cut == searched(max_documents=7) != searched(max_documents=7, cut_seed=43)
+    assert searched(max_documents=23) == searched(max_documents=100) == searched()
+    with pytest.raises(InputError, match="less than the 2 relevant documents"):
+        searched(max_documents=1)
