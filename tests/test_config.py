@@ -362,6 +362,16 @@ def test_what_is_given_explicitly_stays(tmp_path: Path, caplog: pytest.LogCaptur
     assert set(settings["evaluation"]) == {"pocket", "decoding"}, "a debug names its evaluations itself"
 
 
+def test_a_search_path_of_the_user_stays_without_the_pockets_defaults(tmp_path: Path) -> None:
+    (tmp_path / "loss").mkdir()
+    node = "mine:\n  _target_: llm2vec_gen.losses.alignment.AlignmentLoss\n"
+    (tmp_path / "loss/mine.yaml").write_text(node)
+    own = f"hydra.searchpath=[file://{tmp_path}]"
+    for backbone in ("pocket", "qwen3_4b"):
+        plan = compose(own, "loss=[mine]", f"backbone={backbone}", f"paths.outputs={tmp_path}")
+        assert list(plan.settings["loss"]) == ["mine"]
+
+
 def test_the_pockets_yaml_is_refused_for_another_model() -> None:
     with pytest.raises(InputError, match=r"expected backbone=custom backbone\.path=owner/lm"):
         compose("backbone=pocket", "backbone.path=owner/lm")

@@ -39,11 +39,12 @@ def remove_pocket_defaults(config: DictConfig, hydra_node: Any) -> tuple[DictCon
     """
     choices = dict(hydra_node.runtime.choices)
     given: Any = OmegaConf.to_container(hydra_node.overrides.task, resolve=False)  # overrides as they were written
+    folders = [text for text in hydra_node.overrides.hydra if text.lstrip("+").startswith("hydra.searchpath=")]
     reason, changes = _foreign(config, choices, given)
     if not changes:
         return config, hydra_node, ""
     try:
-        adjusted, node = _compose([*changes, *given])
+        adjusted, node = _compose([*folders, *changes, *given])
     except CONFIG_ERRORS as error:
         raise InputError(
             f"{format_config_error(error)} ({reason}, so the config has {' '.join(changes)}: nothing of the pocket is "
