@@ -10,6 +10,8 @@ from llm2vec_gen.errors import repair_surrogates
 
 KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
+FAILED = "the server failed at this request; its log has the place"
+
 
 class ApiError(Exception):
     """A refusal: HTTP status, one sentence, the parameter and OpenAI's code where there is one."""

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
 from llm2vec_gen.errors import InputError, one_line
-from llm2vec_gen.serving.api_errors import ApiError
+from llm2vec_gen.serving.api_errors import FAILED, ApiError
 from llm2vec_gen.serving.embedding_routes import embedding_routes
 from llm2vec_gen.serving.generation_routes import generation_routes
 from llm2vec_gen.serving.guard import Guard
@@ -85,7 +85,11 @@ def _add_refusals(app: FastAPI) -> None:
         texts = {404: "there is no such address; see /docs", 405: "this address takes another method; see /docs"}
         return ApiError(error.status_code, texts.get(error.status_code, str(error.detail))).response()
 
+    async def failed(_: Any, error: Any) -> Response:
+        return ApiError(500, FAILED).response()
+
     app.add_exception_handler(ApiError, refused)
+    app.add_exception_handler(Exception, failed)  # the guard logs where
     app.add_exception_handler(InputError, wrong_input)
     app.add_exception_handler(RequestValidationError, wrong_field)
     app.add_exception_handler(HTTPException, wrong_route)

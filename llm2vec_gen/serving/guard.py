@@ -1,4 +1,4 @@
-"""What stands before every route: draining, the API key, the body's size, figures, errors that nothing else reports."""
+"""What stands before every route: draining, the API key, the body's size, figures, and unexpected errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from llm2vec_gen.serving.api_errors import ApiError
+from llm2vec_gen.serving.api_errors import FAILED, ApiError
 from llm2vec_gen.serving.service import Service
 from llm2vec_gen.serving.waiting import ClientGone
 
@@ -53,8 +53,7 @@ class Guard:
             frames = "".join(traceback.format_tb(error.__traceback__))
             log.error("a request failed: %s\n%s", type(error).__name__, frames)
             if not status:
-                refusal = ApiError(500, "the server failed at this request; its log has the place")
-                await refusal.response()(scope, receive, counted)
+                await ApiError(500, FAILED).response()(scope, receive, counted)
         finally:
             self.service.in_flight -= 1
             route = getattr(scope.get("route"), "path", "unknown")

@@ -27,7 +27,7 @@ import torch
 from llm2vec_gen.backbones.generation import DecodingBatch, max_tokens_in_cache
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 from llm2vec_gen.models.query_pass import QueryPass
-from llm2vec_gen.serving.api_errors import ApiError
+from llm2vec_gen.serving.api_errors import FAILED, ApiError
 from llm2vec_gen.serving.jobs import EmbeddingJob, GeneratedRow, GenerationJob, Job
 from llm2vec_gen.serving.limits import Limits
 from llm2vec_gen.serving.metrics import Metrics
@@ -138,7 +138,7 @@ class Worker(threading.Thread):
         """Refuse the jobs after an error of our own; the log has its place and kind, and no text of a request."""
         frames = "".join(traceback.format_tb(error.__traceback__))
         log.error("a pass failed: %s\n%s", type(error).__name__, frames)
-        self._refuse(jobs, ApiError(500, "the server failed at this request; its log has the place"))
+        self._refuse(jobs, ApiError(500, FAILED))
 
     # Embedding
 
