@@ -21,6 +21,8 @@ EXTRAS = {
     "gguf": ("gguf", "accelerate"),
     "index": ("lancedb",),
     "serve": ("fastapi", "uvicorn", "prometheus_client"),
+    "faiss": ("faiss",),
+    "map": ("umap",),
     "kernels": ("liger_kernel",),
 }
 """Extra -> the packages it brings, by the names under which Python imports them."""

@@ -46,6 +46,8 @@ HOMES = {  # outside library -> the only places that may import it
     "fastapi": {"serving"},
     "uvicorn": {"serving"},
     "prometheus_client": {"serving"},
+    "faiss": {"interpreters"},
+    "umap": {"interpreters"},
     "optuna": {"hydra_plugins"},
     "submitit": {"hydra_plugins"},
     "joblib": {"hydra_plugins"},

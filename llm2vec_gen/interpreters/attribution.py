@@ -82,11 +82,11 @@ class Attribution(Interpreter):
         """Attributions (L_i,) of the tokens of each row of ids."""
         vectors, suffix = model.suffix_tokenization.split(ids, model.suffix.detach())
         vectors = [row.detach() for row in vectors]  # (L_i, D)
+        score: Score = along if references is None else cosine_similarity
         if references is None:
             with torch.no_grad():
-                references, score = embed(model, vectors, suffix), along
-        else:
-            references, score = references.to(model.device, torch.float32), cosine_similarity
+                references = embed(model, vectors, suffix)
+        references = references.to(model.device, torch.float32)
         baseline = self._baseline(model, suffix)
         total = [torch.zeros(len(row), device=row.device) for row in vectors]
         for step in range(self.steps):

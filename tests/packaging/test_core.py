@@ -21,7 +21,11 @@ from tests.packaging import core_only
 
 ROOT = Path(__file__).parents[2]
 OWN = "llm2vec-gen-lightning"
-IMPORTED_AS = {"hydra-core": "hydra"}  # where a dash for an underscore is not all the difference
+IMPORTED_AS = {
+    "hydra-core": "hydra",
+    "faiss-cpu": "faiss",
+    "umap-learn": "umap",
+}  # where a dash for an underscore is not all the difference
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,45 @@
+"""Embeddings on a plane, for a figure: principal components with numpy, or UMAP (extra `map`)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from llm2vec_gen.errors import InputError
+
+METHODS = ("pca", "umap")
+
+
+def check_method(name: str | None) -> None:
+    """InputError unless the setting interpret.map is one of the methods, or null."""
+    if name is not None and name not in METHODS:
+        raise InputError(f"interpret.map={name}: expected {', '.join(METHODS)} or null")
+
+
+def project(embeddings: np.ndarray, method: str = "pca") -> np.ndarray:
+    """Embeddings (N, E) -> places (N, 2), each axis from -1 to 1. Directions alone count: rows get length 1 first."""
+    check_method(method)
+    norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    unit = (embeddings / np.maximum(norms, 1e-12)).astype(np.float64)
+    places = _pca(unit) if method == "pca" or len(unit) < 4 else _umap(unit)
+    extent = np.abs(places).max(axis=0, initial=0.0)
+    return places / np.where(extent > 0, extent, 1.0)
+
+
+def _pca(rows: np.ndarray) -> np.ndarray:
+    """The first two principal components (N, 2); each has a positive sum of cubes, so that its sign is no accident."""
+    places = np.zeros((len(rows), 2))
+    if len(rows) < 2:
+        return places
+    centred = rows - rows.mean(axis=0)
+    left, values, _ = np.linalg.svd(centred, full_matrices=False)
+    found = (left * values)[:, :2]
+    places[:, : found.shape[1]] = found * np.where((found**3).sum(axis=0) < 0, -1.0, 1.0)
+    return places
+
+
+def _umap(rows: np.ndarray) -> np.ndarray:
+    """UMAP by cosine, the same for the same rows; centred."""
+    from umap import UMAP
+
+    found = UMAP(n_neighbors=min(15, len(rows) - 1), metric="cosine", random_state=0, n_jobs=1).fit_transform(rows)
+    return found - found.mean(axis=0)
