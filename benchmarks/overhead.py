@@ -1,14 +1,15 @@
 """What the framework adds to a training step: everything in `fit` but the model, its losses and its optimizer.
 
     python benchmarks/overhead.py [--steps 500] [--width 2560] [--threads 2] [--repeat 3] [--json FILE]
-        [--loggers csv tensorboard wandb]
+        [--loggers csv tensorboard wandb] [--validation 100]
 
 The model is a stand-in with as many trainables as a 4B backbone has here (13M) and next to no other work; data comes
 from artifacts on disk through the pocket's tokenizer, logged every 10 steps, as in conf/training. The time spent
 inside of forward, losses, backward, clipping and the optimizer is taken off; of the one time that the state is saved,
 at the end, each step carries its 500th ("save"). Per logger, the best of the repetitions, since a busy machine only
 adds; milliseconds per step, and of the processor where the name contains it (of the training's own thread). "loader" is
-the work of the thread that makes batches ahead, per batch.
+the work of the thread that makes batches ahead, per batch. With --validation each logger runs once more, with so many
+queries held out and ten validations in the run; their forward passes and losses are taken off too.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--loggers", nargs="+", choices=LOGGERS, default=["csv"])
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--validation", type=int, default=0, help="held-out queries; 0: without validation alone")
     parser.add_argument("--section", choices=["loader", *LOGGERS])
     options = parser.parse_args()
     if options.section:
@@ -53,11 +55,15 @@ def main() -> None:
         return
     arguments = ["--steps", str(options.steps), "--threads", str(options.threads), "--width", str(options.width)]
     found = {}
-    for section in ["loader", *options.loggers]:
-        tries = [run_section(__file__, section, arguments, options.threads) for _ in range(options.repeat)]
-        found[section] = {name: min(one[name] for one in tries) for name in tries[0]}
-        for name in [name for name in found[section] if "overhead" in name]:
-            found[section][f"worst {name}"] = max(one[name] for one in tries)
+    sections = [(section, 0) for section in ["loader", *options.loggers]]
+    if options.validation:
+        sections += [(section, options.validation) for section in options.loggers]
+    for section, held_out in sections:
+        given = [*arguments, "--validation", str(held_out)]
+        tries = [run_section(__file__, section, given, options.threads) for _ in range(options.repeat)]
+        row = found[f"{section} + validation" if held_out else section] = {}
+        row |= {name: min(one[name] for one in tries) for name in tries[0]}
+        row |= {f"worst {name}": max(one[name] for one in tries) for name in tries[0] if "overhead" in name}
     print(table(f"milliseconds per step, {options.steps} steps, {options.threads} threads", found))
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
@@ -76,7 +82,7 @@ def measured(options: argparse.Namespace, folder: Path) -> dict[str, float]:
     settings = TrainingSettings(max_steps=options.steps, schedule_steps=4 * options.steps, batch_size=BATCH,
                                 checkpoint_every_n_steps=options.steps)  # fmt: skip
     if options.section != "loader":
-        return around(model, completions, targets, settings, options.section, folder)
+        return around(model, completions, targets, settings, options.section, folder, options.validation)
     loader = CompletionDataModule(model, completions, targets, settings, SEED).train_dataloader()
     with Clock() as clock:
         tokens = sum(sum(map(len, batch.completions)) for batch in loader)
@@ -155,7 +161,10 @@ class Work:
         """Count an optimizer's steps, but not the closure that Lightning gives to each: the rest of the step."""
         step = optimizer.step
 
-        def counted(own: Any, closure: Any) -> Any:
+        def counted(own: Any, closure: Any = None) -> Any:
+            if closure is None:  # the trial step before the training
+                return step(own)
+
             def rest() -> Any:
                 with self.counted(-1):
                     return closure()
@@ -166,7 +175,9 @@ class Work:
         optimizer.step = counted
 
 
-def around(model: Any, completions: Any, targets: Any, settings: Any, name: str, folder: Path) -> dict[str, float]:
+def around(
+    model: Any, completions: Any, targets: Any, settings: Any, name: str, folder: Path, validation: int
+) -> dict[str, float]:
     """One run of `fit` with a logger beside its csv file, and what of it was the model's."""
     import lightning
     import torch
@@ -198,7 +209,7 @@ def around(model: Any, completions: Any, targets: Any, settings: Any, name: str,
     callbacks = [Watch(), ProgressBar(), Snapshots()]
     with job_logging(loggers, lambda: Job("overhead", "train", "overhead", {}, folder)):
         fit(model, {"alignment": loss}, completions, targets, settings, TrainerSettings(), folder / "run", SEED,
-            loggers, callbacks)  # fmt: skip
+            loggers, callbacks, validation=validation)  # fmt: skip
     each, saving = 1000 / (settings.max_steps - 1 - SKIPPED), 1000 / SAVED_EVERY
     return {
         "step": whole.wall * each, "model": work.wall * each, "save": save.wall * saving,

@@ -19,6 +19,7 @@ from llm2vec_gen.errors import InputError
 from llm2vec_gen.training.callbacks import Stopped
 from llm2vec_gen.training.datamodule import CompletionDataModule
 from llm2vec_gen.training.metrics_file import MetricsFile
+from llm2vec_gen.training.optimizers import MuonWithAdamW
 from llm2vec_gen.training.settings import TrainingSettings
 from llm2vec_gen.training.validation import ValidationBatches, compare, held_out_rows
 from tests.training.stubs import StubModel, StubRows, StubTargets, stub_losses
@@ -316,13 +317,21 @@ def test_another_validation_is_another_run(tmp_path: Path) -> None:
             train(tmp_path, **VALIDATION | {"validation": other})
 
 
-def test_two_processes_validate_as_one(tmp_path: Path) -> None:
-    model, _ = train(tmp_path / "one", double=True, **VALIDATION)
+@pytest.mark.parametrize(
+    ("own", "near", "environment"),
+    [
+        ({"double": True}, 1e-6, {}),
+        ({"double": True, "optimizer": MuonWithAdamW}, 1e-6, {"OPTIMIZER": "muon"}),
+        ({"arguments": {"precision": "bf16-mixed", "val_check_interval": 5}}, 3e-2, {"PRECISION": "bf16-mixed"}),
+    ],
+)
+def test_two_processes_train_and_validate_as_one(tmp_path: Path, own: Any, near: float, environment: Any) -> None:
+    train(tmp_path / "one", **VALIDATION | own)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     both = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0",
-            "VALIDATION": "9", "ROWS": "30"}  # fmt: skip
+            "VALIDATION": "9", "ROWS": "30", **environment}  # fmt: skip
     ranks = [start(tmp_path / "two", RANK=str(rank), LOCAL_RANK=str(rank), **both) for rank in range(2)]
     for process in ranks:
         _, said = process.communicate(timeout=120)
@@ -330,7 +339,9 @@ def test_two_processes_validate_as_one(tmp_path: Path) -> None:
     for one, two in zip(curve(tmp_path / "one"), curve(tmp_path / "two"), strict=True):
         one.pop("train/cosine_other", None)  # of each rank's own batch
         two.pop("train/cosine_other", None)
-        assert two == pytest.approx(one, rel=1e-6)
+        if environment.get("PRECISION"):  # a rank that differs by noise
+            one, two = ({name: row[name] for name in row if name.endswith("/loss")} for row in (one, two))
+        assert two == pytest.approx(one, rel=near)
 
 
 # ---- callbacks

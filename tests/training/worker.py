@@ -14,6 +14,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from llm2vec_gen.training.fit import fit
+from llm2vec_gen.training.optimizers import MuonWithAdamW
 from llm2vec_gen.training.settings import TrainingSettings
 from llm2vec_gen.training.trainer_settings import TrainerSettings
 from tests.training.stubs import StubModel, stub_data, stub_losses
@@ -53,7 +54,7 @@ class Stop(lightning.Callback):
 
 def train(
     folder: Path, callbacks: Any = (), rows: int = 22, double: bool = False, noise: float = 0.0,
-    validation: Any = 0, arguments: Any = None, **changes: Any,
+    validation: Any = 0, arguments: Any = None, optimizer: Any = None, **changes: Any,
 ) -> tuple[StubModel, dict]:  # fmt: skip
     """5 steps an epoch, 17 steps; what it returns is the model and the counts. arguments: those of the trainer."""
     model, data = StubModel(), stub_data(rows)
@@ -65,7 +66,7 @@ def train(
         model = model.double()
     counts = fit(
         model, stub_losses(), data.completions, data.targets, settings, trainer, folder, seed=3, callbacks=callbacks,
-        validation=validation,
+        optimizer=optimizer, validation=validation,
     )  # fmt: skip
     return model, counts
 
@@ -77,8 +78,11 @@ if __name__ == "__main__":
     if os.environ.get("RANK") == "1" and "STOP_RANK_1_AT" in os.environ:
         kill = [Stop(int(os.environ["STOP_RANK_1_AT"]))]
     held_out = int(os.environ.get("VALIDATION", "0"))
-    model, counts = train(folder, kill, double="WORLD_SIZE" in os.environ, validation=held_out,
+    arguments = {"precision": os.environ["PRECISION"]} if "PRECISION" in os.environ else {}
+    muon = MuonWithAdamW if os.environ.get("OPTIMIZER") == "muon" else None
+    model, counts = train(folder, kill, double="WORLD_SIZE" in os.environ and not arguments, validation=held_out,
                           rows=int(os.environ.get("ROWS", "22")),
-                          arguments={"val_check_interval": 5} if held_out else {})  # fmt: skip
+                          optimizer=muon,
+                          arguments=arguments | ({"val_check_interval": 5} if held_out else {}))  # fmt: skip
     if os.environ.get("RANK", "0") == "0":
         torch.save({"model": model.state_dict(), "counts": counts}, folder / "done.pt")
