@@ -35,11 +35,21 @@ CHOICES = sorted(
 GIVEN = {"teacher": ["backbone=qwen3_4b"], "baseline": ["backbone=qwen3_4b"]}  # the pocket names no published teacher
 
 
-def chosen(*overrides: str) -> list[str]:
-    """The overrides, and a value for every key that they leave to be chosen."""
+def chosen(*overrides: str, texts: str = "owner/name") -> list[str]:
+    """The overrides, and a value for every key that they leave to be chosen; `texts` is a folder on this disk."""
     with initialize_config_dir(str(CONF), version_base=None):
         config = raw_compose("config", list(overrides))
-    return [*overrides, *(f"{key}=owner/name" for key in OmegaConf.missing_keys(config))]
+    raw = OmegaConf.to_container(config, resolve=False)
+    return [*overrides, *(f"{key}={texts if key == 'texts' else 'owner/name'}" for key in missing(raw))]
+
+
+def missing(value: Any, key: str = "") -> Iterator[str]:
+    """Yield the keys without a value; unlike OmegaConf.missing_keys past interpolations that lead to one."""
+    if value == "???":
+        yield key
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from missing(item, f"{key}.{name}" if key else name)
 
 
 def nodes(value: Any) -> Iterator[dict[str, Any]]:
@@ -56,7 +66,8 @@ def test_every_yaml_composes_and_fits_its_class(
 ) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
     choice = f"{group}=[{name}]" if group in MANY else f"{group}={name}"
-    plan = compose(*chosen(choice, f"paths.outputs={tmp_path}", *GIVEN.get(group, [])))
+    (tmp_path / "queries.jsonl").touch()
+    plan = compose(*chosen(choice, f"paths.outputs={tmp_path}", *GIVEN.get(group, []), texts=str(tmp_path)))
     found = list(nodes(plan.settings if group in PLAIN else plan.settings[group]))
     assert found or (group, name) in {("logger", "csv"), ("logger", "none"), ("callbacks", "none")}
     for node in found:

@@ -21,6 +21,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["experiment=smollm2"], "texts=... is required: data.path is taken from it"),
         (["training.learn_rate=1"], "training.learn_rate is an unknown setting: training takes learning_rate"),
         (["+training.learn_rate=1"], "training.learn_rate is an unknown setting: TrainingSettings takes learning_rate"),
         (["+trainer.precison=16"], "trainer.precison is an unknown setting: lightning.Trainer takes precision"),

@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, InterpolationToMissingValueError, OmegaConfBaseException
 
 from llm2vec_gen.conf_folders import CONF, options
 from llm2vec_gen.config.search_path import search_folders
@@ -39,6 +39,8 @@ def format_config_error(error: Exception, choices: Mapping[str, Any] | None = No
             text = _no_choice(one)
         elif isinstance(one, InterpolationKeyError):
             text = _no_source(one, choices or {})
+        elif isinstance(one, InterpolationToMissingValueError):
+            text = _no_value(one)
         elif isinstance(one, OmegaConfBaseException) and getattr(one, "parent_node", None) is not None:
             text = _no_key(one)
         elif found := re.search(r"Ambiguous value for argument '(.*)'$", str(one), re.MULTILINE):
@@ -129,6 +131,12 @@ def _no_source(error: InterpolationKeyError, choices: Mapping[str, Any]) -> str 
     chosen = key.partition(".")[0]
     by = f" ({chosen}={choices[chosen]})" if choices.get(chosen) else ""
     return f"{key}{by} comes from {source}, which {group}={choices[group]} does not have; give {key}=...{instead}"
+
+
+def _no_value(error: InterpolationToMissingValueError) -> str | None:
+    """Return the message for a value taken from a key that is yet to be given (`???`)."""
+    found = re.search(r"Missing mandatory value: (\S+)", str(error))
+    return f"{found[1]}=... is required: {error.full_key} is taken from it" if found else None
 
 
 def _files(group: str) -> list[Path]:
