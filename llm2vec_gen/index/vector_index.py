@@ -274,8 +274,8 @@ class VectorIndex:
         if self.codec is None:
             raise InputError(
                 f"{self.folder} stores no soft prompts, so its vectors alone cannot be decoded; three ways out: build "
-                "it again with --soft-prompts int8 (index.soft_prompts=int8), give an expander (--expander), or let "
-                "the texts of the hits be embedded again (--reencode; the index must keep texts)"
+                "it again with --soft-prompts int8 (index.soft_prompts=int8), let the texts of the hits be embedded "
+                "again (--reencode; the index must keep texts), or give an expander (Python: Explainer(expander=...))"
             )
         return self.codec.decode(self._columns_of(ids, self.codec.widths()))
 

@@ -155,7 +155,7 @@ def test_explain_without_soft_prompts_names_the_ways_out(folder, corpus, tmp_pat
         ["index", "build", folder, str(corpus), "--output", target, "--soft-prompts", "none", "--device", "cpu", *BARE]
     )
     message = error_of(capsys, "index", "explain", target, "x")
-    assert all(way in message for way in ("--soft-prompts int8", "--expander", "--reencode"))
+    assert all(way in message for way in ("--soft-prompts int8", "--reencode", "expander"))
     cli.main(["index", "explain", target, "x", "--reencode", "--top", "1", "--max-new-tokens", "2"])
     assert "this passage was read as" in capsys.readouterr().out
 
