@@ -52,6 +52,12 @@ def missing(value: Any, key: str = "") -> Iterator[str]:
             yield from missing(item, f"{key}.{name}" if key else name)
 
 
+def test_members_that_are_null_are_left_out(tmp_path: Path) -> None:
+    plan = compose("loss.alignment=null", "baseline.input_mean=null", f"paths.outputs={tmp_path}")
+    assert [*plan.settings["loss"]] == ["reconstruction"] and plan.settings["baseline"] == {}
+    assert digests("loss.alignment=null") == digests("~loss.alignment")
+
+
 def nodes(value: Any) -> Iterator[dict[str, Any]]:
     if isinstance(value, dict):
         if "_target_" in value:

@@ -98,6 +98,13 @@ def _texts(value: Any) -> Iterator[str]:
         yield value
 
 
+def drop_empty_members(settings: dict[str, Any]) -> None:
+    """Remove the members of select-many groups that a yaml or an override sets to null."""
+    for group in MANY:
+        if isinstance(members := settings.get(group), dict):
+            settings[group] = {name: member for name, member in members.items() if member is not None}
+
+
 def check_callbacks(settings: dict[str, Any]) -> None:
     """Raise InputError where a callback is given an unknown setting, or monitors a validation that is off."""
     callbacks = settings.get("callbacks") or {}
@@ -117,7 +124,7 @@ def _check_nodes(settings: dict[str, Any]) -> None:
         if not isinstance(members, dict):
             raise InputError(f"{group}={members}: expected a mapping, from a name to a node with _target_")
         for name, member in members.items():
-            if member is not None and not (isinstance(member, dict) and "_target_" in member):
+            if not (isinstance(member, dict) and "_target_" in member):
                 near = ", ".join(f"{group}.{key}.{name}" for key in members if key != name)
                 meant = f"; for a setting of a member write {near}" if near else ""
                 raise InputError(

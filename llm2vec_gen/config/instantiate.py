@@ -77,7 +77,8 @@ def encoders(settings: Settings) -> list[str]:
 
 def known_encoders(settings: Settings) -> list[str]:
     """Return the trained model, its prefixes that the losses train, the teacher and the baselines."""
-    prefixes = {size for node in (settings.get("loss") or {}).values() for size in (node or {}).get("matryoshka") or ()}
+    losses = [node for node in (settings.get("loss") or {}).values() if isinstance(node, dict)]  # others: checks.py
+    prefixes = {size for node in losses for size in node.get("matryoshka") or ()}
     return [MODEL, *(f"{MODEL}@{size}" for size in sorted(prefixes)), "teacher", *baselines(settings)]
 
 

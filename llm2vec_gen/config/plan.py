@@ -47,6 +47,7 @@ class Plan:
     def __init__(self, settings: dict[str, Any], choices: dict[str, Any], note: str = ""):
         self.settings, self.choices = settings, choices
         self.outputs = Path(settings["paths"]["outputs"])
+        checks.drop_empty_members(settings)
         instantiate.take_validation(settings)
         instantiate.add_checkpoint_baseline(settings)
         checks.check(settings)
