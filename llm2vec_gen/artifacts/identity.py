@@ -12,7 +12,7 @@ from llm2vec_gen.targets import NODE_KEYS, locate, parameters
 
 # Runtime settings: these keys are in no digest, at any depth.
 RUNTIME_KEYS = frozenset({
-    "device", "prefetch_batches", "max_tokens_per_micro_batch", "gradient_checkpointing",
+    "device", "prefetch_batches", "max_tokens_per_micro_batch", "query_chunk_size", "gradient_checkpointing",
     "log_every_n_steps", "checkpoint_every_n_steps", "recommended", "compile", "cpu_kernels", "max_tokens_per_batch",
     "concurrency", "timeout", "retries", "api_key_variable", "max_texts_per_batch", "shard_size", "cache",
 })  # fmt: skip

@@ -14,7 +14,7 @@ from llm2vec_gen import targets
 from llm2vec_gen.config.messages import CONF
 from llm2vec_gen.errors import InputError, check_flag, check_integer
 from llm2vec_gen.paths import on_disk
-from llm2vec_gen.training.settings import check_losses, check_validation
+from llm2vec_gen.training.settings import check_batch_size, check_losses, check_validation
 from llm2vec_gen.training.trainer_settings import TrainerSettings
 
 MANY = ("loss", "evaluation", "baseline", "interpreter", "logger", "callbacks")  # groups of members, each with a key
@@ -158,9 +158,11 @@ def check(settings: dict[str, Any]) -> None:
         check_integer("seed", seed, least=0)
         if seed >= 2**32:
             raise InputError(f"seed={seed}: expected less than 2**32, which is as far as numpy goes")
+    training = targets.build(settings["training"], "training")  # refuses values which contradict each other
     check_losses(settings.get("loss"))
+    losses = {name: targets.build(node, f"loss.{name}") for name, node in settings["loss"].items()}
+    check_batch_size(losses, training.batch_size)
     check_validation(settings["data.validation"])
-    targets.build(settings["training"], "training")  # plain settings that refuse values which contradict each other
     trainer: TrainerSettings = targets.build(settings["trainer"], "trainer")
     trainer.check_batch("training.batch_size", settings["training"]["batch_size"])
     _check_suffix(settings["model"])

@@ -53,6 +53,33 @@ def all_reduce_sum(value: torch.Tensor) -> torch.Tensor:
     return value
 
 
+def gather_rows(rows: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Return the rows (N, ...) of all ranks, in rank order, and the place of this rank's first one.
+
+    Gradients flow to the rows of every rank: that of a row is the sum over ranks of what their losses give it. With
+    gradients enabled every rank has equally many rows; without, as in validation, their numbers may differ.
+    """
+    if world_size() == 1:
+        return rows, 0
+    if torch.is_grad_enabled():
+        return _GatherRows.apply(rows), rank() * len(rows)
+    parts = all_gather(rows.cpu())
+    return torch.cat(parts).to(rows.device), sum(len(part) for part in parts[: rank()])
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:
+        ctx.own = slice(rank() * len(rows), (rank() + 1) * len(rows))
+        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return all_reduce_sum(gradients[0].contiguous())[ctx.own]
+
+
 def all_reduce_max(number: int) -> int:
     """Return the maximum of the ranks' numbers; cheap enough for every step."""
     if world_size() == 1:

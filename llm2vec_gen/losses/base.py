@@ -33,6 +33,8 @@ class Loss(nn.Module, ABC):
 
     digest_defaults: ClassVar[Mapping[str, Any]] = {"schedule": None}  # what digests leave out
 
+    least_batch_size: ClassVar[int] = 1  # queries in an effective batch
+
     def __init__(self, weight: float = 1.0, schedule: Mapping[str, Any] | None = None):
         super().__init__()
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:

@@ -13,9 +13,17 @@ from torch import Tensor, nn
 from llm2vec_gen.distributed import collectives
 from llm2vec_gen.training import validation
 from llm2vec_gen.training.base import ResumableModule
+from llm2vec_gen.training.grad_cache import encode_batch
 from llm2vec_gen.training.metrics import OBSERVED, observe
 from llm2vec_gen.training.optimizers import MakeOptimizer
-from llm2vec_gen.training.settings import TrainingSettings, check_losses, schedule_of, weight_at, weight_of
+from llm2vec_gen.training.settings import (
+    TrainingSettings,
+    check_batch_size,
+    check_losses,
+    schedule_of,
+    weight_at,
+    weight_of,
+)
 from llm2vec_gen.training.validation import ValidationMetrics
 from llm2vec_gen.types import Batch, EncoderOutput
 
@@ -39,6 +47,7 @@ class LLM2VecGenModule(ResumableModule):
         scheduler: Callable[..., Any] | None = None,
     ):
         check_losses(losses)
+        check_batch_size(losses, settings.batch_size)
         used = {name: loss for name, loss in losses.items() if weight_of(loss) > 0}
         super().__init__(model, settings, used, [*OBSERVED, *used], optimizer, scheduler)
         self._loss_modules = nn.ModuleList(loss for loss in used.values() if isinstance(loss, nn.Module))
@@ -59,7 +68,7 @@ class LLM2VecGenModule(ResumableModule):
 
     def _losses(self, batch: Batch) -> tuple[EncoderOutput, dict[str, Tensor]]:
         """Return the model's output and each loss of it, not weighted."""
-        output = self.model(batch)
+        output = encode_batch(self.model, batch, self.settings.query_chunk_size)
         return output, {name: loss(self.model, output, batch) for name, loss in self.losses.items()}
 
     def _rank_scale(self, loss: Any, batch: Batch, value: Tensor) -> Tensor | float:

@@ -21,10 +21,14 @@ COUNTS = {  # whole numbers and the least each may be
     "batch_size": 1,
     "max_completion_tokens": 1,
     "max_tokens_per_micro_batch": 1,
+    "query_chunk_size": 1,
     "log_every_n_steps": 1,
     "checkpoint_every_n_steps": 1,
     "prefetch_batches": 0,
 }
+
+
+NULLABLE = ("max_tokens_per_micro_batch", "query_chunk_size")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class TrainingSettings:
     centre_targets: bool = False
     whiten_targets: float | None = None  # shrinkage of whitening.zca
     max_tokens_per_micro_batch: int | None = None  # None: as the backbone has it
+    query_chunk_size: int | None = None  # queries whose activations are kept at a time; None: all
     gradient_checkpointing: bool = False
     log_every_n_steps: int = 10
     checkpoint_every_n_steps: int = 500
@@ -54,7 +59,7 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         for key, least in COUNTS.items():
-            check_integer(f"training.{key}", getattr(self, key), least, null=key == "max_tokens_per_micro_batch")
+            check_integer(f"training.{key}", getattr(self, key), least, null=key in NULLABLE)
         for key in ("learning_rate", "weight_decay", "gradient_clip"):
             value = getattr(self, key)
             if key == "learning_rate" and value is None:
@@ -163,6 +168,16 @@ def check_losses(losses: Mapping[str, Any] | None) -> None:
     if not any(weights.values()):
         given = ", ".join(f"loss.{name}.weight=0" for name in weights)
         raise InputError(f"no loss is left to train with (given: {given}); {advice}")
+
+
+def check_batch_size(losses: Mapping[str, Any], batch_size: int) -> None:
+    """Raises InputError where a built loss that is used compares more queries than a batch has."""
+    for name, loss in losses.items():
+        if weight_of(loss) > 0 and batch_size < (least := getattr(loss, "least_batch_size", 1)):
+            raise InputError(
+                f"training.batch_size={batch_size}: loss.{name} compares each query with the others of its batch; "
+                f"expected {least} or more, or leave the loss out"
+            )
 
 
 def weight_of(loss: Any) -> float:
