@@ -31,7 +31,7 @@ class ContrastiveLoss(Loss):
     Args:
         weight: factor of this loss in the training's sum, 0 or more.
         temperature: tau, over 0.
-        symmetric: also tell each target's embedding among all embeddings.
+        symmetric: add the loss of the targets against the embeddings.
         schedule: how the weight changes, see schedule.py; None keeps it.
 
     Raises:

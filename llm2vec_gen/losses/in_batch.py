@@ -43,7 +43,7 @@ def in_batch_loss(scores: Tensor, own: Tensor, keys: Tensor) -> Tensor:
 
 
 def check_pairs(candidates: int, name: str, trained: bool) -> None:
-    """InputError for a batch of one that is trained on: without another candidate there is nothing to tell apart."""
+    """InputError for a batch of one that is trained on: it has no other candidate."""
     if candidates < 2 and trained:
         raise InputError(
             f"loss.{name} compares each query with the others of its batch, which has one; expected "
