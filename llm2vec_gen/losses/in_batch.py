@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy, normalize
 from llm2vec_gen.errors import InputError
 
 SIMILARITIES = ("cosine", "dot")
-_ODD = -7046029254386353131  # 2^64 / golden ratio as a signed number: multiples of it are spread over all bits
+_ODD = -7046029254386353131  # as an unsigned number 2^64 / 1.618: its multiples spread over all bits
 
 
 def row_keys(rows: Tensor) -> Tensor:
