@@ -15,7 +15,7 @@ from llm2vec_gen.errors import InputError
 from llm2vec_gen.evaluations.base import data_revision, encoder_name
 from llm2vec_gen.evaluations.decoding import Decoder, Decoding
 from llm2vec_gen.refusals import Refusals
-from llm2vec_gen.types import Encoder, Query, QuerySource, Score
+from llm2vec_gen.types import Encoder, Instruction, Query, QuerySource, Score
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ class Faithfulness(Decoding):
     def __init__(
         self,
         queries: QuerySource,
+        instruction: Instruction | None = None,
         judge: Encoder | None = None,
         harmful: QuerySource | None = None,
         refusals: Sequence[str] | None = None,
@@ -55,7 +56,7 @@ class Faithfulness(Decoding):
         max_new_tokens: int = 96,
         batch_size: int = 128,
     ) -> None:
-        super().__init__(queries, None, limit, max_new_tokens, batch_size)
+        super().__init__(queries, instruction, limit, max_new_tokens, batch_size)
         self.judge, self.harmful, self.refusals = judge, harmful, Refusals(refusals)
 
     def tasks(self) -> list[str]:

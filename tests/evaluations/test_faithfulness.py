@@ -43,7 +43,7 @@ def test_token_f1_by_hand(text, reference, expected):
 
 
 def test_values_of_each_query_by_hand():
-    evaluation = Faithfulness(Source(QUERIES), Judge(), batch_size=2)
+    evaluation = Faithfulness(Source(QUERIES), judge=Judge(), batch_size=2)
     rows = {row.metric: row for row in evaluation.evaluate(Model(DECODES, ANSWERS), "faithfulness")}
     assert rows["token_f1"].per_query == pytest.approx({"1": 4 / 7, "2": 8 / 13, "3": 0.0})  # i m sorry i can t help
     assert rows["token_f1"].value == pytest.approx((4 / 7 + 8 / 13) / 3)
