@@ -103,7 +103,7 @@ class LLM2VecGenModule(ResumableModule):
 
     def on_validation_epoch_end(self) -> None:
         """Hand val/* to Lightning, for callbacks and bars; `MetricLog` logs them, at the step that was trained."""
-        weights = {name: weight_of(loss) for name, loss in self.losses.items()}
+        weights = {name: weight_of(loss) for name, loss in self.losses.items()}  # a schedule would hide progress
         found = self._validation.compute(weights)
         del self._validation
         self.validated = {f"val/{name}": value for name, value in found.items()}
