@@ -36,6 +36,7 @@ def overrides(folder: Path) -> list[str]:
         "generator=replay", f"backbone.path={backbone}", "evaluation=[]", "interpreter=[]", "instruction=none",
         "training.batch_size=4", f"training.max_steps={STEPS}", f"training.schedule_steps={STEPS}",
         "training.checkpoint_every_n_steps=7", "trainer.log_every_n_steps=3",
+        "data.validation=9", "trainer.val_check_interval=4",
     ]  # fmt: skip
 
 
