@@ -14,6 +14,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "experiments/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 ROOT_KEYS = set(yaml.safe_load((ROOT / "conf/config.yaml").read_text())) - {"defaults"}
+EXPERIMENTS = (ROOT / "conf/experiment").glob("*.yaml")
+EXPERIMENT_KEYS = {key for file in EXPERIMENTS for key in yaml.safe_load(file.read_text())}
 OF_THE_REFERENCE = {"model=qwen3-4"}  # flags of the reference package, beside ours
 
 
@@ -61,7 +63,7 @@ def test_commands_set_keys_of_groups_that_exist(page):
             key = word.lstrip("+~").partition("=")[0]
             if "=" in word and not word.startswith("-"):
                 group = key.split("/")[0].split(".")[0]
-                assert group in ROOT_KEYS or (ROOT / "conf" / group).is_dir(), word
+                assert group in ROOT_KEYS | EXPERIMENT_KEYS or (ROOT / "conf" / group).is_dir(), word
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
