@@ -1,4 +1,4 @@
-"""The metric that a search optimises: the last loss or a main score of a finished job, by name."""
+"""The metric that a search optimises: the last loss, a validation metric or a main score of a finished job, by name."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from llm2vec_gen.types import MODEL, Score
 if TYPE_CHECKING:
     from llm2vec_gen.config import Plan
 
-CURVE = "train/"
+CURVE, VALIDATION = "train/", "val/"
+HIGHER_IS_BETTER = ("cosine_match", "retrieval", "retrieval_mrr")
+"""What a validation measures beside the losses."""
 
 
 def check(plan: Plan, name: str, step: str) -> None:
     """Raise InputError unless a job of this plan and step will have the metric; the message lists those it will
     have."""
     known = [f"{CURVE}{loss}" for loss in ("loss", *plan.settings["loss"])] if runs(step, "train") else []
+    known += _validated(plan) if known else []
     if name in known:
         return
     if runs(step, "evaluate"):
@@ -33,8 +36,11 @@ def check(plan: Plan, name: str, step: str) -> None:
 
 def read(plan: Plan, name: str) -> float:
     """Return the metric of the trained model from the artifacts of a finished job."""
-    if name.startswith(CURVE):
-        return plan.artifact("train").curves()[name][-1][1]
+    if name.startswith((CURVE, VALIDATION)):
+        curve = plan.artifact("train").curves().get(name)
+        if not curve:  # data.validation=auto holds out nothing where 2% of the queries are less than a batch
+            raise InputError(f"hydra.sweeper.metric={name}: the training has no {name}; set data.validation=<a number>")
+        return curve[-1][1]
     evaluation, _, task = name.partition("/")
     scores = [score for score in plan.artifact("evaluate").scores() or () if score.main]
     tasks = {task} if task else set(_tasks(plan, evaluation))
@@ -53,6 +59,7 @@ def results(plan: Plan, step: str) -> dict[str, float]:
     counts = plan.artifact("train").counts() if encoder == MODEL else None
     if counts is not None:
         found = {f"{CURVE}{loss}": counts.get(loss) for loss in ("loss", *plan.settings["loss"])}
+        found |= {name: counts.get(name) for name in _validated(plan)}
     scores = plan.artifact("evaluate", encoder).scores()
     if scores is not None:
         found |= _by_category(scores)
@@ -74,7 +81,14 @@ def _mean(values: list[float | None]) -> float | None:
 
 def direction_of(name: str) -> str:
     """Return the direction in which a metric is optimised."""
-    return "minimize" if name.startswith(CURVE) else "maximize"
+    part, _, metric = name.partition("/")
+    return "minimize" if f"{part}/" in (CURVE, VALIDATION) and metric not in HIGHER_IS_BETTER else "maximize"
+
+
+def _validated(plan: Plan) -> list[str]:
+    """Return the metrics of the validation, none where no query is held out."""
+    held_out = plan.settings["data.validation"] != 0
+    return [f"{VALIDATION}{name}" for name in ("loss", *plan.settings["loss"], *HIGHER_IS_BETTER)] if held_out else []
 
 
 def _of_scores(plan: Plan) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 from llm2vec_gen.config import Plan, compose
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.sweeps import metric
+from llm2vec_gen.training import validation
 from llm2vec_gen.types import Score
 
 
@@ -39,6 +40,24 @@ def test_a_loss_is_the_last_of_its_curve(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "metrics.csv").write_text("step,train/loss\n1,3.0\n2,2.5\n")
     assert metric.read(plan, "train/loss") == 2.5
+    with pytest.raises(InputError, match="has no val/loss; set data.validation"):
+        metric.read(plan, "val/loss")
+
+
+def test_validation_metrics_are_read_and_have_directions(tmp_path: Path) -> None:
+    plan = compose(f"paths.outputs={tmp_path}", "data.validation=50")
+    folder = plan.artifact("train").folder
+    folder.mkdir(parents=True)
+    (folder / "metrics.csv").write_text("step,train/loss,val/retrieval\n1,3.0,\n2,2.5,\n2,,0.25\n")
+    metric.check(plan, "val/retrieval", "train")
+    assert metric.read(plan, "val/retrieval") == 0.25
+    names = [name.removeprefix("val/") for name in metric._validated(plan)]
+    assert sorted(names) == sorted(name.removeprefix("val/") for name in validation.names(plan.settings["loss"]))
+    assert [metric.direction_of(f"val/{name}") for name in ("loss", "alignment", "retrieval")] == [
+        "minimize", "minimize", "maximize",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="val/retrieval is unknown"):
+        metric.check(compose(f"paths.outputs={tmp_path}", "data.validation=0"), "val/retrieval", "train")
 
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
@@ -50,7 +69,7 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
         ("pocket/sts", "evaluate"),
     ]:
         metric.check(plan, name, step)
-    with pytest.raises(InputError, match="has train/loss, train/alignment, train/reconstruction$"):
+    with pytest.raises(InputError, match="has train/loss, train/alignment, train/reconstruction, val/loss, "):
         metric.check(plan, "pocket", "train")
     with pytest.raises(InputError, match="decoding, pocket/retrieval,.*decoding/decode_exact$"):
         metric.check(plan, "pocket/nothing", "run")
