@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,11 +44,15 @@ class ExactSearch:
         step = max(1, min(BLOCK_NUMBERS // size, BLOCK_NUMBERS // max(1, len(queries))))
         rows = np.zeros((len(queries), 0), np.int64)
         cosines = np.zeros((len(queries), 0), np.float32)
-        for start in range(0, total, step):
-            block = self.vectors[start : start + step].astype(np.float32)  # (b, D)
-            found = queries @ block.T  # (Q, b)
-            rows, cosines = _merge(rows, cosines, found, start, count)
+        with ThreadPoolExecutor(1) as reader:  # the next block becomes float32 while this one is compared
+            following = reader.submit(self._block, 0, step)
+            for start in range(0, total, step):
+                block, following = following.result(), reader.submit(self._block, start + step, step)
+                rows, cosines = _merge(rows, cosines, queries @ block.T, start, count)
         return rows, cosines
+
+    def _block(self, start: int, step: int) -> np.ndarray:
+        return self.vectors[start : start + step].astype(np.float32)  # (b, D)
 
 
 def _merge(
@@ -57,9 +62,8 @@ def _merge(
     if rows.shape[1] < count:
         every = np.broadcast_to(np.arange(start, start + found.shape[1]), found.shape)
         return _best(np.concatenate([rows, every], axis=1), np.concatenate([cosines, found], axis=1), count)
-    better = found > cosines[:, -1:]  # few once the first blocks are done, so that nothing is sorted for most rows
-    for query in np.flatnonzero(better.any(axis=1)):
-        places = np.flatnonzero(better[query])
+    for query in np.flatnonzero(found.max(axis=1) > cosines[:, -1]):  # few, once the first blocks are done
+        places = np.flatnonzero(found[query] > cosines[query, -1])
         more_rows = np.concatenate([rows[query], start + places])[None]
         more = np.concatenate([cosines[query], found[query, places]])[None]
         rows[query], cosines[query] = (part[0] for part in _best(more_rows, more, count))
