@@ -61,7 +61,8 @@ def _merge(
     """The best `count` of those so far (Q, m) and of a block's similarities (Q, b) whose first row is `start`."""
     if rows.shape[1] < count:
         every = np.broadcast_to(np.arange(start, start + found.shape[1]), found.shape)
-        return _best(np.concatenate([rows, every], axis=1), np.concatenate([cosines, found], axis=1), count)
+        more_rows, more = _best(every, found, count)
+        return _best(np.concatenate([rows, more_rows], axis=1), np.concatenate([cosines, more], axis=1), count)
     for query in np.flatnonzero(found.max(axis=1) > cosines[:, -1]):  # few, once the first blocks are done
         places = np.flatnonzero(found[query] > cosines[query, -1])
         more_rows = np.concatenate([rows[query], start + places])[None]
