@@ -239,7 +239,10 @@ def evaluate(plan: Plan, encoder_name: str | None = None) -> Path:
 
 @logged
 def interpret(plan: Plan) -> Path:
-    """Checkpoint and a few queries -> readings: their embeddings in words."""
+    """Checkpoint and a few queries -> readings: their embeddings in words, also as report.html, CSV and JSON."""
+    from llm2vec_gen.interpreters.embedding_map import map_points
+    from llm2vec_gen.tables import reading_report
+
     artifact = plan.artifact("interpret")
     with artifact.lock() as unfinished:
         if unfinished:
@@ -247,14 +250,22 @@ def interpret(plan: Plan) -> Path:
             limit = plan.settings["interpret"]["limit"]
             check_integer("interpret.limit", limit, least=0)
             readable = [({}, _evenly_spaced(plan.build("interpret.queries"), limit)), *_scored_queries(plan)]
-            model = plan.build_encoder()
+            model, readings = plan.build_encoder(), []
             for name, interpreter in plan.build_all("interpreter").items():
-                readings = [
+                found = [
                     replace(reading, **origin)
                     for origin, queries in readable
                     for reading in interpreter.interpret(model, queries, origin.get("instruction"))
                 ]
-                artifact.write_records(name, readings)
+                artifact.write_records(name, found)
+                readings += found
+            method = plan.settings["interpret"]["map"]
+            points = [] if method is None else map_points(model, readable, method)
+            facts = {"model": plan.artifact("train").folder.name, "map": method, "queries": len(points) or None}
+            artifact.write_text("readings.csv", reading_report.to_csv(readings))
+            artifact.write_text("readings.json", reading_report.to_json(readings, points))
+            known = {key: value for key, value in facts.items() if value is not None}
+            artifact.write_text("report.html", reading_report.render(readings, points, known))
             artifact.finish(plan.settings)
     return artifact.folder
 

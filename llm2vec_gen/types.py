@@ -174,6 +174,18 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
+class MapPoint:
+    """The place of a query's embedding on a plane, -1 to 1, and its nearest others as (source, task, id, cosine)."""
+
+    source: str
+    task: str
+    id: str
+    x: float
+    y: float
+    neighbours: list[tuple[str, str, str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
 class TextComparison:
     """Two texts read side by side (interpreters/comparison.py). Cosines are of embeddings and of soft prompts."""
 

@@ -149,5 +149,7 @@ def read_curves(folder: Path | str) -> dict[str, list[tuple[int, float]]]:
 def _records(folder: Path | str) -> Iterator[dict[str, Any]]:
     read_manifest(folder)
     for shard in finished_shards(Path(folder)):
+        if shard.file.suffix != ".jsonl":  # the report of readings, and their copies for people
+            continue
         with shard.file.open(encoding="utf-8") as stream:
             yield from map(json.loads, stream)

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from llm2vec_gen import targets
 from llm2vec_gen.config.messages import CONF
 from llm2vec_gen.errors import InputError, check_flag, check_integer
+from llm2vec_gen.interpreters.embedding_map import check_method
 from llm2vec_gen.paths import on_disk
 from llm2vec_gen.training.settings import check_batch_size, check_losses, check_validation
 from llm2vec_gen.training.trainer_settings import TrainerSettings
@@ -154,6 +155,7 @@ def check(settings: dict[str, Any]) -> None:
         raise InputError(f"seeds={settings['seeds']}: expected a list, e.g. seeds=[1,2]")
     if not isinstance(read := settings["interpret"]["evaluations"], list):
         raise InputError(f"interpret.evaluations={read}: expected a list, e.g. interpret.evaluations=[own_retrieval]")
+    check_method(settings["interpret"]["map"])
     for seed in [settings["seed"], *settings["seeds"]]:
         check_integer("seed", seed, least=0)
         if seed >= 2**32:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
+import torch
 
 from llm2vec_gen.errors import InputError
+from llm2vec_gen.interpreters.comparison import nearest_others
+from llm2vec_gen.types import MapPoint, Query
 
 METHODS = ("pca", "umap")
 
@@ -13,6 +19,28 @@ def check_method(name: str | None) -> None:
     """InputError unless the setting interpret.map is one of the methods, or null."""
     if name is not None and name not in METHODS:
         raise InputError(f"interpret.map={name}: expected {', '.join(METHODS)} or null")
+
+
+def map_points(model: Any, readable: Sequence[tuple[Mapping[str, Any], Sequence[Query]]], method: str = "pca",
+               neighbours: int = 3) -> list[MapPoint]:  # fmt: skip
+    """Return the place of every query and its nearest others, whatever their task.
+
+    `readable` are pairs of an origin (source, task, instruction; each may be missing) and its queries.
+    """
+    keys, parts = [], []
+    for origin, queries in readable:
+        parts.append(model.encode([query.text for query in queries], instruction=origin.get("instruction")))
+        source, task = origin.get("source", "queries"), origin.get("task", "")
+        keys += [(source, task, query.id) for query in queries]
+    if not keys:
+        return []
+    embeddings = torch.cat(parts)
+    places = project(embeddings.numpy(), method).tolist()
+    near = nearest_others(embeddings, neighbours)
+    return [
+        MapPoint(*key, x, y, [(*keys[other], round(cosine, 6)) for other, cosine in others])
+        for key, (x, y), others in zip(keys, places, near, strict=True)
+    ]
 
 
 def project(embeddings: np.ndarray, method: str = "pca") -> np.ndarray:

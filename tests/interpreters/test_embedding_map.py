@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from llm2vec_gen.errors import InputError
-from llm2vec_gen.interpreters.embedding_map import project
+from llm2vec_gen.interpreters.embedding_map import map_points, project
+from llm2vec_gen.types import Query
 
 
 def test_pca_is_that_of_scikit_learn_up_to_scale():
@@ -38,6 +40,29 @@ def test_umap_keeps_groups_apart():
         np.linalg.norm(places[:12] - centres[0], axis=1).max(), np.linalg.norm(places[12:] - centres[1], axis=1).max()
     )
     assert np.linalg.norm(centres[0] - centres[1]) > spread
+
+
+class Encoder:
+    """Embeds a text as its letters' numbers; the instruction goes before it."""
+
+    def encode(self, texts, instruction):
+        return torch.tensor(
+            [[float((f"{instruction or ''}{text}").count(letter)) + 0.1 for letter in "abc"] for text in texts]
+        )
+
+
+def test_points_of_several_tasks_know_their_neighbours():
+    readable = [
+        ({}, [Query("1", "aaa"), Query("2", "ccc")]),
+        ({"source": "own", "task": "t", "instruction": "a"}, [Query("1", "a"), Query("2", "bb")]),
+    ]
+    points = map_points(Encoder(), readable, neighbours=2)
+    assert [(point.source, point.task, point.id) for point in points] == [
+        ("queries", "", "1"), ("queries", "", "2"), ("own", "t", "1"), ("own", "t", "2"),
+    ]  # fmt: skip
+    assert points[0].neighbours[0][:3] == ("own", "t", "1") and len(points[0].neighbours) == 2
+    assert points[0].neighbours[0][3] > points[0].neighbours[1][3]
+    assert map_points(Encoder(), []) == []
 
 
 def test_an_unknown_method_is_refused():
