@@ -51,6 +51,7 @@ def section(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from benchmarks.workload import MAX_LENGTH, Workload, build_model, load_backbone
+    from llm2vec_gen.backbones import batching
     from llm2vec_gen.models import query_pass
 
     backbone = load_backbone(options.backbone, options.shape)
@@ -74,7 +75,7 @@ def section(options: argparse.Namespace) -> dict[str, Any]:
     seconds(rows[:2])
     result = {"seconds": seconds(rows), "sorted_seconds": seconds(sorted(rows, key=len))}
     if options.section == "instruction":
-        query_pass.SHARED_FROM = MAX_LENGTH
+        batching.SHARED_FROM = MAX_LENGTH
         result["unshared_seconds"] = seconds(rows)
     return {**result, "texts_per_second": len(rows) / result["seconds"], "peak_rss_mb": peak_rss_mb()}
 

@@ -48,6 +48,10 @@ def inverse(order: Sequence[int]) -> list[int]:
     return sorted(range(len(order)), key=order.__getitem__)
 
 
+SHARED_FROM = 8
+"""Tokens from which a beginning that all rows have in common (an instruction, a chat template) is computed once."""
+
+
 def common_prefix(rows: Sequence[Tensor]) -> int:
     """How many leading token ids all rows share."""
     if not rows:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from llm2vec_gen.backbones.batching import micro_batches
+from llm2vec_gen.backbones.batching import SHARED_FROM, common_prefix, micro_batches
 from llm2vec_gen.backbones.sampling import Sampler
 from llm2vec_gen.errors import InputError
 
 if TYPE_CHECKING:
     from llm2vec_gen.backbones.backbone import Backbone
+    from llm2vec_gen.backbones.kv_prefix import Prefix
 
 Generated = tuple[Tensor, str]
 
@@ -107,7 +108,7 @@ class DecodingBatch:
             torch.cat([own, backbone.embed(torch.tensor(row.ids))]) if row.ids else own
             for own, row in zip(vectors, rows, strict=True)
         ]
-        prefix = backbone.prefix_pass([row[:-1] for row in vectors])
+        prefix = self._prefill([row.prompt for row in rows], vectors)
         capacity = max(row.limit - len(row.ids) for row in rows)
         inputs = torch.stack([row[-1] for row in vectors])
         if self.rows:
@@ -116,6 +117,18 @@ class DecodingBatch:
         else:
             self.decoder, self.inputs = backbone.runner.decoder(prefix, capacity), inputs
         self.rows = [*self.rows, *rows]
+
+    def _prefill(self, prompts: Sequence[Tensor], vectors: Sequence[Tensor]) -> Prefix:
+        """Return the keys and values of all input vectors (P_i, D) but the last of each row.
+
+        The beginning that all prompts of ids have in common (a chat template, its system prompt) is computed once.
+        """
+        ids = [prompt[:-1] for prompt in prompts if not prompt.is_floating_point()]
+        common = common_prefix(ids) if 1 < len(ids) == len(prompts) else 0
+        if common < SHARED_FROM:
+            return self.backbone.prefix_pass([row[:-1] for row in vectors])
+        shared = self.backbone.prefix_pass([vectors[0][:common]])
+        return self.backbone.prefix_pass([row[common:-1] for row in vectors], shared)
 
     @torch.no_grad()
     def step(self) -> list[DecodingRow]:

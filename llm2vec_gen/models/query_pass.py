@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from llm2vec_gen import progress
+from llm2vec_gen.backbones import batching
 from llm2vec_gen.backbones.batching import common_prefix, micro_batches
 from llm2vec_gen.backbones.kv_prefix import Prefix
 from llm2vec_gen.errors import check_integer, check_texts
 from llm2vec_gen.models.arguments import check_flags
-
-SHARED_FROM = 8  # a common beginning (an instruction) of this many tokens is computed once per call
 
 
 class QueryPass:
@@ -75,7 +74,7 @@ class QueryPass:
         """Keys and values of the beginning that all texts have in common, where it is long enough to pay."""
         model = self.model
         common = common_prefix(self._before_suffix()) if len(self.ids) > 1 else 0
-        if common < SHARED_FROM:
+        if common < batching.SHARED_FROM:
             return None
         vectors, _ = model.suffix_tokenization.split(self.ids[:1], model.suffix)
         with model.adapted():

@@ -35,6 +35,25 @@ def test_greedy_ids_of_prompts_of_all_lengths(family, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_common_beginning_is_computed_once(family, way, monkeypatch):
+    frozen = backbone(family, way=way)
+    (template,) = rows(12)
+    prompts = [torch.cat([template, row]) for row in rows(1, 5, 3)] + [template, template]
+    assert torch.equal(prompts[0][:12], template)
+    expected = [greedy(frozen, frozen.vectors(prompt), 8) for prompt in prompts]
+    passes, prefill = [], frozen.runner.prefill
+    monkeypatch.setattr(
+        frozen.runner,
+        "prefill",
+        lambda vectors, *rest, **more: passes.append(len(vectors)) or prefill(vectors, *rest, **more),
+    )
+    found = frozen.generate(prompts, 8, stop=False)
+    assert [ids.tolist() for ids, _ in found] == expected
+    assert passes == [11, 1 + 5 + 3]  # the last position of each prompt belongs to the first step
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_every_row_stops_for_itself(way):
     frozen = backbone(way=way)
     prompts = rows(*range(1, 13))
