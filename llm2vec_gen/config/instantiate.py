@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Settings = dict[str, Any]
 
-CHECKPOINT = "llm2vec_gen.models.storage.open_checkpoint"  # as conf/baseline/checkpoint.yaml has it
+CHECKPOINT = "llm2vec_gen.models.open_checkpoint.open_checkpoint"  # as conf/baseline/checkpoint.yaml has it
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 

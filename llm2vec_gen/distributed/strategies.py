@@ -60,7 +60,7 @@ class ShardedStrategy(ReplicatedStrategy):
     def model_to_device(self) -> None:
         """Shard the backbone layer by layer on its way to the device; it never is there as a whole."""
         module: Any = self.lightning_module
-        if not hasattr(module.model, "suffix"):
+        if not module.shards_backbone:
             raise InputError("trainer=fsdp trains the embedder alone; adapters are trained with trainer=ddp")
         shard(module.model.backbone, self.root_device)
         super().model_to_device()

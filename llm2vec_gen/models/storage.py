@@ -20,7 +20,6 @@ from llm2vec_gen.errors import InputError
 from llm2vec_gen.models import export, reference_embeddings
 from llm2vec_gen.models.lora import QueryLora
 from llm2vec_gen.models.suffix_tokenization import LiteralSuffixTokenization
-from llm2vec_gen.paths import PathOrId
 
 
 def load(cls: Any, source: str | Path, device: Any, dtype: Any, backbone: str | Backbone | None,
@@ -65,23 +64,6 @@ def _known_scale(backbone: Backbone) -> float:
             "are not its rows times a number; such a checkpoint cannot be used with this backbone"
         )
     return scale
-
-
-def open_checkpoint(path: PathOrId, revision: str | None = None, backbone: PathOrId | None = None,
-                    device: str | None = None, dtype: str | None = None) -> Any:  # fmt: skip
-    """Load a checkpoint as a config's baseline names it; arguments as `LLM2VecGen.from_pretrained` has them."""
-    from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
-
-    return LLM2VecGen.from_pretrained(path, device, dtype, backbone, revision)
-
-
-def _content_id(**arguments: Any) -> str | None:
-    from llm2vec_gen.models import identity  # which reads settings as this module writes them
-
-    return identity.of_node(**arguments)
-
-
-open_checkpoint.content_id = _content_id  # type: ignore[attr-defined]  # what digests see in place of the path's files
 
 
 def _backbone_arguments(checkpoint: checkpoints.Checkpoint, path: str | None) -> dict[str, Any]:

@@ -33,6 +33,8 @@ class ResumableModule(lightning.LightningModule):
     scheduler(optimizer): AdamW and linear with warm-up where they are None.
     """
 
+    shards_backbone = False  # whether its model runs over a `backbone` that trainer=fsdp may shard
+
     def __init__(
         self,
         model: nn.Module,

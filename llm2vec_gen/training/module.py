@@ -38,6 +38,8 @@ class LLM2VecGenModule(ResumableModule):
     Micro-batches are the backbone's business. A loss of weight 0 is never called.
     """
 
+    shards_backbone = True
+
     def __init__(
         self,
         model: nn.Module,
@@ -117,9 +119,9 @@ class LLM2VecGenModule(ResumableModule):
     # ---- what is logged
 
     def state_metrics(self) -> dict[str, float]:
-        """Return the mean norm of the suffix vectors (an adapter has none), and scheduled weights at the last step."""
-        suffix = getattr(self.model, "suffix", None)
-        found = {} if suffix is None else {"suffix_norm": suffix.detach().norm(dim=-1).mean().item()}
+        """Return the mean norm of the suffix vectors, and scheduled weights at the last step."""
+        suffix: Any = self.model.suffix  # (S, D)
+        found = {"suffix_norm": suffix.detach().norm(dim=-1).mean().item()}
         scheduled = {name: loss for name, loss in self.losses.items() if schedule_of(loss) is not None}
         step = max(0, self.global_step - 1)
         return found | {f"weight_{name}": weight_at(loss, step) for name, loss in scheduled.items()}
