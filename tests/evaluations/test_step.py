@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from llm2vec_gen import artifacts, pipeline
 from llm2vec_gen.config import Plan, compose
@@ -144,11 +145,24 @@ def test_the_trained_models_fingerprint_is_that_of_its_weights(tmp_path: Path) -
 class Repeat:
     """A model that decodes an embedding to the instruction and the text it was made of."""
 
-    def soft_prompts(self, texts: list[str], instruction: str | None = None) -> list[str]:
-        return [f"{instruction} {text}" for text in texts]
+    device = "cpu"
 
-    def decode(self, prompts: list[str], max_new_tokens: int) -> list[str]:
-        return prompts
+    def __init__(self, *arguments: object) -> None:
+        self.texts: list[str] = []
+
+    def states(self, texts: list[str], instruction: str | None = None) -> torch.Tensor:
+        first = len(self.texts)
+        self.texts += [f"{instruction} {text}" for text in texts]
+        return torch.arange(first, len(self.texts), dtype=torch.float32)[:, None, None]  # (N, 1, 1)
+
+    def project(self, states: torch.Tensor) -> torch.Tensor:
+        return states
+
+    def encode(self, texts: list[str], instruction: str | None = None) -> torch.Tensor:
+        return torch.ones(len(texts), 2)
+
+    def decode(self, prompts: torch.Tensor, max_new_tokens: int, **settings: object) -> list[str]:
+        return [self.texts[int(number)] for number in prompts.flatten()]
 
 
 def interpreted(plan: Plan) -> list[tuple[str, str, str, str]]:
