@@ -62,19 +62,22 @@ LARGER := '+shape={hidden_size: 224, num_attention_heads: 7, num_key_value_heads
 # The yamls in files and folders of $(1), by name, with commas between; pieces that are no rows stand in paper/ itself.
 listed = $(shell cd $(1) && find $(2) -name '*.yaml' | sed 's/\.yaml$$//' | LC_ALL=C sort | paste -sd, -)
 ROWS = $(call listed,conf/experiment,paper/*[0-9])
+# Baselines that are trained here, each by teacher_training=pocket_<name>.
+RIVALS = inbedder
 FULL_ROWS = $(call listed,conf/experiment,paper/table1/qwen3_4b.yaml paper/table1/qwen3_4b/llm2vec_supervised.yaml \
+	$(RIVALS:%=paper/table1/qwen3_4b/%.yaml) \
 	paper/table3 paper/figure4 paper/figure5 paper/figure6/completions_[48]b_teacher_[48]b.yaml)
 TABLES = $(call listed,conf/table,paper)
 POCKET_TABLES = $(call listed,conf/table,paper/pocket_*)
 NAMED = 'name=tables/$${hydra:runtime.choices.table}'
 MANY = sweep.skip_done=true sweep.retry_failed=true
 
-reproduce: $(QUICK)/pocket_large_teacher $(QUICK)/pocket_supervised  ## every row of the paper in the pocket with few steps, then all tables
+reproduce: $(QUICK)/pocket_large_teacher $(QUICK)/pocket_supervised $(RIVALS:%=$(QUICK)/pocket_%)  ## every row of the paper in the pocket with few steps, then all tables
 	$(SCRIPT)/run.py -m experiment=$(ROWS) \
 		scale=pocket_quick paths.outputs=$(QUICK) $(MANY); status=$$?; \
 	$(SCRIPT)/tabulate.py -m table=$(TABLES) scale=pocket_quick paths.outputs=$(QUICK) $(NAMED) && exit $$status
 
-reproduce-full: $(FULL)/pocket_large_teacher $(FULL)/pocket_supervised  ## the rows of the pocket's tables, three seeds each (hours)
+reproduce-full: $(FULL)/pocket_large_teacher $(FULL)/pocket_supervised $(RIVALS:%=$(FULL)/pocket_%)  ## the rows of the pocket's tables, three seeds each (hours)
 	$(SCRIPT)/run.py -m seed=42,43,44 experiment=$(FULL_ROWS) \
 		scale=pocket paths.outputs=$(FULL) $(MANY); status=$$?; \
 	$(SCRIPT)/tabulate.py -m table=$(POCKET_TABLES) scale=pocket paths.outputs=$(FULL) $(NAMED) && exit $$status
@@ -94,6 +97,7 @@ tables: setup  ## experiments/scores -> every table and figure of the pocket, in
 $(QUICK)/pocket_large: BRIEF = +schedule.epochs=1
 $(QUICK)/pocket_large_teacher: BRIEF = teacher_training.objectives.mntp.training.max_steps=10 teacher_training.objectives.simcse.training.max_steps=10
 $(QUICK)/pocket_supervised: BRIEF = teacher_training.objectives.mntp.training.max_steps=10 teacher_training.objectives.supervised.training.max_steps=15
+$(RIVALS:%=$(QUICK)/pocket_%): BRIEF = 'teacher_training.objectives.$(@F:pocket_%=%).training.max_steps=15'
 # Run a command; the folder that it prints last becomes $@, in one step.
 kept = folder=$$($(1)) && folder=$$(echo "$$folder" | tail -n 1) && rm -rf $@.part && cp -R "$$folder" $@.part && mv $@.part $@
 
@@ -107,6 +111,12 @@ kept = folder=$$($(1)) && folder=$$(echo "$$folder" | tail -n 1) && rm -rf $@.pa
 
 %/pocket_supervised: | setup
 	$(call kept,$(SCRIPT)/teach.py scale=pocket paths.outputs=$* teacher_training=pocket_supervised $(BRIEF))
+
+define rival
+%/pocket_$(1): | setup
+	$$(call kept,$$(SCRIPT)/teach.py scale=pocket paths.outputs=$$* teacher_training=pocket_$(1) $$(BRIEF))
+endef
+$(foreach name,$(RIVALS),$(eval $(call rival,$(name))))
 
 clean:  ## remove outputs and the virtual environment
 	rm -rf outputs multirun $(VENV) .parity build *.egg-info

@@ -82,6 +82,27 @@ class AdaptedEncoder(nn.Module):
 
         return torch.stack([part for _, part in self._passes(ids, read)]).sum()
 
+    def causal_token_loss(self, ids: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+        """The same sum under the backbone's own causal attention; rows of ids (L_i,) and targets (L_i,)."""
+
+        def run(rows: list[int]) -> Tensor:
+            states = self._causal_states([ids[row] for row in rows])  # (T, D)
+            there = torch.cat([targets[row] for row in rows]).to(states.device)
+            return self.backbone.token_loss(states[there >= 0], there[there >= 0])
+
+        return torch.stack([part for _, part in self._causal_passes([len(row) for row in ids], run)]).sum()
+
+    def _causal_states(self, rows: Sequence[Tensor]) -> Tensor:
+        """Rows of ids or input vectors, end to end -> their last states (T, D), by the backbone's own runner."""
+        packed = torch.cat([self.backbone.vectors(row) for row in rows])
+        return self.backbone.runner.run(packed, [len(row) for row in rows])
+
+    def _causal_passes(self, lengths: Sequence[int], run: Any) -> Iterator[tuple[list[int], Tensor]]:
+        """(row numbers, what `run` makes of them) of each micro-batch, recomputed in the backward pass if so set."""
+        for rows in length_sorted_batches(lengths, self.backbone.max_tokens_per_micro_batch):
+            again = self.backbone.gradient_checkpointing
+            yield rows, checkpoint(run, rows, use_reentrant=False) if again else run(rows)
+
     def _passes(self, ids: Sequence[Tensor], read: Any) -> Iterator[tuple[list[int], Tensor]]:
         """(row numbers, what `read` makes of their states and mask) of each padded batch, longest rows first."""
 
@@ -128,14 +149,19 @@ def merge(backbone: Any, folder: Path) -> None:
     merged(with_adapter(backbone.lm.base_model, folder))
 
 
-def make_bidirectional(backbone: Any) -> None:
-    """Let every position of the backbone see every other. InputError where its family does not follow."""
-    lm, kind = backbone.lm, backbone.lm.config.model_type
+def check_full_weights(backbone: Any) -> None:
+    """InputError for quantised weights, into which no adapter can be merged."""
     if backbone.quantization != "none":
         raise InputError(
             f"backbone.quantization={backbone.quantization}: adapters are merged into the weights, which needs the "
             f"full weights; set backbone.quantization=none"
         )
+
+
+def make_bidirectional(backbone: Any) -> None:
+    """Let every position of the backbone see every other. InputError where its family does not follow."""
+    lm, kind = backbone.lm, backbone.lm.config.model_type
+    check_full_weights(backbone)
     lm.set_attn_implementation("sdpa")
     lm.config.is_causal = lm.base_model.config.is_causal = False
     if not _first_sees_last(backbone):

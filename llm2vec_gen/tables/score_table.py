@@ -27,7 +27,8 @@ class ScoreTable(Table):
     average       "tasks" (mean over all tasks of the columns, the paper's), "categories" (mean of the columns) or None
     evaluations   names of the evaluations that may be read; None reads all
     percent       print 100 times the score
-    experiment    the experiment whose encoders the rows are; a row may name another one, as "experiment:encoder"
+    experiment    the experiment whose encoders the rows are; a row may name another one, as "experiment:encoder", or
+                  one below it, as "/name:encoder"
     published     {version, table}: the paper's figures that stand beside ours, see published.py
     baseline      the row that a second grid compares all others with: difference, paired bootstrap interval over
                   queries where the metric has values per query, relative change
@@ -198,7 +199,12 @@ def by_position(columns: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str], A
 
 
 def row_name(name: str, experiment: str | None) -> str:
-    """Return "experiment:encoder", or the encoder alone where no experiment is named."""
+    """Return "experiment:encoder", or the encoder alone where no experiment is named.
+
+    "/echo:echo" is a row of an experiment below: "<experiment>/echo:echo".
+    """
+    if experiment and name.startswith("/"):
+        return f"{experiment}{name}"
     return f"{experiment}:{name}" if experiment and ":" not in name else name
 
 

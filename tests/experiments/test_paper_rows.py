@@ -15,6 +15,7 @@ from llm2vec_gen.config import CONF, compose
 
 PAPER = CONF / "experiment" / "paper"
 ROWS = sorted(str(file.relative_to(CONF / "experiment").with_suffix("")) for file in PAPER.glob("*/**/*.yaml"))
+RIVALS = ("inbedder",)  # baselines that are trained: stand-ins for their adapters
 POCKET = CONF.parent / "llm2vec_gen" / "pocket"
 
 
@@ -26,12 +27,16 @@ def stand_ins(tmp_path_factory):
     for name, second in (("large_teacher", "simcse"), ("supervised", "supervised")):
         shutil.copytree(POCKET / "teacher" / "mntp", folder / name / "mntp")
         shutil.copytree(POCKET / "teacher" / "simcse", folder / name / second)
+    for name in RIVALS:
+        shutil.copytree(POCKET / "teacher" / "mntp", folder / name / name)
     for place in ("large", "large_teacher/simcse", "supervised/supervised"):
         (folder / place / "NOTE").write_text(place)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("POCKET_LARGE", str(folder / "large"))
         patch.setenv("POCKET_LARGE_TEACHER", str(folder / "large_teacher"))
         patch.setenv("POCKET_SUPERVISED", str(folder / "supervised"))
+        for name in RIVALS:
+            patch.setenv(f"POCKET_{name.upper()}", str(folder / name))
         yield folder / "outputs"
 
 

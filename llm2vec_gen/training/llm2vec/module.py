@@ -63,6 +63,8 @@ class ObjectiveData(ResumableDataModule):
             tokenize,
             lambda place: np.random.default_rng([self.seed, step, int(rows[place])]),
         )
+        for name, count in batch.counts.items():
+            counts[name] += count
         return batch, counts
 
 

@@ -18,9 +18,17 @@ import lightning
 import torch
 
 from llm2vec_gen.distributed import collectives
+from llm2vec_gen.encoders.adapted import NOTE
 from llm2vec_gen.encoders.llm2vec import FILES
 from llm2vec_gen.errors import InputError
-from llm2vec_gen.models.adapted_encoder import AdaptedEncoder, Lora, dropout_layers, make_bidirectional, merge
+from llm2vec_gen.models.adapted_encoder import (
+    AdaptedEncoder,
+    Lora,
+    check_full_weights,
+    dropout_layers,
+    make_bidirectional,
+    merge,
+)
 from llm2vec_gen.training.callbacks import MetricLog
 from llm2vec_gen.training.fit import RESUME, run
 from llm2vec_gen.training.llm2vec.corpus import CorpusRows, write_rows
@@ -29,7 +37,6 @@ from llm2vec_gen.training.llm2vec.objectives.base import Objective
 from llm2vec_gen.training.metrics_file import MetricsFile
 from llm2vec_gen.training.trainer_settings import TrainerSettings
 
-NOTE = "objective.json"  # beside each adapter: what it was trained with
 FIELDS = ("query", "completion", "negative")
 
 
@@ -52,6 +59,12 @@ class LLM2VecTraining:
             raise InputError(
                 f"teacher_training.objectives are {', '.join(objectives) or 'none'}; an encoder stacks one or two "
                 f"adapters"
+            )
+        self.causal = any(objective.causal for objective in objectives.values())
+        if not all(objective.causal == self.causal for objective in objectives.values()):
+            raise InputError(
+                f"teacher_training.objectives are {', '.join(objectives)}: some train the backbone with its causal "
+                f"attention, some with a bidirectional one; expected one kind"
             )
         unknown = [field for field in fields if field not in FIELDS]
         if unknown or not fields:
@@ -89,7 +102,9 @@ class LLM2VecTraining:
         folder = Path(folder)
         for objective in self.objectives.values():
             objective.training = trainer.limited(objective.training)
-        make_bidirectional(backbone)
+        check_full_weights(backbone)
+        if not self.causal:
+            make_bidirectional(backbone)
         corpora = self._corpora(backbone, completions if self.corpus is None else self.corpus, folder)
         counts: dict[str, float | int] = {}
         steps_before = 0

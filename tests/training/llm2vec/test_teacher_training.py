@@ -140,7 +140,11 @@ def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ presets
 
 
-@pytest.mark.parametrize("preset", sorted(file.stem for file in (CONF / "teacher_training").glob("*.yaml")))
+RIVALS = ("inbedder", "gircse", "laser")
+PRESETS = sorted(file.stem for file in (CONF / "teacher_training").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if not name.endswith(RIVALS)])
 def test_presets_are_the_published_recipe(preset: str) -> None:
     with hydra.initialize_config_dir(str(CONF), version_base=None):
         overrides = [
@@ -169,6 +173,17 @@ def test_presets_are_the_published_recipe(preset: str) -> None:
     assert found == ((3e-5, 128, 0, 1000) if second == "simcse" else (2e-4, 64, 300, 1000))
     if second == "simcse":
         assert (contrast.max_length, contrast.attention_dropout) == (128, 0.3)
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name.endswith(RIVALS)])
+def test_presets_of_baselines_train_one_adapter_with_causal_attention(preset: str) -> None:
+    with hydra.initialize_config_dir(str(CONF), version_base=None):
+        config = hydra.compose(overrides=[f"+teacher_training={preset}", "+backbone=pocket", "+trainer=cpu"])
+    (node,) = config.teacher_training.objectives.values()
+    (name,) = config.teacher_training.objectives
+    assert name == preset.removeprefix("pocket_")
+    recipe = LLM2VecTraining({name: hydra.utils.instantiate(node, _convert_="all")}, config.teacher_training.lora)
+    assert recipe.causal and recipe.files()[0] == f"{name}/adapter_config.json"
 
 
 # ------------------------------------------------------------------ bad input

@@ -26,11 +26,12 @@ Tokenize = Callable[[Sequence[str]], list[Tensor]]
 @dataclass(slots=True)
 class ObjectiveBatch:
     """`columns` of token ids, B rows each; their meaning depends on the objective. `keys` (columns, B): equal rows of
-    ids have equal keys."""
+    ids have equal keys. `counts`: tokens and cut texts of an objective that tokenises by itself."""
 
     ids: list[str]
     columns: list[list[Tensor]]
     keys: Tensor = field(default_factory=lambda: torch.empty(0))
+    counts: dict[str, int] = field(default_factory=dict)
 
     def to(self, device: Any) -> ObjectiveBatch:
         """The same batch with every tensor on `device`."""
@@ -46,9 +47,12 @@ class Objective(ABC):
     An objective uses the settings of `training` that concern optimisation; `gradient_checkpointing` here means that
     each padded batch of `max_tokens_per_micro_batch` positions is computed again in the backward pass. That size
     changes which random numbers dropout draws, nothing else.
+    `causal`: the backbone keeps its own attention; else every position sees every other one. One training has
+    objectives of one kind.
     """
 
     reads: str = "texts"
+    causal: bool = False
     observed: tuple[str, ...] = ()
 
     def __init__(
