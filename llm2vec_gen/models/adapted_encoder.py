@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from llm2vec_gen.atomic_files import replacing
 from llm2vec_gen.encoders.bare_model import length_sorted_batches, mean_of
 from llm2vec_gen.encoders.llm2vec import FILES, merged, with_adapter
+from llm2vec_gen.encoders.soft_tokens import soft_token_states
 from llm2vec_gen.errors import InputError, check_integer, one_line
 from llm2vec_gen.rotary import row_lengths
 
@@ -91,6 +93,21 @@ class AdaptedEncoder(nn.Module):
             return self.backbone.token_loss(states[there >= 0], there[there >= 0])
 
         return torch.stack([part for _, part in self._causal_passes([len(row) for row in ids], run)]).sum()
+
+    def soft_token_states(self, ids: Sequence[Tensor], steps: int, temperature: float = 1.0) -> Tensor:
+        """Token ids of each row -> the states of its last token and of `steps` soft tokens after it, (N, steps + 1, D),
+        in order; each step runs the complete row again, with gradients through all of it."""
+
+        def run(rows: list[int]) -> Tensor:
+            last = torch.stack([self.backbone.embed(ids[row][-1:]) for row in rows])  # (B, 1, D)
+            before = [ids[row][:-1] for row in rows]
+            return soft_token_states(partial(self.backbone.full_pass, before), self.backbone, last, steps, temperature)
+
+        order, found = [], []
+        for rows, states in self._causal_passes([len(row) + steps for row in ids], run):
+            order += rows
+            found.append(states)
+        return torch.cat(found)[torch.tensor(order).argsort()]
 
     def _causal_states(self, rows: Sequence[Tensor]) -> Tensor:
         """Rows of ids or input vectors, end to end -> their last states (T, D), by the backbone's own runner."""

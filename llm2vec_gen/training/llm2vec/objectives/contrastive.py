@@ -21,7 +21,7 @@ class ContrastiveObjective(Objective):
     The loss is `in_batch_loss` over the effective batch: the columns of all ranks are brought together.
     """
 
-    observed = ("accuracy", "cosine_match", "cosine_other")
+    observed: tuple[str, ...] = ("accuracy", "cosine_match", "cosine_other")
 
     def __init__(
         self,
