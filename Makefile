@@ -63,7 +63,7 @@ LARGER := '+shape={hidden_size: 224, num_attention_heads: 7, num_key_value_heads
 listed = $(shell cd $(1) && find $(2) -name '*.yaml' | sed 's/\.yaml$$//' | LC_ALL=C sort | paste -sd, -)
 ROWS = $(call listed,conf/experiment,paper/*[0-9])
 # Baselines that are trained here, each by teacher_training=pocket_<name>.
-RIVALS = inbedder gircse
+RIVALS = inbedder gircse laser
 FULL_ROWS = $(call listed,conf/experiment,paper/table1/qwen3_4b.yaml paper/table1/qwen3_4b/llm2vec_supervised.yaml \
 	$(RIVALS:%=paper/table1/qwen3_4b/%.yaml) \
 	paper/table3 paper/figure4 paper/figure5 paper/figure6/completions_[48]b_teacher_[48]b.yaml)

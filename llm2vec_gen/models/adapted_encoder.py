@@ -63,11 +63,13 @@ class AdaptedEncoder(nn.Module):
 
     def pooled(self, ids: Sequence[Tensor]) -> Tensor:
         """Token ids of each row -> (N, D), the mean of the last states over the row's own tokens, in order."""
-        order, means = [], []
-        for rows, mean in self._passes(ids, lambda states, mask, rows: mean_of(states, mask)):
-            order += rows
-            means.append(mean)
-        return torch.cat(means)[torch.tensor(order).argsort()]
+        return self._in_order(self._passes(ids, lambda states, mask, rows: mean_of(states, mask)))
+
+    @staticmethod
+    def _in_order(passes: Iterator[tuple[list[int], Tensor]]) -> Tensor:
+        """What passes make of their rows, (N, ...), in the order of the rows' numbers."""
+        numbers, found = zip(*passes, strict=True)
+        return torch.cat(found)[torch.tensor([row for rows in numbers for row in rows]).argsort()]
 
     def token_loss(self, ids: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
         """Sum of -log p(target) over all positions whose target is not negative, read from the states there."""
@@ -103,11 +105,17 @@ class AdaptedEncoder(nn.Module):
             before = [ids[row][:-1] for row in rows]
             return soft_token_states(partial(self.backbone.full_pass, before), self.backbone, last, steps, temperature)
 
-        order, found = [], []
-        for rows, states in self._causal_passes([len(row) + steps for row in ids], run):
-            order += rows
-            found.append(states)
-        return torch.cat(found)[torch.tensor(order).argsort()]
+        return self._in_order(self._causal_passes([len(row) + steps for row in ids], run))
+
+    def states_at(self, ids: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor:
+        """Token ids of each row and P places in it -> the causal last states there, (N, P, D), in order."""
+
+        def run(rows: list[int]) -> Tensor:
+            lengths = [len(ids[row]) for row in rows]
+            states = self._causal_states([ids[row] for row in rows]).split(lengths)
+            return torch.stack([own[places[row].to(own.device)] for own, row in zip(states, rows, strict=True)])
+
+        return self._in_order(self._causal_passes([len(row) for row in ids], run))
 
     def _causal_states(self, rows: Sequence[Tensor]) -> Tensor:
         """Rows of ids or input vectors, end to end -> their last states (T, D), by the backbone's own runner."""

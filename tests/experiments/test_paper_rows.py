@@ -15,7 +15,7 @@ from llm2vec_gen.config import CONF, compose
 
 PAPER = CONF / "experiment" / "paper"
 ROWS = sorted(str(file.relative_to(CONF / "experiment").with_suffix("")) for file in PAPER.glob("*/**/*.yaml"))
-RIVALS = ("inbedder", "gircse")  # baselines that are trained: stand-ins for their adapters
+RIVALS = ("inbedder", "gircse", "laser")  # baselines that are trained: stand-ins for their adapters
 POCKET = CONF.parent / "llm2vec_gen" / "pocket"
 
 
