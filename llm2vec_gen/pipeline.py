@@ -202,6 +202,38 @@ def teach(plan: Plan) -> Path:
 
 
 @logged
+def expand(plan: Plan) -> Path:
+    """Checkpoint and texts -> an expander: the model's vectors back to soft prompts, for indexes of vectors alone."""
+    from llm2vec_gen.distributed import collectives
+    from llm2vec_gen.training.expander import ExpanderRows
+    from llm2vec_gen.training.fit import RESUME
+
+    completions = artifacts.Completions(plan.require("complete"))
+    plan.require("train")
+    artifact = plan.artifact("expand")
+    with collectives.lock(artifact) as unfinished:
+        if unfinished:
+            _log_folder(artifact)
+            recipe, trainer = plan.build("expander"), plan.build("trainer")
+            trainer.check_devices()
+            documents = []
+            if plan.settings["corpus"] is not None:
+                read = islice(plan.build("corpus").documents(), recipe.document_limit)
+                documents = [(document.id, document.text) for document in read]
+            model: Any = plan.build_encoder()
+            rows = ExpanderRows(completions, documents, model.prompts["document"] if documents else "")
+            counts = recipe.fit(model, rows, trainer, artifact.folder, plan.settings["seed"], plan.loggers,
+                                list(plan.build_all("callbacks").values()))  # fmt: skip
+            if collectives.rank() == 0:
+                for name in recipe.files():
+                    artifact.add_file(name)
+                artifact.finish(plan.settings, **counts)
+                shutil.rmtree(artifact.folder / RESUME, ignore_errors=True)
+                log.info("expand: %s", _counts(artifact))
+    return artifact.folder
+
+
+@logged
 def evaluate(plan: Plan, encoder_name: str | None = None) -> Path:
     """Encoder -> scores, task by task: the trained model (default), the teacher or a baseline of the config.
 

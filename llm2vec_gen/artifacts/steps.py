@@ -87,6 +87,15 @@ STEPS = {
             distributed=True,
         ),
         Step(
+            "expand",
+            "a checkpoint -> an expander of its vectors to soft prompts",
+            inputs=("expander", "corpus", "seed", "callbacks", "trainer"),
+            upstream=("complete", "train"),
+            label="{student}",
+            product="expander",
+            distributed=True,
+        ),
+        Step(
             "evaluate",
             "an encoder -> scores",
             inputs=("evaluation", "instruction"),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llm2vec_gen.cli.arguments import Command, add_model, add_texts, load_model, positive
 from llm2vec_gen.cli.reading import read_texts
@@ -21,6 +22,9 @@ CHUNK = 64  # rows that are decoded together
 def run(options: argparse.Namespace) -> None:
     """Print, or write as jsonl or parquet, the text decoded from each embedding's soft prompts."""
     check_results(options.output, (".jsonl", ".parquet"))
+    if options.vectors is not None or options.expander is not None:
+        _vectors(options)
+        return
     if options.soft_prompts is not None:
         _stored(options)
         return
@@ -36,27 +40,55 @@ def run(options: argparse.Namespace) -> None:
 
 def _stored(options: argparse.Namespace) -> None:
     """Decode the rows of a npy file of soft prompts (N, K, D)."""
-    if options.texts or options.file or options.instruction is not None:
-        raise InputError("--soft-prompts holds what is decoded; leave out texts, --file and --instruction")
-    prompts = _open(options.soft_prompts)
+    _check_alone(options, "--soft-prompts")
+    prompts = _open("--soft-prompts", options.soft_prompts, "(N, K, D), as `encode --vectors soft_prompts` writes it")
     model = load_model(options)
-    with results(options.output, _printed) as writer, track("decode", len(prompts), "rows") as progress:
-        for start in range(0, len(prompts), CHUNK):
-            decoded = model.decode(prompts[start : start + CHUNK].copy(), max_new_tokens=options.max_new_tokens)
+    _decode_rows(options, model, prompts, lambda rows: rows)
+
+
+def _vectors(options: argparse.Namespace) -> None:
+    """Decode the rows of a npy file of embeddings (N, E) through an expander."""
+    from llm2vec_gen.models.expander import Expander
+
+    if options.vectors is None or options.expander is None:
+        raise InputError(
+            "--vectors FILE.npy and --expander FOLDER go together: a vector alone cannot be decoded; "
+            "experiments/expand.py trains an expander"
+        )
+    if options.soft_prompts is not None:
+        raise InputError("--vectors and --soft-prompts both hold what is decoded; choose one")
+    _check_alone(options, "--vectors")
+    vectors = _open("--vectors", options.vectors, "(N, E), as `encode` writes it")
+    model = load_model(options)
+    _decode_rows(options, model, vectors, Expander.load(options.expander, model).expand)
+
+
+def _check_alone(options: argparse.Namespace, given: str) -> None:
+    if options.texts or options.file or options.instruction is not None:
+        raise InputError(f"{given} holds what is decoded; leave out texts, --file and --instruction")
+
+
+def _decode_rows(options: argparse.Namespace, model: Any, rows: np.ndarray, to_prompts: Callable[[Any], Any]) -> None:
+    with results(options.output, _printed) as writer, track("decode", len(rows), "rows") as progress:
+        for start in range(0, len(rows), CHUNK):
+            prompts = to_prompts(rows[start : start + CHUNK].copy())
+            decoded = model.decode(prompts, max_new_tokens=options.max_new_tokens)
             writer.write([{"row": start + offset, "decoded": text} for offset, text in enumerate(decoded)])
             progress.advance(len(decoded))
 
 
-def _open(file: Path) -> np.ndarray:
+def _open(option: str, file: Path, expected: str) -> np.ndarray:
     import numpy as np
 
     try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)
+        found: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"--soft-prompts {file} cannot be read ({one_line(error):.100}); expected a npy file (N, K, D), as "
-            "`encode --vectors soft_prompts` writes it"
+            f"{option} {file} cannot be read ({one_line(error):.100}); expected a npy file {expected}"
         ) from error
+    if found.ndim == 0 or found.dtype.kind not in "fiu":
+        raise InputError(f"{option} {file} holds {found.dtype} {found.shape}; expected a npy file {expected}")
+    return found
 
 
 def _printed(row: dict[str, str]) -> str:
@@ -67,6 +99,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_texts(parser)
     parser.add_argument("--soft-prompts", type=Path, help="npy file (N, K, D) to decode instead of texts")
+    parser.add_argument("--vectors", type=Path, help="npy file (N, E) of embeddings to decode, with --expander")
+    parser.add_argument("--expander", type=Path, help="folder of an expander (experiments/expand.py)")
     parser.add_argument("--max-new-tokens", type=positive, default=64, help="length of each (default: 64)")
     parser.add_argument("--output", type=Path, help=".jsonl or .parquet; - is jsonl (default: print)")
 

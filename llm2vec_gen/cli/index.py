@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from llm2vec_gen.index.corpus import LocalCorpus
     from llm2vec_gen.index.explain import Explained, Explanation
     from llm2vec_gen.index.vector_index import VectorIndex
+    from llm2vec_gen.models.expander import Expander
 
 COMMIT = 1024  # documents that are written in one piece, and that a kill can cost at most
 
@@ -92,6 +93,7 @@ def search(options: argparse.Namespace) -> None:
         to_sql(options.where, index.columns)  # reported before a model is loaded
     queries = read_texts(options)
     encoder = _encoder_of(index, options)
+    expander = None if options.expander is None else _expander_of(index, options, encoder)
     instruction = index.header.instructions["query"] if options.instruction is None else options.instruction
     chosen = {"top": options.top, "where": options.where, "exact": options.exact, "nprobes": options.nprobes}
     with results(options.output, _printed) as writer, track("search", queries.total, "queries"):
@@ -103,6 +105,10 @@ def search(options: argparse.Namespace) -> None:
                      "text": hit.text, "source": hit.source, **hit.metadata}
                     for rank, hit in enumerate(hits, start=1)
                 ]  # fmt: skip
+                if rows and expander is not None:
+                    prompts = expander.expand(index.vectors_of([hit.id for hit in hits]))
+                    decoded = encoder.decode(prompts, max_new_tokens=options.max_new_tokens)
+                    rows = [row | {"decoded": " ".join(text.split())} for row, text in zip(rows, decoded, strict=True)]
                 if rows:
                     writer.write(rows)
                 else:
@@ -120,7 +126,9 @@ def explain(options: argparse.Namespace) -> None:
 
     check_results(options.output, (".jsonl",))
     index = VectorIndex.open(options.index)
-    source = "reencode" if options.reencode else "stored"
+    if options.reencode and options.expander is not None:
+        raise InputError("--reencode and --expander are two sources of soft prompts; choose one")
+    source = "reencode" if options.reencode else "stored" if options.expander is None else "expander"
     if source == "stored":
         index.soft_prompts_of([])  # an index without any is reported before a model is loaded
     queries = read_texts(options)
@@ -128,8 +136,10 @@ def explain(options: argparse.Namespace) -> None:
     if options.baseline is not None:
         other = VectorIndex.open(options.baseline)
         baseline = (other, _encoder_of(other, options, own=False))
-    explainer = Explainer(_encoder_of(index, options), index, LogitLens(top=options.words), shared_words, source,
-                          baseline=baseline, max_new_tokens=options.max_new_tokens)  # fmt: skip
+    model = _encoder_of(index, options)
+    expand = None if options.expander is None else _expander_of(index, options, model).expand
+    explainer = Explainer(model, index, LogitLens(top=options.words), shared_words, source, expand, baseline,
+                          options.max_new_tokens)  # fmt: skip
     with results(options.output, lambda row: row["shown"]) as writer:
         for query in queries:
             found = explainer.explain(query.text, options.instruction, options.top, options.where)
@@ -167,7 +177,8 @@ def _explained_hit(rank: int, row: Explained, compared: bool) -> list[str]:
 
 def _printed(row: dict[str, Any]) -> str:
     title = [row["query"]] if row["rank"] == 1 else []
-    return "\n".join([*title, f"  {row['score']:.3f}  {row['id']}  {row['text'] or row['source']}"])
+    read = [f"         read as: {row['decoded']}"] if "decoded" in row else []
+    return "\n".join([*title, f"  {row['score']:.3f}  {row['id']}  {row['text'] or row['source']}", *read])
 
 
 # ---- what the commands are given
@@ -221,6 +232,18 @@ def _encoder_of(index: VectorIndex, options: argparse.Namespace, own: bool = Tru
     return model
 
 
+def _expander_of(index: VectorIndex, options: argparse.Namespace, model: Any) -> Expander:
+    """Return the expander of --expander, checked to be of the model that built the index."""
+    from llm2vec_gen.models.expander import Expander
+
+    if not hasattr(model, "decode"):
+        raise InputError(
+            f"{index.folder} was built by a {type(model).__name__}, which cannot decode; --expander needs an index of "
+            "an LLM2VecGen checkpoint"
+        )
+    return Expander.load(options.expander, model)
+
+
 def _other_fingerprint(index: VectorIndex) -> str | None:
     """The fingerprint of an encoder of a config, which has none itself."""
     return index.header.fingerprint if "_target_" in index.header.encoder else None
@@ -271,6 +294,8 @@ def _search_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--where", help="filter, e.g. \"year >= 2020 and lang in ('en', 'de')\"")
     parser.add_argument("--exact", action="store_true", help="compare all vectors instead of the ANN index")
     parser.add_argument("--nprobes", type=positive, default=20, help="partitions of the ANN index (default: 20)")
+    _add_expander(parser, "decode each hit from its vector")
+    parser.add_argument("--max-new-tokens", type=positive, default=32, help="length of each reading (default: 32)")
     parser.add_argument("--output", type=Path, help=".jsonl or .parquet; - is jsonl (default: print)")
 
 
@@ -283,8 +308,13 @@ def _explain_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-new-tokens", type=positive, default=32, help="length of each reading (default: 32)")
     parser.add_argument("--reencode", action="store_true", help="embed the texts of hits again, instead of stored soft "
                         "prompts")  # fmt: skip
+    _add_expander(parser, "make soft prompts of the vectors of hits, instead of stored ones")
     parser.add_argument("--baseline", type=Path, help="index of the same documents by another encoder")
     parser.add_argument("--output", type=Path, help=".jsonl; - is jsonl (default: print)")
+
+
+def _add_expander(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--expander", type=Path, help=f"folder of an expander (experiments/expand.py): {what}")
 
 
 def _info_arguments(parser: argparse.ArgumentParser) -> None:

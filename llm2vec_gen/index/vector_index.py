@@ -275,7 +275,8 @@ class VectorIndex:
             raise InputError(
                 f"{self.folder} stores no soft prompts, so its vectors alone cannot be decoded; three ways out: build "
                 "it again with --soft-prompts int8 (index.soft_prompts=int8), let the texts of the hits be embedded "
-                "again (--reencode; the index must keep texts), or give an expander (Python: Explainer(expander=...))"
+                "again (--reencode; the index must keep texts), or give an expander of "
+                "the model (--expander FOLDER, which experiments/expand.py trains)"
             )
         return self.codec.decode(self._columns_of(ids, self.codec.widths()))
 

@@ -49,6 +49,7 @@ def test_the_label_of_every_artifact_can_be_filled(tmp_path: Path) -> None:
         "embed": "pocket-transformers-mean_pool",
         "train": "pocket-llm2vec_gen-alignment+reconstruction-seed7",
         "teach": "pocket-llm2vec-seed7",
+        "expand": "pocket-llm2vec_gen-alignment+reconstruction-seed7",
         "evaluate": "pocket-llm2vec_gen-alignment+reconstruction-seed7",
         "interpret": "pocket-llm2vec_gen-alignment+reconstruction-seed7",
         "index": "None-pocket-llm2vec_gen-alignment+reconstruction-seed7",
@@ -65,4 +66,5 @@ def test_what_a_script_runs() -> None:
         "run": "train",
         "train": "train",
         "teach": "teach",
+        "expand": "expand",
     }

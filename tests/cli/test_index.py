@@ -13,6 +13,7 @@ from llm2vec_gen import LLM2VecGen, cli
 from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.cli import index as commands
 from llm2vec_gen.index.vector_index import VectorIndex
+from llm2vec_gen.models.expander import Expander
 from tests.builders import tiny_backbone_folder
 
 TEXTS = [f"{word} number {row}" for row, word in enumerate(["the cat", "a dog", "an owl", "one moon", "two stars"] * 8)]
@@ -155,9 +156,34 @@ def test_explain_without_soft_prompts_names_the_ways_out(folder, corpus, tmp_pat
         ["index", "build", folder, str(corpus), "--output", target, "--soft-prompts", "none", "--device", "cpu", *BARE]
     )
     message = error_of(capsys, "index", "explain", target, "x")
-    assert all(way in message for way in ("--soft-prompts int8", "--reencode", "expander"))
+    assert all(way in message for way in ("--soft-prompts int8", "--reencode", "--expander FOLDER"))
     cli.main(["index", "explain", target, "x", "--reencode", "--top", "1", "--max-new-tokens", "2"])
     assert "this passage was read as" in capsys.readouterr().out
+
+
+def test_an_expander_decodes_an_index_of_vectors_alone(folder, corpus, tmp_path, capsys) -> None:
+    model = LLM2VecGen.from_pretrained(folder, device="cpu")
+    place, target, vectors = str(tmp_path / "expander"), str(tmp_path / "bare"), model.encode(TEXTS)
+    expander = Expander.of(model, vectors, model.soft_prompts(TEXTS), width=8)
+    expander.save(place)
+    cli.main(["index", "build", folder, str(corpus), "--output", target, "--soft-prompts", "none", *BARE])
+    read = model.decode(expander.expand(vectors[6:7]), max_new_tokens=4)[0]
+    given = ["--expander", place, "--top", "1", "--max-new-tokens", "4", "--output", "-"]
+    capsys.readouterr()
+    cli.main(["index", "search", target, TEXTS[6], *given])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["decoded"] == " ".join(read.split())
+    cli.main(["index", "explain", target, TEXTS[6], *given])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["hits"][0]["gist"] == " ".join(read.split())
+    assert "choose one" in error_of(capsys, "index", "explain", target, "x", "--expander", place, "--reencode")
+    file = str(tmp_path / "v.npy")
+    np.save(file, vectors[6:7].numpy())
+    cli.main(["decode", folder, "--vectors", file, *given[:2], *given[4:]])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"row": 0, "decoded": read}
+    assert "go together" in error_of(capsys, "decode", folder, "--vectors", file)
+    assert "go together" in error_of(capsys, "decode", folder, "--expander", place)
+    other = folder.replace("model0", "model1")
+    message = error_of(capsys, "decode", other, "--vectors", file, "--expander", place)
+    assert model.fingerprint in message and LLM2VecGen.from_pretrained(other).fingerprint in message
 
 
 @pytest.mark.parametrize("name", [each.name for each in commands.COMMANDS])

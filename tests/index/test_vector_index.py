@@ -151,7 +151,7 @@ def test_an_index_without_soft_prompts_names_three_ways_out(tmp_path) -> None:
     index = VectorIndex.create(tmp_path, header(soft_prompts="none", keeps_text=False))
     index.add(documents(0, 1), VECTORS[:1])
     index.finish()
-    with pytest.raises(InputError, match=r"--soft-prompts int8 .*--reencode.*Explainer.expander"):
+    with pytest.raises(InputError, match=r"--soft-prompts int8 .*--reencode.*--expander FOLDER"):
         index.soft_prompts_of(["d'0"])
     (hit,) = index.search(VECTORS[:1], top=1)[0]
     assert hit.text is None and hit.source == "f:0"
