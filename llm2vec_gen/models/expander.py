@@ -64,7 +64,8 @@ class Expander(nn.Module):
     def of(cls, model: Any, vectors: Tensor, soft_prompts: Tensor, width: int = 512) -> Expander:
         """Return an untrained expander of a model, placed by vectors (n, E) and their true soft prompts (n, K, D)."""
         vectors, soft_prompts = vectors.float().cpu(), soft_prompts.float().cpu()
-        expander = cls(model.embedding_dim, *soft_prompts.shape[1:], width, model.fingerprint)
+        _, tokens, hidden = soft_prompts.shape
+        expander = cls(model.embedding_dim, tokens, hidden, width, model.fingerprint)
         projection = model.alignment_projection
         weight = projection.weight.detach().double().cpu()  # (E, D)
         expander.inverse.copy_(torch.linalg.pinv(weight, rtol=SMALLEST))
