@@ -178,6 +178,11 @@ def row_from(record: dict[str, Any], query: str, answer: str | None, identifier:
     )
 
 
+def text_from(record: dict[str, Any], column: str, where: str) -> str | None:
+    """Return the text in a column of a record, a user's turn where it holds messages; None where there is none."""
+    return _text(value_of(record, column), column, where, USER)
+
+
 def check_columns(there: list[str], wanted: dict[str, str | None], where: str) -> None:
     """Raise InputError that lists the columns if one of `wanted` ({"data.query_column": "query"}) is missing."""
     for key, column in wanted.items():

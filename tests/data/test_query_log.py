@@ -176,3 +176,48 @@ def test_real_logs():
     bank = QueryLog(str(SHARED / "banking77_train.csv"), "text")
     assert len(list(bank.queries())) == bank.report["kept"] > 9_900
     assert bank.report["read"] == 10_003
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
+def test_alpaca_rows(tmp_path, suffix):
+    rows = [
+        {"instruction": "Translate to French.", "input": " cat ", "output": "chat"},
+        {"instruction": "Name a colour.", "input": "", "output": "red"},
+        {"instruction": "  ", "input": "lost", "output": "x"},
+        {"instruction": "Translate to French.", "input": "dog", "output": "chien"},
+    ]
+    if suffix == ".json":
+        file = tmp_path / "log.json"
+        file.write_text(json.dumps(rows))
+    else:
+        file = write(tmp_path, suffix, rows)
+    log = QueryLog(str(file), "instruction", "output", input_column="input")
+    assert list(log.queries()) == [
+        Query("0", "Translate to French.\n\ncat", "chat"),
+        Query("1", "Name a colour.", "red"),
+        Query("3", "Translate to French.\n\ndog", "chien"),
+    ]
+    with pytest.raises(InputError, match=r"has no column 'inputs' \(data.input_column\)"):
+        QueryLog(str(file), "instruction", "output", input_column="inputs")
+
+
+@pytest.mark.parametrize("user", ["human", "user"])
+def test_sharegpt_rows(tmp_path, user):
+    rows = [
+        {"id": "a", "conversations": [
+            {"from": "system", "value": "be brief"}, {"from": user, "value": "one?"}, {"from": "gpt", "value": "1"},
+            {"from": user, "value": "two?"}, {"from": "gpt", "value": "2"},
+        ]},
+        {"id": "b", "conversations": [{"from": "gpt", "value": "nobody asked"}]},
+    ]  # fmt: skip
+    log = QueryLog(str(write(tmp_path, ".jsonl", rows)), "conversations", "conversations", "id")
+    assert list(log.queries()) == [Query("a", "one?", "1")]
+
+
+def test_an_input_column_that_is_null_changes_no_digest(tmp_path):
+    from llm2vec_gen.artifacts.identity import hashed_config
+
+    file = write(tmp_path, ".jsonl", [{"query": "a"}])
+    node = {"_target_": "llm2vec_gen.data.query_log.QueryLog", "path": str(file), "query_column": "query"}
+    assert hashed_config(node) == hashed_config(node | {"input_column": None})
+    assert hashed_config(node) != hashed_config(node | {"input_column": "input"})
