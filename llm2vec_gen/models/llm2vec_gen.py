@@ -16,6 +16,7 @@ from torch.nn.functional import normalize as unit_length
 
 from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.backbones.beam_search import beam_search
+from llm2vec_gen.backbones.kv_prefix import Prefix
 from llm2vec_gen.checkpoints import hub, prompts
 from llm2vec_gen.errors import InputError, check_integer, closest
 from llm2vec_gen.models import identity, initialization, storage
@@ -139,14 +140,24 @@ class LLM2VecGen(nn.Module):
 
     def forward(self, batch: Batch) -> EncoderOutput:
         """Soft prompts (B, K, D) and embedding (B, E) of the batch's queries (ids without suffix), with gradients."""
-        queries, suffix = self.suffix_tokenization.split(batch.queries, self.suffix)
-        with self.adapted():
-            if self.full_gradient or self.lora is not None:
-                states = self.backbone.full_pass(queries, suffix)
-            else:
-                states = self.backbone.suffix_pass(self.backbone.prefix_pass(queries), suffix)
-        soft_prompts = self.project(states[:, self.num_thought_tokens :])
+        soft_prompts = self.project(self.compression_states(batch.queries))
         return EncoderOutput(soft_prompts, self.align(soft_prompts))
+
+    def compression_states(self, queries: Sequence[Tensor], shared: Prefix | None = None) -> Tensor:
+        """Queries (ids without suffix) -> last states h of the compression tokens (B, K, D): the one query pass, which
+        training, encoding and reading take. `shared`: keys and values of the tokens that all queries begin with.
+
+        The prefix carries no gradient, unless LoRA or `full_gradient` trains through it.
+        """
+        before, suffix = self.suffix_tokenization.split(queries, self.suffix)  # ids (L_i,) and vectors (B, S, D)
+        with self.adapted():
+            if self.training and (self.full_gradient or self.lora is not None):
+                states = self.backbone.full_pass(before, suffix)
+            else:
+                skip = 0 if shared is None else shared.lengths[0]
+                prefix = self.backbone.prefix_pass([row[skip:] for row in before], shared)
+                states = self.backbone.suffix_pass(prefix, suffix)
+        return states[:, self.num_thought_tokens :]
 
     def adapted(self) -> AbstractContextManager[None]:
         """Within, the language model is the query pass's own (with LoRA, where there is one); outside it is plain."""

@@ -57,18 +57,10 @@ class QueryPass:
         shown = progress.track("encode", len(self.ids), "texts") if self.show_progress else nullcontext()
         with shown:
             for micro_batch in (b[i : i + self.batch_size] for b in batches for i in range(0, len(b), self.batch_size)):
-                states = self._states([self.ids[row] for row in micro_batch], shared, skip)
+                states = self.model.compression_states([self.ids[row] for row in micro_batch], shared)
                 result[micro_batch] = project(states).float().cpu()
                 progress.advance(len(micro_batch))
         return result
-
-    def _states(self, ids: list[Tensor], shared: Prefix | None, skip: int) -> Tensor:
-        model = self.model
-        before, suffix = model.suffix_tokenization.split(ids, model.suffix)
-        with model.adapted():
-            prefix = self.backbone.prefix_pass([row[skip:] for row in before], shared)
-            states = self.backbone.suffix_pass(prefix, suffix)
-        return states[:, model.num_thought_tokens :]
 
     def _shared(self) -> Prefix | None:
         """Keys and values of the beginning that all texts have in common, where it is long enough to pay."""
