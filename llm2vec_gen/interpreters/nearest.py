@@ -40,19 +40,30 @@ class ExactSearch:
 
     def nearest(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         """As `Nearest`; ties in the order of the rows are broken arbitrarily."""
+        queries = np.asarray(queries, np.float32)
         total, size = self.vectors.shape
         step = max(1, min(BLOCK_NUMBERS // size, BLOCK_NUMBERS // max(1, len(queries))))
         rows = np.zeros((len(queries), 0), np.int64)
         cosines = np.zeros((len(queries), 0), np.float32)
+        # Memory is taken once: the first touch of fresh pages costs ten times what the conversion does.
+        blocks = [np.empty((min(step, total), size), np.float32) for _ in range(2)]
+        similarities = np.empty(len(queries) * min(step, total), np.float32)
         with ThreadPoolExecutor(1) as reader:  # the next block becomes float32 while this one is compared
-            following = reader.submit(self._block, 0, step)
-            for start in range(0, total, step):
-                block, following = following.result(), reader.submit(self._block, start + step, step)
-                rows, cosines = _merge(rows, cosines, queries @ block.T, start, count)
+            following = reader.submit(self._block, 0, blocks[0])
+            for number, start in enumerate(range(0, total, step)):
+                block = following.result()  # (b, D)
+                following = reader.submit(self._block, start + step, blocks[(number + 1) % 2])
+                found = similarities[: len(queries) * len(block)].reshape(len(queries), len(block))
+                np.matmul(queries, block.T, out=found)
+                rows, cosines = _merge(rows, cosines, found, start, count)
         return rows, cosines
 
-    def _block(self, start: int, step: int) -> np.ndarray:
-        return self.vectors[start : start + step].astype(np.float32)  # (b, D)
+    def _block(self, start: int, block: np.ndarray) -> np.ndarray:
+        """The vectors from `start` on that fit into `block`, converted into it."""
+        given = self.vectors[start : start + len(block)]
+        block = block[: len(given)]
+        np.copyto(block, given)
+        return block
 
 
 def _merge(
