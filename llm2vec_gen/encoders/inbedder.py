@@ -19,9 +19,9 @@ TEMPLATE = "{text}\nIn a few words:"
 
 class InBedder(PooledEncoder):
     """e = h_N, the last state at the last position of the prompt, which predicts the first token of the answer Y to
-    the prompt made of instruction I and text X: Y = LLM(I X), section 3 of the paper. Of its readouts over the states
+    the prompt made of instruction I and text X: Y = LLM(I X) (the paper's formulation). Of its readouts over the states
     of the answer (mean of the prompt, mean of the answer, first and last generated state) this is the "first
-    generation" one, which the paper found best; no token is generated for it.
+    generation" one, the default of the authors' code; no token is generated for it.
 
     backbone: the language model; the adapter is merged into its weights, so give it one that nothing else uses.
     adapter: what `teach teacher_training=inbedder` wrote, or any LoRA adapter in PEFT's layout; null for a backbone

@@ -78,7 +78,7 @@ def soft_token_states(
     """Return the states of a text's last token and of `steps` soft tokens generated after it, (B, steps + 1, D).
 
     s_k = softmax(W h_(N+k-1) / T) over the vocabulary; d_k = sum over v of s_k[v] x_v, x_v the input vector of token v;
-    d_k stands at position N + k (arXiv 2509.24291, section 3.1). Everything is differentiable.
+    d_k stands at position N + k (arXiv 2509.24291). Everything is differentiable.
 
     Args:
         run: the states (B, n, D) of input vectors (B, n, D) after the rest of each row.

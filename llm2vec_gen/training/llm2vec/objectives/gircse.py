@@ -26,7 +26,7 @@ POSITIVES = {"views": "texts", "completions": "pairs"}
 
 
 class IterativeContrastiveRefinement(ContrastiveObjective):
-    """L = 1/K sum over k of L_k + lambda 1/(K-1) sum over k < K of max(0, log L_(k+1) - log L_k), section 3.2 of the
+    """L = 1/K sum over k of L_k + lambda 1/(K-1) sum over k < K of max(0, log L_(k+1) - log L_k), as in the
     paper: L_k is the in-batch contrastive loss of z_k, the mean of the first k generated states; the second term
     penalises steps that make the embedding worse.
 

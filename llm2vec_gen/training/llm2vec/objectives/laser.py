@@ -23,7 +23,7 @@ from llm2vec_gen.training.settings import TrainingSettings
 
 
 class LatentReasoning(ContrastiveObjective):
-    """L = L_latent + L_explicit + a KL(p_explicit || p_latent) + b KL(steps), the training of section 3 of the paper.
+    """L = L_latent + L_explicit + a KL(p_explicit || p_latent) + b KL(steps), the training of the paper.
 
     L_latent is the in-batch contrastive loss of the latent view (K soft-token steps of the query) against the passages,
     L_explicit that of the explicit view, the state of an end token after query and reasoning. The first KL takes the
