@@ -23,6 +23,7 @@ EXTRAS = {
     "serve": ("fastapi", "uvicorn", "prometheus_client"),
     "faiss": ("faiss",),
     "map": ("umap",),
+    "language": ("py3langid",),
     "kernels": ("liger_kernel",),
 }
 """Extra -> the packages it brings, by the names under which Python imports them."""

@@ -29,7 +29,7 @@ INJECTED = {"embedding_dim", "instruction", "self", "params", "optimizer"}  # wh
 CHOICES = sorted(
     (file.relative_to(CONF).parts[0], str(file.relative_to(CONF / file.relative_to(CONF).parts[0]).with_suffix("")))
     for file in CONF.glob("*/**/*.yaml")
-    if file.parent.name != "objective"  # composed as parts of conf/teacher_training
+    if file.parent.name not in ("objective", "quality")  # parts of conf/teacher_training and conf/data
     and file.relative_to(CONF).parts[0] != "hydra"  # launchers and sweepers: tests/hydra_plugins
 )
 GIVEN = {"teacher": ["backbone=qwen3_4b"], "baseline": ["backbone=qwen3_4b"]}  # the pocket names no published teacher

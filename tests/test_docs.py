@@ -62,7 +62,7 @@ def test_commands_set_keys_of_groups_that_exist(page):
         for word in arguments:
             key = word.lstrip("+~").partition("=")[0]
             if "=" in word and not word.startswith("-"):
-                group = key.split("/")[0].split(".")[0]
+                group = key.split("/")[0].split(".")[0].split("@")[0]  # group@package
                 assert group in ROOT_KEYS | EXPERIMENT_KEYS or (ROOT / "conf" / group).is_dir(), word
 
 

@@ -48,6 +48,7 @@ HOMES = {  # outside library -> the only places that may import it
     "prometheus_client": {"serving"},
     "faiss": {"interpreters"},
     "umap": {"interpreters"},
+    "py3langid": {"data"},
     "optuna": {"hydra_plugins"},
     "submitit": {"hydra_plugins"},
     "joblib": {"hydra_plugins"},

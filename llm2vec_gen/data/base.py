@@ -10,17 +10,21 @@ from __future__ import annotations
 import unicodedata
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from llm2vec_gen.data.quality import FAULTS, QualityFilter
 from llm2vec_gen.errors import InputError, check_integer, repair_surrogates
 from llm2vec_gen.local_files import Record, columns_of, read_rows, value_of
 from llm2vec_gen.types import Query
 
-COLUMN_KEYS = ("data.query_column", "data.answer_column", "data.id_column")
+COLUMN_KEYS = ("data.query_column", "data.answer_column", "data.id_column", "data.input_column")
+DROPPED = ("empty", "unanswered", *FAULTS, "duplicate")
+"""What a row is dropped for, by the names of the counts in `report`."""
+
 USER, ASSISTANT = frozenset({"user", "human"}), frozenset({"assistant", "gpt", "model"})
 
 
@@ -37,19 +41,30 @@ class QuerySource(ABC):
     """Rows of any kind -> clean queries.
 
     Text is stripped. Dropped are rows without query ("empty"), rows without answer where the source has answers
-    ("unanswered"), and rows whose query stood in an earlier row ("duplicate"; compared in Unicode's composed form with
-    runs of whitespace as one space). The first `skip` clean queries are left out ("skipped"), which gives rows
-    that a run with `limit` did not train on. Characters that no UTF-8 file can hold (lone surrogates) become U+FFFD, in
-    "repaired" rows. `report` counts these, "read" and "kept"; it is complete once `queries` is exhausted.
+    ("unanswered"), rows with a fault that a filter `quality` looks for (its name), and rows whose query stood in an
+    earlier row ("duplicate"; compared in Unicode's composed form with runs of whitespace as one space). The first
+    `skip` clean queries are left out ("skipped"), which gives rows that a run with `limit` did not train on. Characters
+    that no UTF-8 file can hold (lone surrogates) become U+FFFD, in "repaired" rows. `report` counts these, "read" and
+    "kept"; it is complete once `queries` is exhausted.
     """
 
-    def __init__(self, limit: int | None = None, has_answers: bool = False, skip: int = 0):
+    digest_defaults: ClassVar[Mapping[str, Any]] = {"input_column": None, "quality": None}  # what digests leave out
+
+    def __init__(
+        self,
+        limit: int | None = None,
+        has_answers: bool = False,
+        skip: int = 0,
+        quality: QualityFilter | None = None,
+    ):
+        if quality is not None and not isinstance(quality, QualityFilter):
+            raise InputError(f"data.quality={quality!r:.60}: expected a filter (+quality@data.quality=default) or null")
         check_integer("data.skip", skip, least=0)
         if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool)):
             raise InputError(f"data.limit={limit}: expected a whole number of 1 or more, or null for all")
         if limit is not None and limit < 1:
             raise InputError(f"data.limit={limit} keeps no query; expected 1 or more, or null for all")
-        self.limit, self.skip = limit, skip
+        self.limit, self.skip, self.quality = limit, skip, quality
         self.has_answers = has_answers
         self.report = self._fresh_report()
 
@@ -88,6 +103,10 @@ class QuerySource(ABC):
         if self.has_answers and not answer:
             self.report["unanswered"] += 1
             return None
+        fault = None if self.quality is None else self.quality.fault(text, answer if self.has_answers else None)
+        if fault is not None:
+            self.report[fault] += 1
+            return None
         if not texts.add(" ".join(unicodedata.normalize("NFC", text).split())):
             self.report["duplicate"] += 1
             return None
@@ -95,8 +114,8 @@ class QuerySource(ABC):
         return Query(str(index) if row.id is None else row.id, text, answer if self.has_answers else None)
 
     def _fresh_report(self) -> dict[str, int]:
-        names = ("read", "empty", "unanswered", "duplicate", "repaired", *(["skipped"] if self.skip else []), "kept")
-        return dict.fromkeys(names, 0)
+        dropped = [name for name in DROPPED if self.quality is not None or name not in FAULTS]
+        return dict.fromkeys(("read", *dropped, "repaired", *(["skipped"] if self.skip else []), "kept"), 0)
 
     def __str__(self) -> str:
         return type(self).__name__
@@ -169,18 +188,28 @@ class LocalRows:
                 yield f"{file}:{number}", record
 
 
-def row_from(record: dict[str, Any], query: str, answer: str | None, identifier: str | None, where: str) -> Row:
-    """Return the row of a record of named values; raise InputError if a value is not text (an id may be a number)."""
+def row_from(
+    record: dict[str, Any],
+    query: str,
+    answer: str | None,
+    identifier: str | None,
+    where: str,
+    context: str | None = None,
+) -> Row:
+    """Return the row of a record of named values; raise InputError if a value is not text (an id may be a number).
+
+    A list of messages gives its first user turn as the query and the first reply behind that as the answer. The text
+    in the column `context`, where there is one, stands behind the query after a blank line (Alpaca's input).
+    """
+    asked = _text(value_of(record, query), query, where, first_query)
+    given = _text(value_of(record, context), str(context), where, first_query)
+    if asked and asked.strip() and given and given.strip():
+        asked = f"{asked.strip()}\n\n{given.strip()}"
     return Row(
-        _text(value_of(record, query), query, where, USER),
-        _text(value_of(record, answer), answer, where, ASSISTANT) if answer else None,
+        asked,
+        _text(value_of(record, answer), answer, where, first_answer) if answer else None,
         _id(value_of(record, identifier), identifier, where) if identifier else None,
     )
-
-
-def text_from(record: dict[str, Any], column: str, where: str) -> str | None:
-    """Return the text in a column of a record, a user's turn where it holds messages; None where there is none."""
-    return _text(value_of(record, column), column, where, USER)
 
 
 def check_columns(there: list[str], wanted: dict[str, str | None], where: str) -> None:
@@ -192,9 +221,9 @@ def check_columns(there: list[str], wanted: dict[str, str | None], where: str) -
             raise InputError(f"{where} has no column {column!r} ({key}); it has {', '.join(there) or 'none'}{hint}")
 
 
-def _text(value: Any, column: str, where: str, roles: frozenset[str]) -> str | None:
+def _text(value: Any, column: str, where: str, read: Callable[[list[dict[str, Any]]], Any]) -> str | None:
     if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
-        value = _first_turn(value, roles)
+        value = read(value)
     if value is None or isinstance(value, str):
         return value
     hint = ""
@@ -203,12 +232,32 @@ def _text(value: Any, column: str, where: str, roles: frozenset[str]) -> str | N
     raise InputError(f"{where}: column {column!r} holds {type(value).__name__} {value!r:.40}; expected text{hint}")
 
 
-def _first_turn(messages: list[dict[str, Any]], roles: frozenset[str]) -> Any:
-    """Return the content of a role's first message, in chat format (role, content) or ShareGPT's (from, value)."""
-    for message in messages:
-        if str(message.get("role", message.get("from"))).lower() in roles:
-            return message.get("content", message.get("value"))
-    return None
+# ---- conversations: lists of messages with role and content, or from and value (ShareGPT)
+
+
+def first_query(messages: list[dict[str, Any]]) -> Any:
+    """Return the text of the user's first turn, None where there is none."""
+    return next((_content(message) for message in messages if _role(message) in USER), None)
+
+
+def first_answer(messages: list[dict[str, Any]]) -> Any:
+    """Return the text of the first reply behind the user's first turn: a greeting before it answers nothing."""
+    asked = next((place for place, message in enumerate(messages) if _role(message) in USER), len(messages))
+    return next((_content(message) for message in messages[asked:] if _role(message) in ASSISTANT), None)
+
+
+def _role(message: dict[str, Any]) -> str:
+    return str(message.get("role", message.get("from"))).lower()
+
+
+def _content(message: dict[str, Any]) -> Any:
+    """Return a message's content; that of parts is their texts, or None where a part is no text (an image)."""
+    content = message.get("content", message.get("value"))
+    if not isinstance(content, list):
+        return content
+    texts = [part.get("text") if isinstance(part, dict) else part for part in content]
+    found = [text for text in texts if isinstance(text, str)]
+    return "".join(found) if len(found) == len(texts) else None
 
 
 def _id(value: Any, column: str, where: str) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
 
 from llm2vec_gen import local_files
-from llm2vec_gen.data.base import COLUMN_KEYS, LocalRows, QuerySource, Row, row_from, text_from
+from llm2vec_gen.data.base import COLUMN_KEYS, LocalRows, QuerySource, Row, row_from
+from llm2vec_gen.data.quality import QualityFilter
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.local_files import FORMATS
 from llm2vec_gen.paths import PathOrId, on_disk
@@ -19,15 +18,13 @@ class QueryLog(QuerySource):
     local_files). A folder: all such files in it and its subfolders, by name; files without rows are skipped.
 
     A column may be nested ("request.text") and may hold a list of messages ({"role", "content"}): the first turn of the
-    user is the query, the first of the assistant the answer. Without `id_column` the id is the index of the row,
-    counted over all files before anything is dropped. With `answer_column`, rows without answer are dropped too.
+    user is the query, the first reply to it the answer. `input_column` holds what a query is about (Alpaca's `input`
+    beside its `instruction`): where it is not blank, it follows the query behind an empty line. Without `id_column` the
+    id is the index of the row, counted over all files before anything is dropped. With `answer_column`, rows without
+    answer are dropped too.
     `encoding` is that of text files, `delimiter` that of csv and tsv files. Columns and files are checked when the
-    source is built, rows when they are read. `input_column` holds what a query is about (Alpaca's `input` beside its
-    `instruction`): where it is not blank, it follows the query behind an empty line. `skip` leaves out the first so
-    many clean queries, before `limit` counts.
+    source is built, rows when they are read. `skip` leaves out the first so many clean queries, before `limit` counts.
     """
-
-    digest_defaults: ClassVar[dict[str, Any]] = {"input_column": None}
 
     def __init__(
         self,
@@ -40,12 +37,12 @@ class QueryLog(QuerySource):
         delimiter: str | None = None,
         skip: int = 0,
         input_column: str | None = None,
+        quality: QualityFilter | None = None,
     ):
-        super().__init__(limit, has_answers=answer_column is not None, skip=skip)
+        super().__init__(limit, has_answers=answer_column is not None, skip=skip, quality=quality)
         self.path = on_disk(path)
-        self.columns = (query_column, answer_column, id_column)
-        self.input_column = input_column
-        wanted = dict(zip(COLUMN_KEYS, self.columns, strict=True)) | {"data.input_column": input_column}
+        self.columns, self.input_column = (query_column, answer_column, id_column), input_column
+        wanted = dict(zip(COLUMN_KEYS, (*self.columns, input_column), strict=True))
         self._rows = LocalRows(_files(self.path), wanted, encoding, delimiter)
         if not self._rows.files:
             raise InputError(f"data.path={path} is empty; expected at least one query")
@@ -53,11 +50,7 @@ class QueryLog(QuerySource):
     def rows(self) -> Iterator[Row]:
         """Yield the rows of all files, one after another."""
         for where, record in self._rows:
-            row = row_from(record, *self.columns, where=where)
-            given = text_from(record, self.input_column, where) if self.input_column else None
-            if row.query and row.query.strip() and given and given.strip():
-                row = replace(row, query=f"{row.query.strip()}\n\n{given.strip()}")
-            yield row
+            yield row_from(record, *self.columns, where=where, context=self.input_column)
 
     def __str__(self) -> str:
         return f"the query log {self.path}"

@@ -107,3 +107,34 @@ def test_a_missing_column_lists_those_there():
     check_columns(["text", "label"], {"data.query_column": "text", "data.answer_column": None}, "log.csv")
     with pytest.raises(InputError, match=r"log.csv has no column 'query' \(data.query_column\); it has text, label"):
         check_columns(["text", "label"], {"data.query_column": "query"}, "log.csv")
+
+
+CONVERSATION = [
+    {"role": "system", "content": "be brief"},
+    {"role": "assistant", "content": "hello"},
+    {"role": "user", "content": [{"type": "text", "text": "what is "}, {"type": "text", "text": "red?"}]},
+    {"role": "assistant", "content": "a colour"},
+    {"role": "user", "content": "and blue?"},
+]
+
+
+def test_a_conversation_is_its_first_question_and_the_reply_to_it():
+    sharegpt = [{"from": turn["role"].replace("user", "human"), "value": turn["content"]} for turn in CONVERSATION]
+    for messages in (CONVERSATION, sharegpt):
+        assert row_from({"m": messages}, "m", "m", None, "log:1") == Row("what is red?", "a colour")
+    assert row_from({"m": CONVERSATION[:3]}, "m", "m", None, "log:1") == Row("what is red?", None)
+    assert row_from({"m": CONVERSATION[:2]}, "m", "m", None, "log:1") == Row(None, None), "a greeting answers nothing"
+
+
+def test_a_question_about_an_image_is_no_text():
+    parts = [{"type": "text", "text": "what is this?"}, {"type": "image_url", "image_url": {"url": "x"}}]
+    assert row_from({"m": [{"role": "user", "content": parts}]}, "m", None, None, "log:1") == Row(None)
+
+
+def test_an_input_stands_behind_its_instruction():
+    row = {"instruction": "Translate. ", "input": " oui", "output": "yes"}
+    assert row_from(row, "instruction", "output", None, "log:1", "input") == Row("Translate.\n\noui", "yes")
+    for empty in ("", " ", None):
+        assert row_from({**row, "input": empty}, "instruction", None, None, "log:1", "input") == Row("Translate. ")
+    with pytest.raises(InputError, match=r"log:1: column 'input' holds int 3"):
+        row_from({**row, "input": 3}, "instruction", None, None, "log:1", "input")

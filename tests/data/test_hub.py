@@ -81,3 +81,22 @@ def test_every_file_has_the_columns(tmp_path):
     write(tmp_path / "b.jsonl", {"question": "b"})
     with pytest.raises(InputError, match=r"b.jsonl has no column 'query' .*it has question"):
         list(HubDataset(str(tmp_path)).queries())
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("messages", {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}),
+        ("sharegpt", {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}),
+        ("alpaca", {"instruction": "q", "input": "", "output": "a"}),
+    ],
+)
+def test_conversation_formats_by_their_yaml(tmp_path, name, row):
+    from llm2vec_gen.config import compose
+
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    source = compose(f"data={name}", f"data.path={file}", f"paths.outputs={tmp_path}").build("data")
+    assert list(source.queries()) == [Query("0", "q", "a")]
+    with pytest.raises(InputError, match=r"data.input_column"):
+        HubDataset(str(file), query_column=next(iter(row)), input_column="context")
