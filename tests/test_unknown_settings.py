@@ -60,7 +60,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (["+model.embedding_dim=8"], "model.embedding_dim is no setting: the step itself sets it"),
         (["+evaluation.pocket.instruction=x"], "evaluation.pocket.instruction is no setting"),
-        (["loss=[alignment,contrast]"], "loss=contrast is unknown; expected one of alignment"),
+        (["loss=[alignment,contrast]"], "loss=contrast is unknown; expected one of contrastive"),
         (["backbone=pockets"], "backbone=pockets is unknown; expected one of pocket"),
         (["data.path=x.jsonl"], "data.path is an unknown setting: .* data=hub or query_log or tulu has path"),
         (["~loss.contrast"], "~loss.contrast: this config has no loss.contrast to remove"),

@@ -20,6 +20,10 @@ def names(group):
 
 
 MUST_BE_CHOSEN = {
+    "faithfulness": [
+        f"evaluation.faithfulness.queries.path={CONF.parent}/experiments/questions.jsonl",
+        "evaluation.faithfulness.queries.query_column=query",
+    ],
     "mteb_task": ["evaluation.mteb_task.selection=[SciFact]"],
     **{
         f"own_{kind}": [f"evaluation.own_{kind}.path=folder"]
