@@ -143,6 +143,11 @@ class LLM2VecGen(nn.Module):
         soft_prompts = self.project(self.compression_states(batch.queries))
         return EncoderOutput(soft_prompts, self.align(soft_prompts))
 
+    @property
+    def needs_full_pass(self) -> bool:
+        """Whether gradients go through the queries too: LoRA or `full_gradient`, unless this only encodes."""
+        return (self.full_gradient or self.lora is not None) and (self.training or torch.is_grad_enabled())
+
     def compression_states(self, queries: Sequence[Tensor], shared: Prefix | None = None) -> Tensor:
         """Queries (ids without suffix) -> last states h of the compression tokens (B, K, D): the one query pass, which
         training, encoding and reading take. `shared`: keys and values of the tokens that all queries begin with.
@@ -151,7 +156,7 @@ class LLM2VecGen(nn.Module):
         """
         before, suffix = self.suffix_tokenization.split(queries, self.suffix)  # ids (L_i,) and vectors (B, S, D)
         with self.adapted():
-            if self.training and (self.full_gradient or self.lora is not None):
+            if self.needs_full_pass:
                 states = self.backbone.full_pass(before, suffix)
             else:
                 skip = 0 if shared is None else shared.lengths[0]

@@ -65,7 +65,8 @@ class QueryPass:
     def _shared(self) -> Prefix | None:
         """Keys and values of the beginning that all texts have in common, where it is long enough to pay."""
         model = self.model
-        common = common_prefix(self._before_suffix()) if len(self.ids) > 1 else 0
+        several = len(self.ids) > 1 and not model.needs_full_pass
+        common = common_prefix(self._before_suffix()) if several else 0
         if common < batching.SHARED_FROM:
             return None
         vectors, _ = model.suffix_tokenization.split(self.ids[:1], model.suffix)

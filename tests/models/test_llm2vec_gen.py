@@ -10,6 +10,7 @@ from llm2vec_gen.errors import InputError
 from llm2vec_gen.losses.alignment import AlignmentLoss
 from llm2vec_gen.losses.reconstruction import ReconstructionLoss
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
+from llm2vec_gen.models.query_pass import QueryPass
 from llm2vec_gen.types import Batch
 from tests.backbones.tiny import FAMILIES, backbone, close, rows
 
@@ -169,6 +170,26 @@ def test_the_suffix_starts_in_the_cloud_of_words():
     torch.manual_seed(0)
     again = LLM2VecGen(model.backbone, 8, 0, 500, max_length=600)
     assert torch.equal(model.suffix, again.suffix)
+
+
+def test_gradients_through_queries_do_not_depend_on_the_mode():
+    batch, found = batch_of(rows(4, 9), rows(12, 3)), {}
+    for mode in (True, False):  # a loop of one's own may train what from_pretrained gives, which is in eval()
+        model = built("qwen3", "packed", 0, lora={"rank": 2, "alpha": 4}).train(mode)
+        with torch.no_grad():
+            for number, term in enumerate(model.lora.terms.values()):
+                term.B.copy_(torch.randn(term.B.shape, generator=torch.Generator().manual_seed(number)) * 0.3)
+        model(batch).embedding.square().sum().backward()
+        found[mode] = [parameter.grad for parameter in model.lora.parameters()]
+        (common,) = rows(12)
+        alike = [torch.cat([common, row]) for row in rows(3, 5)]  # a beginning that encoding computes once
+        with torch.no_grad():
+            together, *alone = (
+                QueryPass(model, ids).collect(model.embed_states, (model.embedding_dim,))
+                for ids in (alike, alike[:1], alike[1:])
+            )
+        assert close(together, torch.cat(alone), 1e-5)
+    assert all(close(one, two, 1e-10) for one, two in zip(found[True], found[False], strict=True))
 
 
 def test_lora_adapts_the_query_pass_alone():
