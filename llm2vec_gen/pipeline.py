@@ -1,8 +1,9 @@
-"""The pipeline steps: complete -> embed -> train -> evaluate | interpret | index -> tabulate. Read this page first.
+"""The pipeline steps: complete -> embed -> train -> evaluate, interpret -> tabulate. Read this page first.
 
-Each step gets its artifact from the plan and returns at once if it is complete. Otherwise it reads the artifacts of the
-steps before it, builds the components of the config, and writes the missing rows. Components are known only by their
-contracts (base.py of each folder).
+`teach` trains teachers; `index` and `expand` use a trained model. Each of these steps gets its artifact from the plan
+and returns at once if it is complete. Otherwise it reads the artifacts of the steps before it, builds the components of
+the config, and writes the missing rows; `tabulate` always writes. Components are known only by their contracts (base.py
+of each folder).
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def run(plan: Plan) -> Path:
     for encoder in plan.encoders():
         try:
             evaluate(plan, encoder)
-        except (artifacts.TasksFailed, artifacts.TasksRefused) as error:  # the other encoders have their turn
+        except (artifacts.TasksFailed, artifacts.TasksRefused) as error:  # the other encoders follow
             failed.append(error)
     if trains:
         interpret(plan)
@@ -83,14 +84,16 @@ def run(plan: Plan) -> Path:
 
 @logged
 def complete(plan: Plan) -> Path:
-    """Queries -> completions: what the generator answers, once for every run that shares data and generator."""
+    """Queries -> completions: generated once and read by all runs with the same data and generator."""
     artifact = plan.artifact("complete")
     executor = plan.build("executor")
     with artifact.lock(executor.job_shard) as unfinished:
         if unfinished:
             _log_folder(artifact)
             source = plan.build("data")
-            total = sum(1 for _ in plan.build("data").queries())  # a source is read once, and does not know before
+            total = sum(
+                1 for _ in plan.build("data").queries()
+            )  # a source knows its number of queries only when it was read
             with executor.workers(plan.recipe("generator"), "complete") as generators:
                 missing = artifact.missing_rows(source.queries(), plan.settings["shard_size"], executor.job_shard)
                 with track("complete", total, "rows", _rows(artifact)) as progress:
@@ -237,7 +240,8 @@ def expand(plan: Plan) -> Path:
 def evaluate(plan: Plan, encoder_name: str | None = None) -> Path:
     """Encoder -> scores, task by task: the trained model (default), the teacher or a baseline of the config.
 
-    Several processes on the same command share the tasks; one that fails keeps its error and does not stop the others.
+    Several processes on the same command share the tasks. A task that fails leaves its error in the artifact, and the
+    others go on.
     """
     name = encoder_name or plan.settings["encoder"]
     artifact = plan.artifact("evaluate", name)

@@ -1,7 +1,6 @@
-"""The reconstruction pass: how well the frozen model reproduces completions from soft prompts, and the gradient of
-that.
+"""The reconstruction pass: the loss of completions given soft prompts, and its gradient.
 
-The pass is an autograd function that does its backward while it goes forward: each micro-batch runs, hands back the
+The pass is an autograd function that does its backward while it goes forward: each micro-batch runs, returns the
 gradient of its soft prompts (B x K x D numbers) and frees its activations. Memory is that of one micro-batch, and the
 result is that of one big batch, for any micro-batches.
 """
@@ -41,9 +40,9 @@ class _Reconstruction(torch.autograd.Function):
         wanted = grad_enabled and ctx.needs_input_grad[0]
         gradient = torch.zeros_like(soft_prompts) if wanted else None
         total = soft_prompts.new_zeros((), dtype=torch.promote_types(soft_prompts.dtype, torch.float32))
-        spoken = [row for row, completion in enumerate(completions) if len(completion)]
-        for micro_batch in backbone.micro_batches([lengths[row] for row in spoken], strict=True):
-            rows = [spoken[number] for number in micro_batch]
+        with_tokens = [row for row, completion in enumerate(completions) if len(completion)]
+        for micro_batch in backbone.micro_batches([lengths[row] for row in with_tokens], strict=True):
+            rows = [with_tokens[number] for number in micro_batch]
             # A leaf of its own per micro-batch: its graph is gone before the next one runs.
             index = torch.tensor(rows, device=soft_prompts.device)
             with record_function("reconstruction"), torch.set_grad_enabled(wanted):

@@ -2,7 +2,7 @@
 
 How to add one: a file beside this one with a subclass of `QuerySource` that yields `Row`s, a yaml in conf/data, a test.
 `rows` must stream (never hold the complete source) and give the same rows in the same order each time, because a killed
-stage asks for them again and skips what it has.
+step asks for them again and skips what it has.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def stop_with_parent(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-# ---- ranks of our own
+# ---- ranks that this job starts
 
 
 def _launch(step: str, plan: Plan, trainer: TrainerSettings) -> Path:

@@ -1,4 +1,4 @@
-"""Reconstruction: the same frozen language model should retell the completion from the soft prompts alone."""
+"""Reconstruction: the frozen language model should predict the completion from the soft prompts alone."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ MIN_LOSS_FRACTION = 0.02  # of the largest weighted loss
 class LLM2VecGenModule(ResumableModule):
     """Holds a model (`forward(batch) -> EncoderOutput`) and named losses (`loss(model, output, batch) -> scalar`).
 
-    Micro-batches are the backbone's business. A loss of weight 0 is never called.
+    The backbone splits a batch into micro-batches. A loss of weight 0 is never called.
     """
 
     shards_backbone = True
@@ -63,9 +63,9 @@ class LLM2VecGenModule(ResumableModule):
             values = {name: value * self._rank_scale(self.losses[name], batch, value) for name, value in values.items()}
         weights = {name: weight_at(loss, self.global_step) for name, loss in self.losses.items()}
         total = torch.stack([weights[name] * value for name, value in values.items()]).sum()
-        own = {name: value.detach() for name, value in values.items()}
+        detached = {name: value.detach() for name, value in values.items()}
         tokens = sum(map(len, batch.queries)) + sum(map(len, batch.completions))
-        self.record({"loss": total.detach(), **own, **observe(output, batch.targets)}, tokens)
+        self.record({"loss": total.detach(), **detached, **observe(output, batch.targets)}, tokens)
         return total
 
     def _losses(self, batch: Batch) -> tuple[EncoderOutput, dict[str, Tensor]]:
@@ -85,7 +85,7 @@ class LLM2VecGenModule(ResumableModule):
         return terms * collectives.world_size() / collectives.all_reduce_sum(terms)
 
     def on_train_start(self) -> None:
-        """Initialise the model from its data, or take up the interval that was cut by the last stop."""
+        """Initialise the model from its data, or restore the metric sums of an interrupted logging interval."""
         if self.trainer.global_step == 0:
             self.initialize()
         super().on_train_start()
@@ -98,19 +98,19 @@ class LLM2VecGenModule(ResumableModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch of held-out queries to the validation's metrics."""
-        # A trainer's inference mode would mark tensors that the backbone keeps, which no gradient may pass later.
+        # Tensors that the backbone caches in inference mode could not be used in a later backward pass.
         with torch.inference_mode(False), torch.no_grad():
             output, values = self._losses(batch)
             self._validation.update(values, output, batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Hand val/* to Lightning, for callbacks and bars; `MetricLog` logs them, at the step that was trained."""
+        """Log val/* for callbacks and progress bars; `MetricLog` writes them, at the step that was trained."""
         weights = {name: weight_of(loss) for name, loss in self.losses.items()}  # a schedule would hide progress
         found = self._validation.compute(weights)
         del self._validation
         self.validated = {f"val/{name}": value for name, value in found.items()}
-        alone = self.trainer.state.fn == TrainerFn.VALIDATING  # trainer.validate returns what goes to loggers
-        self.log_dict(self.validated, logger=alone, sync_dist=True)  # the same on all ranks
+        standalone = self.trainer.state.fn == TrainerFn.VALIDATING  # trainer.validate returns what goes to loggers
+        self.log_dict(self.validated, logger=standalone, sync_dist=True)  # equal on all ranks; Lightning warns without
 
     def validation_names(self) -> list[str]:
         """Return the names of the validation's metrics, which callbacks may monitor where there is validation data."""
@@ -129,7 +129,7 @@ class LLM2VecGenModule(ResumableModule):
     def interval_metrics(self) -> dict[str, float]:
         """Return the metrics of the interval since the last call; the first ones also warn of losses far apart."""
         found = super().interval_metrics()
-        if len(self.losses) > 1 and not self._compared and not self._resumed:  # by the run that is continued
+        if len(self.losses) > 1 and not self._compared and not self._resumed:  # a resumed run compared them before
             self._compare_losses()
         return found
 

@@ -70,7 +70,7 @@ def adamw_8bit(
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
         raise InputError(
-            "optimizer=adamw_8bit needs the package bitsandbytes: pip install 'llm2vec-gen[quantization]'"
+            "optimizer=adamw_8bit needs the package bitsandbytes: pip install 'llm2vec-gen-lightning[quantization]'"
         ) from error
     return AdamW8bit(params, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay)
 

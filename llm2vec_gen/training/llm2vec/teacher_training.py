@@ -1,5 +1,5 @@
-"""LLM2Vec training: a causal language model and a corpus -> two adapters that make it a text encoder (LLM2Vec, arXiv
-2404.05961).
+"""LLM2Vec training: a causal language model and a corpus -> adapters that make it a text encoder (LLM2Vec, arXiv
+2404.05961, has two).
 
 Each objective trains one adapter on top of those before it, which are merged. encoders/llm2vec.py loads the result: one
 folder per objective with adapter_config.json and adapter_model.safetensors.
