@@ -28,8 +28,8 @@ def model(tmp_path_factory) -> LLM2VecGen:
 
 
 def in_a_fresh_process(code: str, folder: Path) -> torch.Tensor:
-    """Run code that leaves its result in `found`."""
-    code += "\ntorch.save(found, 'found.pt')"
+    """Run code that leaves its result in `found`, with as many threads: other sums differ in the last bit."""
+    code = f"import torch\ntorch.set_num_threads({torch.get_num_threads()})\n{code}\ntorch.save(found, 'found.pt')"
     subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
     return torch.load(folder / "found.pt")
 
