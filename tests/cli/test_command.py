@@ -233,7 +233,7 @@ def test_a_reader_that_has_enough_ends_the_command_quietly(folder, monkeypatch, 
     with os.fdopen(writing, "w") as pipe:
         monkeypatch.setattr(sys, "stdout", pipe)
         with pytest.raises(SystemExit) as stop:
-            cli.main(["inspect", folder])
+            cli.main(["info", folder])
     assert stop.value.code == 1 and capsys.readouterr().err == ""
 
 
