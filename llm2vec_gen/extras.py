@@ -6,6 +6,9 @@ ImportError of such a package into one line with the pip command (`errors.wrong_
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 EXTRAS = {
     "train": ("lightning", "torchmetrics", "hydra", "omegaconf", "datasets", "pyarrow", "peft", "joblib"),
     "eval": ("mteb", "sentence_transformers", "matplotlib", "scipy"),
@@ -21,6 +24,9 @@ EXTRAS = {
     "gguf": ("gguf", "accelerate"),
     "index": ("lancedb",),
     "serve": ("fastapi", "uvicorn", "prometheus_client"),
+    "langchain": ("langchain_core",),
+    "llama-index": ("llama_index",),
+    "haystack": ("haystack",),
     "faiss": ("faiss",),
     "map": ("umap",),
     "language": ("py3langid",),
@@ -41,3 +47,15 @@ def missing_extra(error: BaseException) -> str | None:
     if not isinstance(error, ModuleNotFoundError) or error.name not in _EXTRA_OF:
         return None
     return f"this needs the package {error.name}, which is not installed: {pip_command(error.name)}"
+
+
+@contextmanager
+def naming_extras() -> Iterator[None]:
+    """Within, the ImportError of an optional package has the line of `missing_extra`: for modules that users import."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        line = missing_extra(error)
+        if line is None:
+            raise
+        raise ModuleNotFoundError(line, name=error.name) from None

@@ -15,7 +15,7 @@ import torch
 from llm2vec_gen import LLM2VecGen, checkpoints, cli
 from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.errors import InputError, wrong_input
-from llm2vec_gen.extras import EXTRAS, missing_extra, pip_command
+from llm2vec_gen.extras import EXTRAS, missing_extra, naming_extras, pip_command
 from tests.builders import tiny_backbone_folder
 from tests.packaging import core_only
 
@@ -25,6 +25,8 @@ IMPORTED_AS = {
     "hydra-core": "hydra",
     "faiss-cpu": "faiss",
     "umap-learn": "umap",
+    "llama-index-core": "llama_index",
+    "haystack-ai": "haystack",
 }  # where a dash for an underscore is not all the difference
 
 
@@ -117,6 +119,17 @@ def test_only_the_import_error_of_an_optional_package_is_a_missing_extra():
     wrapped = RuntimeError("outer")
     wrapped.__cause__ = ModuleNotFoundError("x", name="peft")
     assert isinstance(wrong_input(wrapped), InputError)
+
+
+def test_a_module_for_users_names_the_extra_in_its_own_import_error():
+    line = re.escape("pip install 'llm2vec-gen-lightning[langchain]'")
+    with pytest.raises(ModuleNotFoundError, match=line) as found, naming_extras():
+        raise ModuleNotFoundError("x", name="langchain_core")
+    assert found.value.name == "langchain_core"
+    for error in (ModuleNotFoundError("other", name="numpy"), ImportError("broken", name="haystack")):
+        with pytest.raises(type(error)) as kept, naming_extras():
+            raise error
+        assert kept.value is error
 
 
 def test_another_import_error_keeps_its_traceback(monkeypatch):
