@@ -42,7 +42,7 @@ def test_a_training_is_refused_before_it_starts(tmp_path: Path, trainer: str, st
 def test_a_finished_training_needs_no_devices(tmp_path: Path) -> None:
     plan = compose(f"paths.outputs={tmp_path}", "trainer=ddp", *SMALL)
     artifact = plan.artifact("train")
-    artifact.write_text("model.safetensors", "x")
+    artifact.write_file("model.safetensors", "x")
     artifact.finish()
     for name in ("complete", "embed"):
         upstream = plan.artifact(name)

@@ -20,6 +20,7 @@ from llm2vec_gen.artifacts.readers import (
     read_readings,
     read_scores,
 )
+from llm2vec_gen.artifacts.step_log import log_counts, log_start
 from llm2vec_gen.artifacts.steps import STEPS, Step, distributed_step, runs
 from llm2vec_gen.artifacts.tasks import (
     Progress,
@@ -28,6 +29,8 @@ from llm2vec_gen.artifacts.tasks import (
     check_errors,
     keep_error,
     missing_tasks,
+    raise_first,
+    score_tasks,
     scores_for_table,
 )
 
@@ -49,11 +52,15 @@ __all__ = [
     "fingerprint",
     "finished_shards",
     "keep_error",
+    "log_counts",
+    "log_start",
     "missing_tasks",
+    "raise_first",
     "read_curves",
     "read_manifest",
     "read_readings",
     "read_scores",
     "runs",
+    "score_tasks",
     "scores_for_table",
 ]

@@ -86,7 +86,7 @@ class Artifact:
         if job_shard == (0, 1):
             yield True
             return
-        if (sum(shard.rows for shard in self.shards()) if done is None else done) < rows:
+        if (self.rows if done is None else done) < rows:
             yield False
             return
         with self.lock() as unfinished:
@@ -110,6 +110,11 @@ class Artifact:
         for shard in self.shards():
             shutil.copyfile(shard.file, folder / shard.file.name)
 
+    @property
+    def rows(self) -> int:
+        """How many rows the finished shards hold."""
+        return sum(shard.rows for shard in self.shards())
+
     def shards(self) -> list[Shard]:
         """Return the finished shards, ranges of rows in their order."""
         return finished_shards(self.folder)
@@ -132,9 +137,13 @@ class Artifact:
             metadata = {"file": name, "sha256": checksum(temporary), "size": temporary.stat().st_size, **metadata}
         write_json(metadata_path(file), metadata)
 
-    def write_text(self, name: str, text: str) -> None:
-        """Write one shard that is a text file."""
-        self.write_shard(name, lambda path: write_text(path, text))
+    def write_file(self, name: str, content: str | bytes) -> None:
+        """Write one shard that is a file of this content; text is written in UTF-8."""
+
+        def write(path: Path) -> None:
+            write_text(path, content) if isinstance(content, str) else path.write_bytes(content)
+
+        self.write_shard(name, write)
 
     def add_file(self, name: str) -> None:
         """Register a finished file of the folder, written by other code, as a shard."""

@@ -11,7 +11,8 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from llm2vec_gen.artifacts.readers import read_scores
 from llm2vec_gen.atomic_files import now, write_json
 from llm2vec_gen.errors import InputError, describe_error
 from llm2vec_gen.locks import Lock
-from llm2vec_gen.progress import LOG_INTERVAL_S, duration
+from llm2vec_gen.progress import LOG_INTERVAL_S, duration, track
 from llm2vec_gen.types import Score
 
 POLL_INTERVAL_S = 1.0  # seconds between two checks of the tasks that other processes run
@@ -80,6 +81,22 @@ def keep_error(artifact: Artifact, task: str, **row: Any) -> Iterator[None]:
         file.unlink(missing_ok=True)
 
 
+def score_tasks(artifact: Artifact, evaluations: Mapping[str, Any], encoder: Any, origin: dict[str, Any]) -> None:
+    """Write the scores of each missing task; a task that fails keeps its error and does not stop the others.
+
+    evaluations: task -> its evaluation (`evaluate`, `size`, `name`). origin: values of all score rows, the encoder's
+    name among them.
+    """
+    progress = Progress(artifact, {task: evaluation.size(task) for task, evaluation in evaluations.items()})
+    for task in missing_tasks(artifact, evaluations):
+        with keep_error(artifact, task, evaluation=evaluations[task].name, **origin):
+            with track(f"{artifact.step} {origin['encoder']}, {task}", None, "texts"):
+                scores = evaluations[task].evaluate(encoder, task)
+            artifact.write_records(task, [replace(score, **origin) for score in scores])
+            progress.log(task)
+    check_errors(artifact, evaluations)
+
+
 def check_errors(artifact: Artifact, names: Iterable[str]) -> None:
     """Raise TasksRefused where tasks failed, all by wrong input; TasksFailed where one failed otherwise."""
     names = list(names)
@@ -88,6 +105,13 @@ def check_errors(artifact: Artifact, names: Iterable[str]) -> None:
             f"{artifact.name}: {len(kept)} of {len(names)} tasks failed, the same command tries these again: "
             f"{_listed(kept)}"
         )
+
+
+def raise_first(failed: Sequence[TasksFailed | TasksRefused]) -> None:
+    """Raise the errors of several artifacts as one; TasksRefused only where all of them are."""
+    if failed:
+        broken = [error for error in failed if isinstance(error, TasksFailed)]
+        raise type((broken or failed)[0])("; ".join(map(str, failed)))
 
 
 def read_errors(artifact: Artifact) -> list[dict[str, Any]]:

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from llm2vec_gen.checkpoints import card, folder
 from llm2vec_gen.checkpoints.base import TOKENIZER_FILES, Checkpoint
 from llm2vec_gen.errors import InputError
+from llm2vec_gen.types import Score
+
+log = logging.getLogger(__name__)
 
 WEIGHTS, CONFIG, CARD, SCORES = "model.safetensors", "config.json", "README.md", "scores.json"
 FORMAT_NAME, FORMAT_VERSION = "llm2vec-gen", 1
@@ -65,6 +70,25 @@ def write(path: Path, checkpoint: Checkpoint, extra_files: dict[str, bytes] | No
     signed = _DIGEST.sub(b'"digest": "' + _sha256(text).encode() + b'"', text)
     readme = card.model_card(checkpoint.settings).encode()
     folder.write_files(path, {**files, CARD: readme, **(extra_files or {}), CONFIG: signed})
+
+
+def record_scores(path: Path, scores: Sequence[Score], other_than: Callable[[Any], str | None]) -> None:
+    """Put the main scores into a checkpoint's card, where exports find them too.
+
+    other_than: recorded instructions -> the name of those that the scores were measured with, None where they are the
+    same. Scores of other instructions than the card prints are named after them. A checkpoint that cannot be written
+    stays as it is, with a warning: the scores stand in their own artifact all the same.
+    """
+    rows = []
+    try:
+        other = other_than(read(path).settings.get("instructions"))
+        for score in scores:
+            if score.main:
+                place = [score.evaluation, score.task, *({score.subset} - {"", "default"}), score.metric]
+                rows.append({"name": " / ".join(place) + (f", {other}" if other else ""), "value": score.value})
+        write_scores(path, rows)
+    except (OSError, InputError) as error:
+        log.warning("the scores are not in the card of %s: %s", path, error)
 
 
 def write_scores(path: Path, scores: list[dict[str, Any]]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llm2vec_gen import targets
 from llm2vec_gen.artifacts import STEPS, Artifact, scores_for_table
-from llm2vec_gen.config import checks, instantiate, naming
+from llm2vec_gen.config import checks, evaluations, instantiate, instructions, naming
 from llm2vec_gen.config.messages import CONF, CONFIG_ERRORS, format_config_error, quoted
 from llm2vec_gen.config.renamed import current_overrides
 from llm2vec_gen.config.search_path import check_choices, search_folders
@@ -32,6 +32,8 @@ from llm2vec_gen.tables import score_files
 from llm2vec_gen.types import MODEL, Score, dimensions_of, is_trained_model
 
 if TYPE_CHECKING:
+    from llm2vec_gen.evaluations.base import Evaluation
+    from llm2vec_gen.tables.base import Table
     from llm2vec_gen.training.settings import TrainingSettings
     from llm2vec_gen.types import Encoder
 
@@ -83,6 +85,10 @@ class Plan:
         """Return the config's loggers, built once for all steps of a job."""
         return list(self.build_all("logger").values())
 
+    def callbacks(self) -> list[Any]:
+        """Return the config's callbacks, new ones for each training."""
+        return list(self.build_all("callbacks").values())
+
     def encoders(self) -> list[str]:
         """Return the encoders to evaluate: trained model, teacher and baselines, or the one that `encoder` names."""
         return instantiate.encoders(self.settings)
@@ -112,6 +118,28 @@ class Plan:
         """Return a digest of all that changes an encoder's vectors."""
         return naming.encoder_fingerprint(self.settings, encoder, self.artifact("train"))
 
+    # ---- evaluations and instructions, see the modules of these names
+
+    def tasks(self) -> dict[str, Evaluation]:
+        """Return task -> its evaluation, local data checked."""
+        return evaluations.tasks_of(self)
+
+    def interpreted_evaluations(self) -> list[str]:
+        """Return the keys of interpret.evaluations, checked."""
+        return evaluations.interpreted(self)
+
+    def readable_queries(self) -> list[evaluations.Readable]:
+        """Return the queries that `interpret` reads, with their origins."""
+        return evaluations.readable_queries(self)
+
+    def instruction_texts(self) -> dict[str, Any] | None:
+        """Return the texts of the config's instructions; None where they cannot be read."""
+        return instructions.instruction_texts(self)
+
+    def other_instructions(self, recorded: Mapping[str, Any] | None) -> str | None:
+        """Return the name of the config's instructions where they differ from recorded ones, else None."""
+        return instructions.other_than(self, recorded)
+
     # ---- artifacts
 
     def artifact(self, step: str, encoder: str = MODEL, **extra: Any) -> Artifact:
@@ -130,13 +158,35 @@ class Plan:
         """Return the folder of a step's artifact; raise InputError where it is not complete."""
         artifact = self.artifact(step)
         if not artifact.is_complete:
-            rows = sum(shard.rows for shard in artifact.shards())
+            rows = artifact.rows
             so_far = f" ({rows} rows so far: a run was stopped, or another shard is missing)" if rows else ""
             raise InputError(
                 f"missing {STEPS[step].product} {artifact.folder}{so_far}; run experiments/{step}.py with the same "
                 "overrides as this command"
             )
         return artifact.folder
+
+    def scores_for(self, table: Table) -> list[Score]:
+        """Return what a table shows: the files of `scores`, else the rows that it names, else this config's encoders.
+
+        Raises InputError where the files have nothing for the table, and logs a warning where nothing else has.
+        """
+        evaluated = [self.artifact("evaluate", name) for name in self.encoders()]
+        scores = [score for artifact in evaluated for score in scores_for_table(artifact)]
+        if self.settings["scores"] not in (None, []):
+            scores = score_files.read_for(table, self.settings["scores"])
+        elif table.wanted():
+            scores = self.gather(table.wanted(), self.settings["seeds"])
+        if any(map(table.draws, scores)):
+            return scores
+        if scores or table.wanted() or self.settings.get("evaluation"):
+            where = self.outputs
+            log.warning("tabulate: no score in %s is of this table; are paths.outputs, scale and seeds right?", where)
+        else:
+            log.warning(
+                "tabulate: nothing was evaluated (evaluation=[]), so there is no table; the report has the curves"
+            )
+        return scores
 
     def gather(self, rows: list[str], seeds: list[int]) -> list[Score]:
         """Return the scores of table rows ("experiment:encoder") from their experiments' artifacts, at this scale.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
@@ -82,6 +82,12 @@ def by_task(evaluations: Iterable[Evaluation]) -> dict[str, Evaluation]:
                     "stand together; evaluate one after the other"
                 )
     return found
+
+
+def check_tasks(tasks: Mapping[str, Evaluation], encoder: Encoder | None = None) -> None:
+    """Raise InputError where a task is unknown or has no instruction for the encoder."""
+    for evaluation in dict.fromkeys(tasks.values()):
+        evaluation.check(encoder)
 
 
 def encoder_name(encoder: Any) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from llm2vec_gen.errors import check_integer
@@ -28,6 +29,16 @@ class Interpreter(ABC):
                   fingerprint: str | None = None) -> list[Reading]:  # fmt: skip
         """Return the readings of queries, texts, stored states or stored soft prompts (arguments as in `Inputs`)."""
         return self.read(model, Inputs(model, queries, instruction, states, soft_prompts, fingerprint))
+
+    def interpret_tasks(
+        self, model: Any, readable: Iterable[tuple[Mapping[str, Any], Sequence[Query]]]
+    ) -> list[Reading]:
+        """Return the readings of queries of several origins (source, task, instruction), which the readings carry."""
+        return [
+            replace(reading, **origin)
+            for origin, queries in readable
+            for reading in self.interpret(model, queries, origin.get("instruction"))
+        ]
 
     @abstractmethod
     def read(self, model: Any, inputs: Inputs) -> list[Reading]:

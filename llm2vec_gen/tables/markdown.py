@@ -24,17 +24,18 @@ def render(grid: Grid) -> str:
     return "\n".join([*head, *drawn, *foot]) + "\n"
 
 
-def readings(found: Iterable[Reading]) -> str:
+def readings(found: Iterable[Reading], limit: int | None = None) -> str:
     """Return each query with its answer and all readings of it, as a nested list; empty if there is none.
 
-    Of each position's lens words the first two: a terminal line holds no more.
+    limit: how many queries at most; None for all. Of each position's lens words only the first two are there: a
+    terminal line holds no more.
     """
     by_query: dict[tuple[str, str, str], list[Reading]] = {}
     for reading in found:
         by_query.setdefault(reading.key, []).append(reading)
     if not by_query:
         return ""
-    return "### Decoded embeddings\n\n" + "\n".join(_query(group) for group in by_query.values()) + "\n"
+    return "### Decoded embeddings\n\n" + "\n".join(map(_query, [*by_query.values()][:limit])) + "\n"
 
 
 def _query(group: list[Reading]) -> str:

@@ -25,6 +25,16 @@ CONTROL = re.compile(
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would compute
 
 
+def files_of(readings: Sequence[Reading], points: Sequence[MapPoint], facts: Mapping[str, object]) -> dict[str, str]:
+    """Return the readings as files, name -> content; facts that are None are left out."""
+    known = {key: value for key, value in facts.items() if value is not None}
+    return {
+        "readings.csv": to_csv(readings),
+        "readings.json": to_json(readings, points),
+        "report.html": render(readings, points, known),
+    }
+
+
 def render(readings: Sequence[Reading], points: Sequence[MapPoint] = (), facts: Mapping[str, object] | None = None,
            title: str = "Readings of embeddings") -> str:  # fmt: skip
     """Return the page: one row per query with its readings; points on the map where there are any."""

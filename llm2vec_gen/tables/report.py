@@ -7,11 +7,12 @@ or dark setting.
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from llm2vec_gen.tables import html
+from llm2vec_gen.tables import html, score_files, summary
 from llm2vec_gen.tables.base import Table
 from llm2vec_gen.types import Reading, Score
 
@@ -55,6 +56,16 @@ def render(
         "Decoded embeddings": reading_section(list(readings)),
     }
     return page("LLM2Vec-Gen", line, {name: content for name, content in sections.items() if content})
+
+
+def files_of(table: Table, scores: Sequence[Score], readings: Sequence[Reading], curves: Curves, run: str
+             ) -> dict[str, str | bytes]:  # fmt: skip
+    """Return the table in all its formats, the page, the summary and the drawn scores as files, name -> content."""
+    files: dict[str, str | bytes] = {f"table.{ending}": text for ending, text in table.files(scores).items()}
+    files["report.html"] = render(table, scores, readings, curves, {"run": run})
+    files["summary.json"] = json.dumps(summary.summary(scores), indent=1) + "\n"
+    files |= {f"table.{ending}": picture for ending, picture in table.pictures(scores).items()}
+    return files | {"scores.jsonl": score_files.lines(filter(table.draws, scores))}
 
 
 def page(title: str, line: str, sections: Mapping[str, str]) -> str:

@@ -35,14 +35,20 @@ def gathered(scores: Iterable[Score], row: str) -> list[Score]:
 
 
 def write(file: Path | str, scores: Iterable[Score]) -> None:
-    """Write one score per line: fields at their defaults are left out, values per query have eight decimals."""
+    """Write `lines` of the scores."""
+    Path(file).write_text(lines(scores), encoding="utf-8")
+
+
+def lines(scores: Iterable[Score]) -> str:
+    """Return one score per line: fields at their defaults are left out, values per query have eight decimals."""
     blank = {"main": False, "n": 0, "data_revision": "", "run": "", "seed": None, "commit": "", "per_query": {}}
-    with Path(file).open("w", encoding="utf-8") as stream:
-        for score in scores:
-            record = {key: value for key, value in asdict(score).items() if blank.get(key, ...) != value}
-            if score.per_query:
-                record["per_query"] = {query: _short(value) for query, value in score.per_query.items()}
-            stream.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
+    found = []
+    for score in scores:
+        record = {key: value for key, value in asdict(score).items() if blank.get(key, ...) != value}
+        if score.per_query:
+            record["per_query"] = {query: _short(value) for query, value in score.per_query.items()}
+        found.append(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
+    return "".join(found)
 
 
 def _short(value: float) -> float:

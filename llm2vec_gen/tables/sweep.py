@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
+from llm2vec_gen.tables import html, report
 from llm2vec_gen.tables.base import Table
 from llm2vec_gen.tables.grid import MISSING, Cell, Grid
 from llm2vec_gen.types import Score
@@ -34,6 +36,13 @@ class Job(Protocol):
 
     @property
     def observed_state(self) -> str: ...
+
+
+def files_of(jobs: Sequence[Job], folder: str) -> dict[str, str]:
+    """Return the table of a sweep's jobs and its page as files, name -> content."""
+    table = SweepTable(jobs, title=f"Sweep {Path(folder).name}")
+    page = report.page("LLM2Vec-Gen", folder, {"Sweep": "\n".join(map(html.render, table.grids()))})
+    return {f"table.{ending}": text for ending, text in table.files(()).items()} | {"report.html": page}
 
 
 class SweepTable(Table):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import pickle
+import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,16 @@ def fit(
     watching = [MetricLog(settings.log_every_n_steps), *callbacks]
     reached = run(module, data, identity, settings, trainer_settings, Path(folder), loggers, watching)
     return {**data.counts(), **({"validation_queries": held_out} if held_out else {}), **reached}
+
+
+def finish(artifact: Any, files: Iterable[str], settings: dict[str, Any], counts: Mapping[str, float | int]) -> None:
+    """Complete the artifact of a training, on rank 0; the state to continue from is removed."""
+    if collectives.rank() > 0:
+        return
+    for name in files:
+        artifact.add_file(name)
+    artifact.finish(settings, **counts)
+    shutil.rmtree(artifact.folder / RESUME, ignore_errors=True)
 
 
 def _prepare(module: LLM2VecGenModule, data: CompletionDataModule, settings: TrainingSettings) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from llm2vec_gen import LLM2VecGen, artifacts, pipeline
 from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.checkpoints import native
-from llm2vec_gen.config import compose
+from llm2vec_gen.config import Plan, compose
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.types import Score
 from tests.builders import tiny_backbone_folder
@@ -128,6 +128,10 @@ def test_other_instructions_than_the_checkpoint_records_are_named(
         assert found == named
 
 
+def record(plan: Plan, scores: list[Score]) -> None:
+    native.record_scores(plan.require("train"), scores, plan.other_instructions)
+
+
 def test_the_card_has_the_scores_and_names_those_of_other_instructions(tmp_path: Path, checkpoint: Path) -> None:
     own = [f"paths.outputs={tmp_path}/outputs", "instruction=generative"]
     artifact = compose(*own).artifact("train")
@@ -139,7 +143,7 @@ def test_the_card_has_the_scores_and_names_those_of_other_instructions(tmp_path:
     score = Score("llm2vec_gen", "own", "task", "retrieval", "default", "test", "ndcg_at_10", 0.5, main=True)
     for instruction, value in (("generative", 0.5), ("none", 0.25), ("embedding", 0.125)):
         found = compose(*own, f"instruction={instruction}")
-        pipeline._record_scores(found, [replace(score, value=value), replace(score, metric="map", main=False)])
+        record(found, [replace(score, value=value), replace(score, metric="map", main=False)])
     rows = [line for line in (artifact.folder / "README.md").read_text().splitlines() if "own / task" in line]
     assert rows[0].startswith("| own / task / ndcg_at_10 | 0.500")
     assert rows[1].startswith("| own / task / ndcg_at_10, instruction=none (")
@@ -155,7 +159,7 @@ def test_a_card_that_cannot_be_written_costs_no_scores(
     shutil.copytree(checkpoint, artifact.folder)
     artifact.finish()
     (artifact.folder / "scores.json").write_text("damaged")
-    pipeline._record_scores(found, [Score("a", "own", "task", "retrieval", "default", "test", "map", 0.5, main=True)])
+    record(found, [Score("a", "own", "task", "retrieval", "default", "test", "map", 0.5, main=True)])
     assert "the scores are not in the card" in caplog.text
 
 

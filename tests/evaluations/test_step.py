@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from llm2vec_gen import artifacts, pipeline
-from llm2vec_gen.config import Plan, compose
+from llm2vec_gen.config import Plan, compose, evaluations
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.types import Score
 from tests.evaluations.test_own_retrieval import CORPUS, QRELS, QUERIES
@@ -132,7 +132,7 @@ def test_the_trained_models_fingerprint_is_that_of_its_weights(tmp_path: Path) -
     def trained(weights: str, *more: str) -> str:
         found = compose(f"paths.outputs={tmp_path}/{weights}", *more)
         artifact = found.artifact("train")
-        artifact.write_text("model.safetensors", weights)
+        artifact.write_file("model.safetensors", weights)
         artifact.finish()
         return found.fingerprint()
 
@@ -205,7 +205,7 @@ def test_readings_depend_on_the_evaluations_that_are_read(tmp_path: Path, data: 
 
 def test_decoding_is_read_without_an_instruction_and_the_pocket_by_task(tmp_path: Path) -> None:
     settings = [f"paths.outputs={tmp_path}", "interpret.evaluations=[decoding,pocket]", "evaluation.decoding.limit=2"]
-    found = pipeline._scored_queries(compose(*settings))
+    found = evaluations.scored_queries(compose(*settings))
     tasks = [origin["task"] for origin, _ in found]
     assert tasks == ["decode_exact", "retrieval", "reranking", "harmful_retrieval", "benign_retrieval", "reasoning"]
     (first, queries), second = found[0], found[1][0]
