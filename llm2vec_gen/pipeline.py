@@ -84,9 +84,7 @@ def complete(plan: Plan) -> Path:
         if unfinished:
             log_start(artifact)
             source = plan.build("data")
-            total = sum(
-                1 for _ in plan.build("data").queries()
-            )  # a source knows its number of queries only when it was read
+            total = sum(1 for _ in plan.build("data").queries())  # a source counts its queries as it reads them
             with executor.workers(plan.recipe("generator"), "complete") as generators:
                 missing = artifact.missing_rows(source.queries(), plan.settings["shard_size"], executor.job_shard)
                 with track("complete", total, "rows", artifact.rows) as progress:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from llm2vec_gen.backbones import generation, loading, reconstruction
+from llm2vec_gen.backbones import generation, loading, token_loss
 from llm2vec_gen.backbones.batching import inverse, micro_batches
 from llm2vec_gen.backbones.compilation import compile_parts
 from llm2vec_gen.backbones.end_of_turn import closing_id, stop_ids
@@ -22,10 +22,9 @@ from llm2vec_gen.backbones.execution.cpu_kernels import check_mode, freeze_linea
 from llm2vec_gen.backbones.execution.rope import renewed
 from llm2vec_gen.backbones.execution.select import choose_runner
 from llm2vec_gen.backbones.head import adjustment
-from llm2vec_gen.backbones.inputs import embedding_weight, input_scale
+from llm2vec_gen.backbones.inputs import input_scale
 from llm2vec_gen.backbones.kv_prefix import Prefix
 from llm2vec_gen.backbones.sharding import Shards
-from llm2vec_gen.backbones.token_loss import token_loss
 from llm2vec_gen.devices import usable
 from llm2vec_gen.errors import InputError, one_line
 from llm2vec_gen.paths import PathOrId
@@ -125,12 +124,12 @@ class Backbone:
     @property
     def device(self) -> torch.device:
         """Where the weights are now."""
-        return embedding_weight(self.lm).device
+        return self.lm.get_input_embeddings().weight.device  # type: ignore[return-value,union-attr]
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype in which states travel through the model."""
-        return embedding_weight(self.lm).dtype
+        return self.lm.get_input_embeddings().weight.dtype  # type: ignore[return-value,union-attr]
 
     @property
     def max_positions(self) -> int | None:
@@ -255,8 +254,8 @@ class Backbone:
         return torch.stack([row[len(row) - suffix.shape[1] :] for row in states.split(lengths)])
 
     def reconstruction_loss(self, soft_prompts: Tensor, completions: Sequence[Tensor]) -> tuple[Tensor, int]:
-        """(sum of -log p over completion tokens, their number) given soft prompts (B, K, D); see reconstruction.py."""
-        return reconstruction.reconstruction_loss(self, soft_prompts, completions)
+        """(sum of -log p over completion tokens, their number) given soft prompts (B, K, D); see token_loss.py."""
+        return token_loss.reconstruction_loss(self, soft_prompts, completions)
 
     @torch.no_grad()
     def states(self, ids: Sequence[Tensor]) -> list[Tensor]:
@@ -289,7 +288,7 @@ class Backbone:
 
     def token_loss(self, states: Tensor, targets: Tensor) -> Tensor:
         """Sum of -log p(targets (n,)) given states (n, D), without holding all logits."""
-        return token_loss(states, targets, self.head(), self.adjust_logits)
+        return token_loss.token_loss(states, targets, self.head(), self.adjust_logits)
 
     def generate(self, prompts: Sequence[Tensor], max_new_tokens: int, sampling: Mapping[str, Any] | None = None,
                  seed: int | Sequence[int] | None = None, stop: bool = True) -> list[tuple[Tensor, str]]:  # fmt: skip

@@ -7,11 +7,6 @@ from collections.abc import Mapping
 import torch
 import torchmetrics
 from torch import Tensor
-from torch.nn.functional import normalize
-
-from llm2vec_gen.types import EncoderOutput
-
-OBSERVED = ("loss", "cosine_match", "cosine_other", "embedding_norm", "target_norm", "gradient_norm")
 
 
 class IntervalMeans(torchmetrics.Metric):
@@ -48,17 +43,3 @@ class IntervalMeans(torchmetrics.Metric):
             self.total += state["total"].to(self.total.device)
             self.steps += state["steps"].to(self.steps.device)
             self._update_count = 1  # torchmetrics warns about a compute before any update
-
-
-@torch.no_grad()
-def observe(output: EncoderOutput, targets: Tensor) -> dict[str, Tensor]:
-    """Cosines and norms of a rank's batch: to the matching target, and the mean over all others (NaN for B = 1)."""
-    embeddings, targets = output.embedding.detach().float(), targets.float()
-    cosines = normalize(embeddings, dim=-1) @ normalize(targets, dim=-1).T
-    matches, rows = cosines.diagonal().sum(), len(embeddings)
-    return {
-        "cosine_match": matches / rows,
-        "cosine_other": (cosines.sum() - matches) / (rows * (rows - 1)),
-        "embedding_norm": embeddings.norm(dim=-1).mean(),
-        "target_norm": targets.norm(dim=-1).mean(),
-    }

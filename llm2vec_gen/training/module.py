@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torch.nn.functional import normalize
+from torch.utils.checkpoint import checkpoint
 
 from llm2vec_gen.distributed import collectives
 from llm2vec_gen.training import validation
 from llm2vec_gen.training.base import ResumableModule
-from llm2vec_gen.training.grad_cache import encode_batch
-from llm2vec_gen.training.metrics import OBSERVED, observe
 from llm2vec_gen.training.optimizers import MakeOptimizer
 from llm2vec_gen.training.settings import (
     TrainingSettings,
@@ -29,6 +29,7 @@ from llm2vec_gen.types import Batch, EncoderOutput
 
 log = logging.getLogger(__name__)
 
+OBSERVED = ("loss", "cosine_match", "cosine_other", "embedding_norm", "target_norm", "gradient_norm")
 MIN_LOSS_FRACTION = 0.02  # of the largest weighted loss
 
 
@@ -145,3 +146,39 @@ class LLM2VecGenModule(ResumableModule):
                     "raise loss.%s.weight, or use loss.alignment.reduction=variance",
                     name, value, largest, weighted[largest], round(100 * MIN_LOSS_FRACTION), name,
                 )  # fmt: skip
+
+
+def encode_batch(model: Any, batch: Batch, chunk_size: int | None) -> EncoderOutput:
+    """Return `model(batch)`: soft prompts (B, K, D) and embeddings (B, E), with gradients.
+
+    With a chunk size (GradCache, arXiv 2101.06983), each chunk of so many queries runs without keeping its activations.
+    A loss then sees the complete batch, and in the backward pass each chunk runs once more, alone, with the gradients
+    of its own rows. So losses over pairs of a batch are exact, and memory is that of one chunk.
+    """
+    size = len(batch.ids)
+    if chunk_size is None or chunk_size >= size or not torch.is_grad_enabled():
+        return model(batch)
+
+    def run(start: int) -> tuple[Tensor, Tensor]:
+        rows = slice(start, start + chunk_size)
+        chunk = Batch(batch.ids[rows], batch.queries[rows], batch.completions[rows], batch.targets[rows])
+        output = model(chunk)
+        return output.soft_prompts, output.embedding
+
+    parts = [checkpoint(run, start, use_reentrant=False) for start in range(0, size, chunk_size)]
+    soft_prompts, embeddings = zip(*parts, strict=True)
+    return EncoderOutput(torch.cat(soft_prompts), torch.cat(embeddings))
+
+
+@torch.no_grad()
+def observe(output: EncoderOutput, targets: Tensor) -> dict[str, Tensor]:
+    """Cosines and norms of a rank's batch: to the matching target, and the mean over all others (NaN for B = 1)."""
+    embeddings, targets = output.embedding.detach().float(), targets.float()
+    cosines = normalize(embeddings, dim=-1) @ normalize(targets, dim=-1).T
+    matches, rows = cosines.diagonal().sum(), len(embeddings)
+    return {
+        "cosine_match": matches / rows,
+        "cosine_other": (cosines.sum() - matches) / (rows * (rows - 1)),
+        "embedding_norm": embeddings.norm(dim=-1).mean(),
+        "target_norm": targets.norm(dim=-1).mean(),
+    }

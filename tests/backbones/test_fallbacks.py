@@ -171,7 +171,7 @@ def test_options_that_find_no_layers(monkeypatch):
         assert compilation.compile_parts(lm) == 0
 
     def run() -> None:
-        with checkpointing.checkpointed(lm, True):
+        with checkpointing.checkpointed(lm):
             pass
 
     once(run, "gradient checkpointing finds no decoder layers in Qwen3ForCausalLM")

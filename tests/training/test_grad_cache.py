@@ -11,7 +11,7 @@ from llm2vec_gen.losses.contrastive import ContrastiveLoss
 from llm2vec_gen.losses.reconstruction import ReconstructionLoss
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 from llm2vec_gen.training.fit import fit
-from llm2vec_gen.training.grad_cache import encode_batch
+from llm2vec_gen.training.module import encode_batch
 from llm2vec_gen.training.settings import TrainingSettings
 from llm2vec_gen.training.trainer_settings import TrainerSettings
 from llm2vec_gen.types import Batch

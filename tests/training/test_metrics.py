@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from llm2vec_gen.training.metrics import IntervalMeans, observe
+from llm2vec_gen.training.metrics import IntervalMeans
+from llm2vec_gen.training.module import observe
 from llm2vec_gen.types import EncoderOutput
 
 

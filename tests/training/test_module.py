@@ -11,8 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.training.datamodule import CompletionDataModule
 from llm2vec_gen.training.fit import fit
-from llm2vec_gen.training.metrics import OBSERVED
-from llm2vec_gen.training.module import LLM2VecGenModule
+from llm2vec_gen.training.module import OBSERVED, LLM2VecGenModule
 from llm2vec_gen.training.settings import TrainingSettings
 from llm2vec_gen.training.trainer_settings import TrainerSettings
 from tests.training.stubs import StubModel, stub_data, stub_losses

@@ -16,14 +16,11 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def checkpointed(lm: PreTrainedModel, active: bool) -> Iterator[None]:
+def checkpointed(lm: PreTrainedModel) -> Iterator[None]:
     """Inside, each decoder layer keeps its input only and computes itself again in the backward pass.
 
     The flags are set on the layers alone, not on their parts, so that dropout stays off as in eval().
     """
-    if not active:
-        yield
-        return
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     layers = [module for module in lm.modules() if isinstance(module, GradientCheckpointingLayer)]

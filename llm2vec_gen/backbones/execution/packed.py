@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,8 +41,9 @@ class PackedRunner:
         """Input vectors (T, D), rows of `lengths` end to end -> states after the final norm (T, D)."""
         if len(vectors) == 0:
             return vectors
-        layout = Layout(lengths, renewed(self, prefix, lengths), vectors)
-        with checkpointed(self.lm, checkpointing):
+        prefix = prefix if self.ropes is None else renewed(self, prefix, lengths)
+        layout = Layout(lengths, prefix, vectors)
+        with checkpointed(self.lm) if checkpointing else nullcontext():
             return self._forward(vectors, layout)
 
     @torch.no_grad()
@@ -54,7 +55,8 @@ class PackedRunner:
         """
         stop = self.layers if self.stops_early else None
         ahead = [0] * len(lengths) if ahead is None else ahead
-        prefix = renewed(self, prefix, [a + b for a, b in zip(lengths, ahead, strict=True)])
+        if self.ropes is not None:
+            prefix = renewed(self, prefix, [a + b for a, b in zip(lengths, ahead, strict=True)])
         layout = Layout(lengths, prefix, vectors, prefill=True, stop_after=stop)
         if len(vectors) == 0:
             return self._empty(lengths)
@@ -95,7 +97,7 @@ class PackedRunner:
         # A 4-D mask is handed through as it is: transformers then builds none over the packed rows, and the layout
         # replaces it.
         untouched = vectors.new_zeros((1, 1, 1, 1))
-        with row_lengths(None if self.ropes is None else layout.lengths(ahead)):
+        with nullcontext() if self.ropes is None else row_lengths(layout.lengths(ahead)):
             output = self.lm.base_model(
                 inputs_embeds=vectors[None], position_ids=layout.positions, attention_mask=untouched,
                 use_cache=False, layout=layout,

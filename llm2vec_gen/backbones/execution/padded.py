@@ -7,6 +7,7 @@ counted from the tokens themselves.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,7 +38,7 @@ class PaddedRunner:
         """Input vectors (T, D), rows of `lengths` end to end -> states after the final norm (T, D)."""
         if len(vectors) == 0:
             return vectors
-        with checkpointed(self.lm, checkpointing):
+        with checkpointed(self.lm) if checkpointing else nullcontext():
             output, valid, _ = self._forward(vectors, lengths, renewed(self, prefix, lengths), use_cache=False)
         return output.last_hidden_state[valid]
 
