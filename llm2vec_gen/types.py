@@ -106,10 +106,14 @@ class Batch:
 
 @dataclass(slots=True)
 class EncoderOutput:
-    """soft_prompts (B, K, D) and embedding (B, E), equations 1 and 2 of arXiv 2603.10913; both carry gradients."""
+    """soft_prompts (B, K, D) and embedding (B, E), equations 1 and 2 of arXiv 2603.10913; both carry gradients.
+
+    `earlier` are those of the hops before the last, where losses are over all of them (`model.hop_loss=all`).
+    """
 
     soft_prompts: Tensor
     embedding: Tensor
+    earlier: tuple[EncoderOutput, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ Neutral tensor names, the same for every format:
 
     suffix                              (S, D)   thought rows first, then the K compression rows (see suffix_space)
     reconstruction_projection.weight    (D, D)   .bias (D,)
-    alignment_projection.weight         (E, D)   .bias (E,)
+    alignment_projection.weight         (E, F)   .bias (E,); F is D unless the readout has another
+    hop_suffixes                        (hops - 1, S, D), of the hops after the first, where there are several
     lora.<module path>.A                (r, in)  .B (out, r), the path without the language model's own prefix
 
 Settings, plain values that JSON can hold:
@@ -13,6 +14,9 @@ Settings, plain values that JSON can hold:
                            it; `row_scale`, the factor from an embedding row to its token's input vector (absent: 1)
     suffix_space           "vectors" (as the model's forward takes them; default) or "rows" of the embedding
     num_thought_tokens, num_compression_tokens, embedding_dim, max_length; matryoshka_dims, if prefixes were trained
+    readout                {"name", its arguments, "features": F, "kept": [start, stop] where it is the mean of a slice
+                           of the compression tokens}; absent: the mean of all. One without suffix has 0 tokens
+    num_hops               passes of latent chaining; absent: 1
     suffix_spelling        "own" (the suffix has no tokens) or "literal" (its tokens can be written in a text)
     suffix_tokens          literal only: the S token strings, and `suffix_ids` their ids in the tokenizer's files
     end_marker             a literal text that ends every decoded completion, or None
@@ -85,6 +89,7 @@ class Checkpoint:
     def check(self) -> Checkpoint:
         """Return the checkpoint; raise InputError if settings and tensors disagree or a value is not finite."""
         where = str(self.folder) if self.folder is not None else "this checkpoint"
+        _check_variant(self.settings, where)
         _check_settings(self.settings, where)
         _check_texts(self.settings, where)
         _check_instructions(self.settings, where)
@@ -152,7 +157,7 @@ def _check_settings(settings: Mapping[str, Any], where: str) -> None:
     """Raise InputError unless the counts are whole numbers in a valid range and the backbone is named."""
     ranges = {
         "num_thought_tokens": (0, 4096),
-        "num_compression_tokens": (1, 4096),
+        "num_compression_tokens": (0 if settings.get("readout") else 1, 4096),
         "embedding_dim": (1, 1 << 20),
         "max_length": (1, 1 << 24),
     }
@@ -171,6 +176,30 @@ def _check_settings(settings: Mapping[str, Any], where: str) -> None:
         raise InputError(f"{where}: suffix_space is {settings['suffix_space']!r}; expected 'vectors' or 'rows'")
     if settings.get("suffix_spelling", "own") not in ("own", "literal"):
         raise InputError(f"{where}: suffix_spelling is {settings['suffix_spelling']!r}; expected 'own' or 'literal'")
+
+
+def _check_variant(settings: Mapping[str, Any], where: str) -> None:
+    """Raise InputError unless readout and number of hops, where they are recorded, have the form that is expected."""
+    readout, hops = settings.get("readout"), settings.get("num_hops", 1)
+    if readout is not None:
+        features = readout.get("features") if isinstance(readout, Mapping) else None
+        good = isinstance(features, int) and not isinstance(features, bool) and 1 <= features <= 1 << 28
+        if not good or not isinstance(readout.get("name"), str):
+            raise InputError(f"{where}: setting readout is {readout!r}; expected a name and a number of features")
+    if isinstance(hops, bool) or not isinstance(hops, int) or not 1 <= hops <= 4096:
+        raise InputError(f"{where}: setting num_hops is {hops!r}; expected a whole number from 1 to 4096")
+
+
+def refuse_variant(settings: Mapping[str, Any], what: str, readouts: tuple[str, ...] = ()) -> None:
+    """Raise InputError where a format that holds the paper's model alone is asked for another one.
+
+    `what` names the format; `readouts` are those that it holds too.
+    """
+    name = (settings.get("readout") or {}).get("name")
+    if name is not None and name not in readouts:
+        raise InputError(f"{what} has no place for readout={name}; save with format='native'")
+    if settings.get("num_hops", 1) > 1:
+        raise InputError(f"{what} has no place for model.num_hops={settings['num_hops']}; save with format='native'")
 
 
 def _check_prefixes(found: Any, embedding_dim: int, where: str) -> None:
@@ -248,11 +277,13 @@ def expected_shapes(settings: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the tensors every checkpoint has."""
     suffix = settings["num_thought_tokens"] + settings["num_compression_tokens"]
     hidden, size = settings["backbone"]["hidden_size"], settings["embedding_dim"]
+    hops = settings.get("num_hops", 1)
     return {
         "suffix": (suffix, hidden),
+        **({"hop_suffixes": (hops - 1, suffix, hidden)} if hops > 1 else {}),
         "reconstruction_projection.weight": (hidden, hidden),
         "reconstruction_projection.bias": (hidden,),
-        "alignment_projection.weight": (size, hidden),
+        "alignment_projection.weight": (size, (settings.get("readout") or {}).get("features", hidden)),
         "alignment_projection.bias": (size,),
     }
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from llm2vec_gen.checkpoints.base import expected_shapes
 from llm2vec_gen.checkpoints.prompts import instructions_of, prompts
 
 TRAINED_ONLY = "This folder holds only what was trained, not the language model."
@@ -30,6 +32,8 @@ def model_card(settings: Mapping[str, Any], contents: str = TRAINED_ONLY) -> str
     rows += [
         ("Thought tokens", str(settings["num_thought_tokens"])),
         ("Compression tokens", str(settings["num_compression_tokens"])),
+        *([("Readout", f"`{settings['readout']['name']}`")] if settings.get("readout") else []),
+        *([("Hops", str(settings["num_hops"]))] if settings.get("num_hops", 1) > 1 else []),
         ("Embedding size", str(settings["embedding_dim"])),
         ("Longest query, suffix included", f"{settings.get('max_length', 512)} tokens"),
         ("Trainable parameters", f"{trainable_parameters(settings):,}"),
@@ -46,11 +50,9 @@ def with_scores(text: str, scores: Any) -> str:
 
 
 def trainable_parameters(settings: Mapping[str, Any]) -> int:
-    """Return suffix rows and both projections, and LoRA where the card gives their number."""
-    hidden, size = settings["backbone"]["hidden_size"], settings["embedding_dim"]
-    suffix = settings["num_thought_tokens"] + settings["num_compression_tokens"]
+    """Return suffix rows of all hops and both projections, and LoRA where the card gives their number."""
     lora = (settings.get("lora") or {}).get("parameters", 0)
-    return suffix * hidden + hidden * (hidden + 1) + size * (hidden + 1) + lora
+    return sum(math.prod(shape) for shape in expected_shapes(settings).values()) + lora
 
 
 def _front_matter(backbone: Mapping[str, Any], facts: Mapping[str, Any]) -> str:

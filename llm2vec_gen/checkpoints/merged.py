@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from llm2vec_gen.checkpoints import card, folder, native, tokenizer_files
-from llm2vec_gen.checkpoints.base import Checkpoint, suffix_rows
+from llm2vec_gen.checkpoints.base import Checkpoint, refuse_variant, suffix_rows
 from llm2vec_gen.checkpoints.reference_writer import older_rope
 from llm2vec_gen.errors import InputError
 
 HEAD, ORIGINAL = "head.safetensors", "llm2vec_gen"
+POOLED = ("first_n", "last_token")  # readouts that are the mean of some compression tokens
 _EMBEDDING = "embed_tokens.weight"
 
 
@@ -39,6 +40,7 @@ def read(path: Path) -> Checkpoint:
 def write(path: Path, checkpoint: Checkpoint, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write the merged model; `weights` are its tensors by transformers names (model.layers..., lm_head...)."""
     settings = checkpoint.settings
+    refuse_variant(settings, "a merged folder", POOLED)
     config = settings["backbone"].get("config")
     if weights is None or not isinstance(config, Mapping) or "tokenizer.json" not in checkpoint.files:
         raise InputError(
@@ -53,13 +55,24 @@ def write(path: Path, checkpoint: Checkpoint, weights: Mapping[str, Tensor] | No
     native_folder.mkdir(exist_ok=True)
     native.write(native_folder, checkpoint)
     folder.write_tensors(path, "model.safetensors", merged)
-    serving = _SERVING.format(kept=settings["num_compression_tokens"])
+    start, stop = kept_states(settings)
+    read = f"{start}:{stop or ''}"
+    words = f"the last {-start} vectors" if stop is None else f"the vectors [{read}]"
+    serving = _SERVING.format(read=read, words=words)
     files |= {
         HEAD: folder.tensor_bytes(fold(checkpoint.tensors)),
         "README.md": (card.model_card(settings, COMPLETE) + serving).encode(),
         "config.json": json.dumps(_config(config, merged), indent=2).encode(),
     }
     folder.write_files(path, files)
+
+
+def kept_states(settings: Mapping[str, Any]) -> tuple[int, int | None]:
+    """Return the slice of a text's states whose mean the head reads, counted from the end."""
+    tokens = settings["num_compression_tokens"]
+    kept = (settings.get("readout") or {}).get("kept") or [None, None]
+    start, stop, _ = slice(*kept).indices(tokens)
+    return start - tokens, None if stop == tokens else stop - tokens
 
 
 def fold(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -122,7 +135,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
-folder, kept = "this folder", {kept}
+folder = "this folder"
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModel.from_pretrained(folder).eval()
 head = load_file(folder + "/head.safetensors")
@@ -131,7 +144,7 @@ head = load_file(folder + "/head.safetensors")
 @torch.no_grad()
 def embed(texts):
     batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")  # pads on the left
-    states = model(**batch).last_hidden_state[:, -kept:].mean(dim=1)
+    states = model(**batch).last_hidden_state[:, {read}].mean(dim=1)
     return states.float() @ head["weight"].T + head["bias"]
 
 
@@ -139,8 +152,8 @@ vectors = embed(["What is the capital of France?", "Name a river in Africa."])
 ```
 
 Servers that can give one vector per token (vLLM with its `token_embed` pooling, text-embeddings-inference with
-`/embed_all`) can host it: take the mean of the last {kept} vectors of a text and apply the head in the client. Servers
-that only pool (mean of all tokens, first, last) cannot, as none has "the mean of the last {kept}"; nor can formats that
+`/embed_all`) can host it: take the mean of {words} of a text and apply the head in the client. Servers
+that only pool (mean of all tokens, first, last) cannot, as none has "the mean of {words}"; nor can formats that
 drop the tokenizer's post-processor, such as GGUF (llama.cpp, Ollama), unless the client appends the suffix tokens.
 Only transformers itself was tried.
 """

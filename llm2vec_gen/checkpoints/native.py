@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 WEIGHTS, CONFIG, CARD, SCORES = "model.safetensors", "config.json", "README.md", "scores.json"
 FORMAT_NAME, FORMAT_VERSION = "llm2vec-gen", 1
+VARIANT_VERSION = 2  # of checkpoints with a readout or hops, which software that knows version 1 alone must refuse
 _DIGEST = re.compile(rb'(?<=\n  )"digest": "([0-9a-f]{64})"')  # the outermost level only
 _BLANK = b'"digest": "' + b"0" * 64 + b'"'
 _OWN_KEYS = ("format", "format_version", "digest", "weights_bytes", "files")
@@ -62,7 +63,8 @@ def write(path: Path, checkpoint: Checkpoint, extra_files: dict[str, bytes] | No
     """Write weights first and config.json last, so that an interrupted write leaves no config of other weights."""
     weights = folder.tensor_bytes(checkpoint.tensors)
     files = {WEIGHTS: weights, **{name: checkpoint.files[name] for name in TOKENIZER_FILES if name in checkpoint.files}}
-    config: dict[str, Any] = {"format": FORMAT_NAME, "format_version": FORMAT_VERSION, "digest": "0" * 64}
+    version = VARIANT_VERSION if checkpoint.settings.keys() & {"readout", "num_hops"} else FORMAT_VERSION
+    config: dict[str, Any] = {"format": FORMAT_NAME, "format_version": version, "digest": "0" * 64}
     config |= {name: value for name, value in checkpoint.settings.items() if name not in _OWN_KEYS}
     config["weights_bytes"] = len(weights)
     config["files"] = {name: _sha256(content) for name, content in files.items()}
@@ -136,10 +138,11 @@ def _read_config(path: Path) -> dict[str, Any]:
             "another backbone pass backbone=... instead of editing it"
         )
     config = folder.parse_json(content, str(path / CONFIG))
-    if config.get("format") != FORMAT_NAME or config.get("format_version") != FORMAT_VERSION:
+    versions = FORMAT_VERSION, VARIANT_VERSION
+    if config.get("format") != FORMAT_NAME or config.get("format_version") not in versions:
         raise InputError(
             f"{path / CONFIG} says format {config.get('format')!r} version {config.get('format_version')!r}; this "
-            f"version reads {FORMAT_NAME!r} version {FORMAT_VERSION}: update the package"
+            f"version reads {FORMAT_NAME!r} versions {versions[0]} and {versions[1]}: update the package"
         )
     sums = config.get("files")
     if not isinstance(sums, dict) or WEIGHTS not in sums or not set(sums) <= {WEIGHTS, *TOKENIZER_FILES}:

@@ -14,8 +14,10 @@ from llm2vec_gen import targets
 from llm2vec_gen.config.messages import CONF
 from llm2vec_gen.errors import InputError, check_flag, check_integer
 from llm2vec_gen.interpreters.embedding_map import check_method
+from llm2vec_gen.models.arguments import check_hops
+from llm2vec_gen.models.readouts.mean_linear import MeanLinear
 from llm2vec_gen.paths import on_disk
-from llm2vec_gen.training.settings import check_batch_size, check_losses, check_validation
+from llm2vec_gen.training.settings import check_batch_size, check_losses, check_soft_prompts, check_validation
 from llm2vec_gen.training.trainer_settings import TrainerSettings
 
 MANY = ("loss", "evaluation", "baseline", "interpreter", "logger", "callbacks")  # groups of members, each with a key
@@ -168,6 +170,7 @@ def check(settings: dict[str, Any]) -> None:
     trainer: TrainerSettings = targets.build(settings["trainer"], "trainer")
     trainer.check_batch("training.batch_size", settings["training"]["batch_size"])
     _check_suffix(settings["model"])
+    _check_variant(settings["model"], losses)
     for key, path in _local_paths(settings):
         if not on_disk(path).exists():
             raise InputError(f"{key}={path} does not exist (looked from {Path.cwd()})")
@@ -188,11 +191,25 @@ def _check_suffix(model: dict[str, Any]) -> None:
         if key in model:
             check_integer(f"model.{key}", model[key], least)
     suffix = model.get("num_thought_tokens", 0) + model.get("num_compression_tokens", 0)
+    check_integer("model.num_hops", model.get("num_hops", 1))
+    fed_back = model.get("num_hops", 1) > 1
+    suffix += model.get("num_compression_tokens", 0) if fed_back else 0
     if suffix >= model.get("max_length", 512):
+        tokens = "tokens of the suffix and of soft prompts that are fed back" if fed_back else "suffix tokens"
         raise InputError(
-            f"{suffix} suffix tokens leave no tokens for the query within model.max_length={model['max_length']}; "
+            f"{suffix} {tokens} leave no tokens for the query within model.max_length={model['max_length']}; "
             "lower model.num_thought_tokens or model.num_compression_tokens, or raise model.max_length"
         )
+
+
+def _check_variant(model: dict[str, Any], losses: dict[str, Any]) -> None:
+    """Raise InputError where readout, hops, losses and compression tokens contradict each other."""
+    node = model.get("readout")
+    readout = MeanLinear() if node is None else targets.build(node, "model.readout")
+    check_hops(model.get("num_hops", 1), model.get("hop_loss", "last"), readout)
+    check_soft_prompts(losses, readout)
+    if readout.reads_suffix and "num_compression_tokens" in model:
+        readout.check(model["num_compression_tokens"])
 
 
 def _local_paths(settings: dict[str, Any]) -> list[tuple[str, str]]:

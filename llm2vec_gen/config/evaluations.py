@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm2vec_gen.errors import InputError, check_integer
 from llm2vec_gen.evaluations.base import by_task
+from llm2vec_gen.targets import locate
 
 if TYPE_CHECKING:
     from llm2vec_gen.config.plan import Plan
@@ -28,7 +29,19 @@ def tasks_of(plan: Plan) -> dict[str, Evaluation]:
 
 
 def interpreted(plan: Plan) -> list[str]:
-    """Return the keys of interpret.evaluations; InputError where this config has no such evaluation."""
+    """Return the keys of interpret.evaluations; InputError where this config has no such evaluation.
+
+    Also where an interpreter reads compression tokens, and the model's readout has none.
+    """
+    readout = plan.build("model.readout") if plan.settings["model"].get("readout") else None
+    for name, node in (plan.settings.get("interpreter") or {}).items():
+        if readout is None or readout.reads_suffix:
+            break
+        if getattr(locate(node["_target_"]), "needs_soft_prompts", False):
+            raise InputError(
+                f"interpreter.{name} reads compression tokens, and readout={readout.name} has none; leave it out "
+                f"('~interpreter.{name}', or interpreter=[])"
+            )
     there = list(plan.settings.get("evaluation") or {})
     names: list[str] = plan.settings["interpret"]["evaluations"]
     for name in names:

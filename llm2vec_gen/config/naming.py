@@ -32,7 +32,9 @@ def artifact_label(step: Step, settings: Mapping[str, Any], choices: Mapping[str
     if backbone == "custom":
         backbone = on_disk(settings["backbone"]["path"]).absolute().name or backbone
     losses = "+".join(settings.get("loss") or {})
-    student = f"{backbone}-{choices.get('model')}-{losses}-seed{seed}"
+    readout = choices.get("readout")
+    model = f"{choices.get('model')}-{readout}" if readout not in (None, "mean_linear") else choices.get("model")
+    student = f"{backbone}-{model}-{losses}-seed{seed}"
     values = {
         "backbone": backbone,
         "student": student,

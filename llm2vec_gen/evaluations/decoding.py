@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from llm2vec_gen.errors import InputError, check_integer
 from llm2vec_gen.evaluations.base import Evaluation, data_revision, encoder_name
-from llm2vec_gen.types import Encoder, Instruction, Query, QuerySource, Score
+from llm2vec_gen.types import Instruction, Query, QuerySource, Score
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +28,11 @@ class Decoder(Protocol):
     def soft_prompts(self, texts: Sequence[str]) -> Tensor: ...
 
     def decode(self, inputs: Tensor, max_new_tokens: int | None = None) -> list[str]: ...
+
+
+def can_decode(encoder: Any) -> bool:
+    """Return whether an encoder has soft prompts to decode: a trained model has, unless it reads no suffix."""
+    return isinstance(encoder, Decoder) and getattr(encoder, "num_compression_tokens", 1) > 0
 
 
 class Decoding(Evaluation):
@@ -73,10 +78,10 @@ class Decoding(Evaluation):
         self.check_task(task)
         return list(islice(self.source.queries(), self.limit))
 
-    def evaluate(self, encoder: Encoder, task: str) -> list[Score]:
+    def evaluate(self, encoder: Any, task: str) -> list[Score]:
         """Return the four fractions, with 0 or 1 per query; none for an encoder that cannot decode."""
         self.check_task(task)
-        if not isinstance(encoder, Decoder):
+        if not can_decode(encoder):
             log.info("decode_exact: skipped, %s cannot decode", encoder_name(encoder))
             return []
         queries = self.queries(task)

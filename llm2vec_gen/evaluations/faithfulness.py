@@ -7,13 +7,14 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
+from typing import Any
 
 import torch
 from torch.nn.functional import cosine_similarity
 
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.evaluations.base import data_revision, encoder_name
-from llm2vec_gen.evaluations.decoding import Decoder, Decoding
+from llm2vec_gen.evaluations.decoding import Decoding, can_decode
 from llm2vec_gen.refusals import Refusals
 from llm2vec_gen.types import Encoder, Instruction, Query, QuerySource, Score
 
@@ -70,10 +71,10 @@ class Faithfulness(Decoding):
         assert source is not None  # or `check_task` has refused
         return list(islice(source.queries(), self.limit))
 
-    def evaluate(self, encoder: Encoder, task: str) -> list[Score]:
+    def evaluate(self, encoder: Any, task: str) -> list[Score]:
         """Return the rows of a task; none for an encoder that cannot decode."""
         self.check_task(task)
-        if not isinstance(encoder, Decoder):
+        if not can_decode(encoder):
             log.info("%s: skipped, %s cannot decode", task, encoder_name(encoder))
             return []
         queries = self.queries(task)

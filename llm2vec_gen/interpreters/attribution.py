@@ -12,6 +12,7 @@ from torch.nn.functional import cosine_similarity, normalize
 from llm2vec_gen.errors import InputError, check_integer, check_texts
 from llm2vec_gen.interpreters.base import Interpreter
 from llm2vec_gen.interpreters.inputs import Inputs
+from llm2vec_gen.models.hops import hop_states
 from llm2vec_gen.types import Reading
 
 BASELINES = ("zero", "mean")
@@ -39,6 +40,8 @@ class Attribution(Interpreter):
     Example:
         Attribution().interpret(model, ["what is the capital of peru?"])[0].tokens  # [(" capital", 0.8), ...]
     """
+
+    needs_soft_prompts = False
 
     def __init__(self, steps: int = 1, baseline: str = "zero", batch_size: int = 8) -> None:
         super().__init__(batch_size)
@@ -110,9 +113,7 @@ class Attribution(Interpreter):
 
 def embed(model: Any, vectors: Sequence[Tensor], suffix: Tensor) -> Tensor:
     """Input vectors of queries (L_i, D) and suffix vectors (B, S, D) -> embeddings (B, E) with gradients."""
-    with model.adapted():
-        states = model.backbone.full_pass(vectors, suffix)
-    return model.embed_states(states[:, model.num_thought_tokens :])
+    return model.embed_states(hop_states(model, vectors, suffix, full=True)[-1])
 
 
 def along(embeddings: Tensor, references: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from llm2vec_gen.errors import check_integer
 from llm2vec_gen.interpreters.inputs import Inputs
@@ -19,6 +19,8 @@ class Interpreter(ABC):
     `model` is an LLM2VecGen; `inputs` gives the states, soft prompts or embeddings of its queries when they are asked
     for, and `inputs.batches(self.batch_size)` parts of it.
     """
+
+    needs_soft_prompts: ClassVar[bool] = True  # a model whose readout has none is then refused
 
     def __init__(self, batch_size: int = 64) -> None:
         check_integer("an interpreter's batch_size", batch_size)

@@ -17,6 +17,8 @@ from llm2vec_gen.interpreters.base import Interpreter
 from llm2vec_gen.interpreters.inputs import Inputs
 from llm2vec_gen.interpreters.latent_index import LatentIndex
 from llm2vec_gen.interpreters.logit_lens import readable, words_of
+from llm2vec_gen.models.hops import last_tail
+from llm2vec_gen.models.readouts.base import check_decodable
 from llm2vec_gen.paths import on_disk
 from llm2vec_gen.types import Reading
 
@@ -100,8 +102,11 @@ class LatentLens(Interpreter):
 
     def _states(self, model: Any, batch: Inputs, layers: Sequence[int]) -> dict[int, Tensor]:
         """Layer -> states of the compression tokens (B, K, D) of the queries' texts."""
+        check_decodable(model)
         texts = check_texts([query.text for query in batch.queries], batch.instruction)
         rows, suffix = model.suffix_tokenization.split(model.tokenize_queries(texts), model.suffix.detach())
+        with torch.no_grad():
+            suffix = last_tail(model, rows, suffix)  # (B, S, D), after the soft prompts that hops feed back
         with torch.no_grad(), model.adapted():
             found = layer_states(
                 model.backbone, [torch.cat([row, tail.to(row)]) for row, tail in zip(rows, suffix, strict=True)], layers

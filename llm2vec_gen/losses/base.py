@@ -33,6 +33,8 @@ class Loss(nn.Module, ABC):
 
     digest_defaults: ClassVar[Mapping[str, Any]] = {"schedule": None}  # what digests leave out
 
+    needs_soft_prompts: ClassVar[bool] = False  # a readout without any (query_mean) is then refused
+
     least_batch_size: ClassVar[int] = 1  # queries in an effective batch
 
     def __init__(self, weight: float = 1.0, schedule: Mapping[str, Any] | None = None):

@@ -40,6 +40,8 @@ class ReconstructionLoss(Loss):
         (torch.Size([]), True, 5)
     """
 
+    needs_soft_prompts = True
+
     def forward(self, model: LLM2VecGen, output: EncoderOutput, batch: Batch) -> Tensor:
         """Return the loss, a scalar; gradients flow through `output.soft_prompts`."""
         total, tokens = model.backbone.reconstruction_loss(output.soft_prompts, batch.completions)

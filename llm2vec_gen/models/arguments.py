@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from llm2vec_gen.errors import InputError, check_integer
+from llm2vec_gen.errors import InputError, check_integer, closest
 
 
 def check_flags(**flags: Any) -> None:
@@ -31,6 +31,50 @@ def check_dimensions(dimensions: Any, embedding_dim: int, prefixes: Sequence[int
         f"dimensions={dimensions}: the embedding has {embedding_dim} dimensions, and {known}; expected one of these, "
         "or train with loss.alignment.matryoshka=[...]"
     )
+
+
+def check_sizes(embedding_dim: Any, num_thought_tokens: Any, num_compression_tokens: Any, max_length: Any,
+                readout: Any) -> None:  # fmt: skip
+    """InputError for sizes of a model that are no whole numbers, too small, or that its readout cannot read."""
+    check_integer("embedding_dim", embedding_dim)
+    check_integer("num_thought_tokens", num_thought_tokens, least=0)
+    check_integer("num_compression_tokens", num_compression_tokens, least=1 if readout.reads_suffix else 0)
+    check_integer("max_length", max_length)
+    readout.check(num_compression_tokens)
+
+
+MAX_HOPS = 16
+HOP_LOSSES = ("last", "all")
+
+
+def check_hops(num_hops: Any, hop_loss: Any, readout: Any) -> None:
+    """InputError unless num_hops is 1 to 16, 1 for a readout without suffix, and hop_loss names the hops it means."""
+    check_integer("model.num_hops", num_hops)
+    if num_hops > MAX_HOPS:
+        raise InputError(f"model.num_hops={num_hops}: expected 1 to {MAX_HOPS}; each hop is a pass more")
+    if hop_loss not in HOP_LOSSES:
+        raise InputError(f"model.hop_loss={hop_loss}: expected {' or '.join(HOP_LOSSES)}")
+    if num_hops > 1 and not readout.reads_suffix:
+        raise InputError(
+            f"model.num_hops={num_hops} feeds soft prompts back, and readout={readout.name} has none; set "
+            "model.num_hops=1, or choose another readout"
+        )
+
+
+def check_hop(hop: Any, num_hops: int) -> None:
+    """InputError unless `hop` is None or one of the model's."""
+    check_integer("hop", hop, null=True)
+    if hop is not None and hop > num_hops:
+        raise InputError(f"hop={hop}: this model has {num_hops} (model.num_hops); expected 1 to {num_hops}")
+
+
+def named_instruction(known: Mapping[str, str], name: str, instruction: str | None) -> str:
+    """Return the instruction of a prompt name; InputError for an unknown one, and where an instruction is given too."""
+    if instruction is not None:
+        raise InputError(f"both instruction={instruction!r} and prompt_name={name!r} were given; choose one")
+    if name not in known:
+        raise InputError(f"prompt_name={name!r} is unknown; expected one of {closest(str(name), list(known))}")
+    return known[name]
 
 
 def check_max_length(max_length: Any, default: int, suffix_length: int, positions: int | None) -> int:

@@ -67,6 +67,11 @@ class Expander(nn.Module):
         _, tokens, hidden = soft_prompts.shape
         expander = cls(model.embedding_dim, tokens, hidden, width, model.fingerprint)
         projection = model.alignment_projection
+        if projection.in_features != hidden:
+            raise InputError(
+                f"an expander inverts the mean soft prompt's projection, and readout={model.readout.name} has another "
+                "one; take a model with readout=mean_linear, first_n or last_token"
+            )
         weight = projection.weight.detach().double().cpu()  # (E, D)
         expander.inverse.copy_(torch.linalg.pinv(weight, rtol=SMALLEST))
         expander.shift.copy_(projection.bias.detach())

@@ -57,8 +57,8 @@ def projection(inputs: int, outputs: int, init: str) -> nn.Linear:
 def match_targets(model: Any, texts: Sequence[str], moments: TargetMoments) -> None:
     """Start embeddings at the targets' mean with a tenth of their spread, by W_align and b_align alone.
 
-    With c the mean of the texts' mean soft prompts, a = W_align (p - c), V the targets' variance summed over E and s =
-    INITIAL_SPREAD:
+    With p a text's features (readouts/base.py), c their mean, a = W_align (p - c), V the targets' variance summed over
+    E and s = INITIAL_SPREAD:
 
         W_align <- W_align * s sqrt(V / sum_d Var(a_d)),    b_align <- mean(targets) - W_align c
 
@@ -66,11 +66,10 @@ def match_targets(model: Any, texts: Sequence[str], moments: TargetMoments) -> N
     """
     layer, training = model.alignment_projection, model.training
     model.eval()
-    states = model.states(texts).mean(dim=1).to(layer.weight.device)  # (N, D)
+    features = model.features(texts).to(layer.weight)  # (N, F)
     model.train(training)
-    prompts = model.project(states).to(layer.weight.dtype)  # (N, D), both projections are affine
-    centre = prompts.mean(dim=0)
-    spread = ((prompts - centre) @ layer.weight.T).var(dim=0, unbiased=False).sum()  # over E
+    centre = features.mean(dim=0)
+    spread = ((features - centre) @ layer.weight.T).var(dim=0, unbiased=False).sum()  # over E
     if spread > 0:
         layer.weight.mul_(INITIAL_SPREAD * (moments.variance / spread).sqrt())
     layer.bias.copy_(moments.mean.to(layer.bias) - layer.weight @ centre)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,20 +19,27 @@ from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.backbones.beam_search import beam_search
 from llm2vec_gen.backbones.kv_prefix import Prefix
 from llm2vec_gen.checkpoints import hub, prompts
-from llm2vec_gen.errors import InputError, check_integer, closest
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.models import identity, initialization, storage
 from llm2vec_gen.models.arguments import (
     check_beams,
     check_dimensions,
     check_flags,
+    check_hop,
+    check_hops,
     check_max_length,
     check_new_tokens,
     check_seed,
+    check_sizes,
     check_soft_prompts,
     given_soft_prompts,
+    named_instruction,
 )
+from llm2vec_gen.models.hops import hop_states
 from llm2vec_gen.models.lora import QueryLora, check_settings
 from llm2vec_gen.models.query_pass import QueryPass
+from llm2vec_gen.models.readouts.base import MEAN_LINEAR, Readout, check_decodable
+from llm2vec_gen.models.readouts.mean_linear import MeanLinear
 from llm2vec_gen.models.suffix_tokenization import SuffixTokenization
 from llm2vec_gen.types import Batch, EncoderOutput, TargetMoments
 
@@ -46,29 +54,44 @@ class LLM2VecGen(nn.Module):
     the alignment projection (mean over K: the embedding, E). Trained are `suffix` and the two projections, in fp32; the
     language model is frozen and stays in eval(). `full_gradient` sends gradients through the query positions too.
     `lora` (rank, alpha, dropout, target_modules) adds low-rank terms to the query pass alone, which implies it.
+    `readout` is how the embedding is read (readouts/base.py; default: the mean).
+
+    With `num_hops` k > 1 (latent chaining) hop i + 1 reads [query, soft prompts of hop i, a suffix of its own]; hops
+    share the projections, and the last one's are the model's. `hop_loss`: losses are of the "last" hop, or the mean
+    over "all".
     """
+
+    digest_defaults: ClassVar[Mapping[str, Any]] = {
+        "readout": {"_target_": MEAN_LINEAR}, "num_hops": 1, "hop_loss": "last",
+    }  # fmt: skip
 
     def __init__(self, backbone: Backbone, embedding_dim: int, num_thought_tokens: int = 10,
                  num_compression_tokens: int = 10, max_length: int = 512, projection_init: str = "default",
-                 full_gradient: bool = False, lora: Mapping[str, Any] | None = None):  # fmt: skip
+                 full_gradient: bool = False, lora: Mapping[str, Any] | None = None,
+                 readout: Readout | None = None, num_hops: int = 1, hop_loss: str = "last"):  # fmt: skip
         super().__init__()
         self.backbone = backbone
         self.lm = backbone.lm
+        self.readout = readout or MeanLinear()
+        if not self.readout.reads_suffix:
+            num_thought_tokens = num_compression_tokens = 0
         check_flags(full_gradient=full_gradient)
+        check_sizes(embedding_dim, num_thought_tokens, num_compression_tokens, max_length, self.readout)
+        check_hops(num_hops, hop_loss, self.readout)
         if lora:
             check_settings(lora)
-        check_integer("embedding_dim", embedding_dim)
-        check_integer("num_thought_tokens", num_thought_tokens, least=0)
-        check_integer("num_compression_tokens", num_compression_tokens)
-        check_integer("max_length", max_length)
-        self.embedding_dim = int(embedding_dim)
+        self.embedding_dim, self.num_hops, self.hop_loss = int(embedding_dim), int(num_hops), hop_loss
         self.num_thought_tokens, self.num_compression_tokens = int(num_thought_tokens), int(num_compression_tokens)
         self.max_length, self.full_gradient = int(max_length), full_gradient
         self.max_query_tokens(None)
         hidden, device, self.projection_init = backbone.hidden_size, backbone.device, projection_init
-        self.suffix = nn.Parameter(initialization.suffix(backbone, self.num_suffix_tokens))
+        suffix = initialization.suffix(backbone, self.num_suffix_tokens)
+        self.suffix = nn.Parameter(suffix, requires_grad=self.readout.reads_suffix)
         self.reconstruction_projection = initialization.projection(hidden, hidden, projection_init).to(device)
-        self.alignment_projection = initialization.projection(hidden, self.embedding_dim, projection_init).to(device)
+        sizes = self.num_compression_tokens, hidden, self.embedding_dim
+        self.alignment_projection = self.readout.projection(*sizes, projection_init).to(device)
+        later = [initialization.suffix(backbone, self.num_suffix_tokens) for _ in range(1, self.num_hops)]
+        self.hop_suffixes = nn.Parameter(torch.stack(later)) if later else None  # (hops - 1, S, D), after the first
         self.lora = QueryLora.fresh(self.lm, **lora).to(device) if lora else None
         self.suffix_tokenization = SuffixTokenization(backbone)
         self.matryoshka_dims: tuple[int, ...] = ()  # prefixes of the embedding that were trained, in rising order
@@ -85,9 +108,20 @@ class LLM2VecGen(nn.Module):
         return self.num_thought_tokens + self.num_compression_tokens
 
     @property
+    def tail_length(self) -> int:
+        """Tokens that stand behind a query in its longest pass: the suffix, and soft prompts that are fed back."""
+        return self.num_suffix_tokens + (self.num_compression_tokens if self.num_hops > 1 else 0)
+
+    @property
     def tokenizer(self) -> Any:
         """The tokenizer that texts go through."""
         return self.suffix_tokenization.tokenizer
+
+    @property
+    def variant(self) -> dict[str, Any]:
+        """Return the settings in which this differs from the paper's model: readout and hops; empty for that one."""
+        hops = {} if self.num_hops == 1 else {"num_hops": self.num_hops, "hop_loss": self.hop_loss}
+        return storage.variant(self) | hops
 
     def trainables(self) -> dict[str, nn.Parameter]:
         """Return the trained parameters by their names in this module."""
@@ -128,8 +162,8 @@ class LLM2VecGen(nn.Module):
 
     def max_query_tokens(self, max_length: int | None) -> int:
         """Return how many query tokens fit beside the suffix; InputError where none does."""
-        length = check_max_length(max_length, self.max_length, self.num_suffix_tokens, self.backbone.max_positions)
-        return length - self.num_suffix_tokens
+        length = check_max_length(max_length, self.max_length, self.tail_length, self.backbone.max_positions)
+        return length - self.tail_length
 
     # Training
 
@@ -140,29 +174,32 @@ class LLM2VecGen(nn.Module):
 
     def forward(self, batch: Batch) -> EncoderOutput:
         """Soft prompts (B, K, D) and embedding (B, E) of the batch's queries (ids without suffix), with gradients."""
-        soft_prompts = self.project(self.compression_states(batch.queries))
-        return EncoderOutput(soft_prompts, self.align(soft_prompts))
+        *earlier, last = self.hop_states(batch.queries)
+        return self._output(last, tuple(map(self._output, earlier if self.hop_loss == "all" else ())))
+
+    def _output(self, states: Tensor, earlier: tuple[EncoderOutput, ...] = ()) -> EncoderOutput:
+        soft_prompts = self.project(states)
+        return EncoderOutput(soft_prompts[:, : self.num_compression_tokens], self.align(soft_prompts), earlier)
 
     @property
     def needs_full_pass(self) -> bool:
         """Whether gradients go through the queries too: LoRA or `full_gradient`, unless this only encodes."""
         return (self.full_gradient or self.lora is not None) and (self.training or torch.is_grad_enabled())
 
-    def compression_states(self, queries: Sequence[Tensor], shared: Prefix | None = None) -> Tensor:
-        """Queries (ids without suffix) -> last states h of the compression tokens (B, K, D): the one query pass, which
-        training, encoding and reading take. `shared`: keys and values of the tokens that all queries begin with.
+    def compression_states(self, queries: Sequence[Tensor], shared: Prefix | None = None, hop: int | None = None
+                           ) -> Tensor:  # fmt: skip
+        """Queries (ids without suffix) -> last states h of the compression tokens (B, K, D) at a hop (the last).
 
-        The prefix carries no gradient, unless LoRA or `full_gradient` trains through it.
+        `shared`: keys and values of the tokens that all queries begin with. A readout without suffix has the mean of
+        the query's states instead (B, 1, D).
         """
+        return self.hop_states(queries, shared, hop)[-1]
+
+    def hop_states(self, queries: Sequence[Tensor], shared: Prefix | None = None, hops: int | None = None
+                   ) -> list[Tensor]:  # fmt: skip
+        """Return the states (B, K, D) of each hop, of the first `hops` (all): the one query pass (hops.py)."""
         before, suffix = self.suffix_tokenization.split(queries, self.suffix)  # ids (L_i,) and vectors (B, S, D)
-        with self.adapted():
-            if self.needs_full_pass:
-                states = self.backbone.full_pass(before, suffix)
-            else:
-                skip = 0 if shared is None else shared.lengths[0]
-                prefix = self.backbone.prefix_pass([row[skip:] for row in before], shared)
-                states = self.backbone.suffix_pass(prefix, suffix)
-        return states[:, self.num_thought_tokens :]
+        return hop_states(self, before, suffix, shared, hops, self.needs_full_pass)
 
     def adapted(self) -> AbstractContextManager[None]:
         """Within, the language model is the query pass's own (with LoRA, where there is one); outside it is plain."""
@@ -173,15 +210,18 @@ class LLM2VecGen(nn.Module):
         return self.reconstruction_projection(states.to(self.reconstruction_projection.weight.dtype))
 
     def align(self, soft_prompts: Tensor) -> Tensor:
-        """Soft prompts (B, K, D) -> embedding (B, E): the mean of W_align p_i + b, taken before the linear map."""
-        return self.alignment_projection(soft_prompts.mean(dim=1))
+        """Soft prompts (B, K, D) -> embedding (B, E): W_align f(p) + b, f the readout's features (their mean)."""
+        return self.alignment_projection(self.readout.features(soft_prompts))
 
     def embed_states(self, states: Tensor) -> Tensor:
-        """Last states of the compression tokens (B, K, D) -> embedding (B, E).
+        """Last states of the compression tokens (B, K, D) -> embedding (B, E), in the readout's cheapest way."""
+        return self.alignment_projection(self.readout.features_of_states(states, self.project))
 
-        Both projections are affine, so that the mean may come first: the same embedding for a K-th of the work.
-        """
-        return self.align(self.project(states.mean(dim=1, keepdim=True)))
+    @torch.no_grad()
+    def features(self, texts: Sequence[str]) -> Tensor:
+        """Return what the alignment projection reads of each text, float32 (N, F) on the CPU."""
+        read = partial(self.readout.features_of_states, project=self.project)
+        return QueryPass.of(self, texts, None, 32, None, False).collect(read, (self.alignment_projection.in_features,))
 
     def tokenize_queries(
         self, texts: Sequence[str], max_length: int | None = None, strip: bool = False
@@ -219,37 +259,37 @@ class LLM2VecGen(nn.Module):
         check_flags(normalize=normalize)
         check_dimensions(dimensions, self.embedding_dim, self.matryoshka_dims)
         if prompt_name is not None:
-            instruction = self._prompt(prompt_name, instruction)
+            instruction = named_instruction(self.prompts, prompt_name, instruction)
         query_pass = QueryPass.of(self, texts, instruction, batch_size, max_length, show_progress)
         embeddings = query_pass.collect(self.embed_states, (self.embedding_dim,))[:, :dimensions]
         return unit_length(embeddings, dim=1) if normalize else embeddings
 
-    def _prompt(self, name: str, instruction: str | None) -> str:
-        known = self.prompts
-        if instruction is not None:
-            raise InputError(f"both instruction={instruction!r} and prompt_name={name!r} were given; choose one")
-        if name not in known:
-            raise InputError(f"prompt_name={name!r} is unknown; expected one of {closest(str(name), list(known))}")
-        return known[name]
-
     @torch.no_grad()
     def states(self, texts: str | Sequence[str], instruction: str | None = None, batch_size: int = 32,
-               max_length: int | None = None, show_progress: bool = False) -> Tensor:  # fmt: skip
+               max_length: int | None = None, show_progress: bool = False, hop: int | None = None
+               ) -> Tensor:  # fmt: skip
         """Return the last states h_1..h_K of the compression tokens, float32 (N, K, D) on the CPU, in order.
 
-        They are taken after the final norm and before any projection: what the logit lens reads. Arguments as in
-        `encode`.
+        They are taken after the final norm and before any projection: what the logit lens reads. `hop`: 1 to
+        `num_hops`, the last one by default. Other arguments as in `encode`.
         """
-        query_pass = QueryPass.of(self, texts, instruction, batch_size, max_length, show_progress)
-        return query_pass.collect(lambda states: states, (self.num_compression_tokens, self.backbone.hidden_size))
+        return self._collect(lambda states: states, hop, texts, instruction, batch_size, max_length, show_progress)
 
     @torch.no_grad()
     def soft_prompts(self, texts: str | Sequence[str], instruction: str | None = None, batch_size: int = 32,
-                     max_length: int | None = None, show_progress: bool = False) -> Tensor:  # fmt: skip
-        """Return the soft prompts p_i = W_recon h_i + b, float32 (N, K, D) on the CPU: what decoding starts from."""
-        query_pass = QueryPass.of(self, texts, instruction, batch_size, max_length, show_progress)
+                     max_length: int | None = None, show_progress: bool = False, hop: int | None = None
+                     ) -> Tensor:  # fmt: skip
+        """Return the soft prompts p_i = W_recon h_i + b, float32 (N, K, D) on the CPU: what decoding starts from.
+
+        `hop` as in `states`.
+        """
+        return self._collect(self.project, hop, texts, instruction, batch_size, max_length, show_progress)
+
+    def _collect(self, project: Callable[[Tensor], Tensor], hop: int | None, *query: Any) -> Tensor:
+        check_decodable(self)
+        check_hop(hop, self.num_hops)
         shape = (self.num_compression_tokens, self.backbone.hidden_size)
-        return query_pass.collect(self.project, shape)
+        return QueryPass.of(self, *query).collect(project, shape, hop)
 
     @torch.no_grad()
     def decode(self, inputs: Tensor | np.ndarray | str | Sequence[str], max_new_tokens: int | None = None,
@@ -262,6 +302,7 @@ class LLM2VecGen(nn.Module):
         `seed`: one for all rows, or one per row. `num_beams` above 1 is beam search, without
         sampling. Raises InputError for pooled embeddings, another shape, and values that are not finite.
         """
+        check_decodable(self)
         tokens, size = self.num_compression_tokens, self.backbone.hidden_size
         limit = check_new_tokens(max_new_tokens, tokens, self.backbone.max_positions)
         prompts = given_soft_prompts(inputs)

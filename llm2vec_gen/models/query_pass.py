@@ -44,20 +44,20 @@ class QueryPass:
             )
         return cls(model, ids, batch_size, show_progress)
 
-    def collect(self, project: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Tensor:
-        """(N, *shape) float32 on the CPU: `project` of the compression states, rows in the order of the texts."""
+    def collect(self, project: Callable[[Tensor], Tensor], shape: tuple[int, ...], hop: int | None = None) -> Tensor:
+        """(N, *shape) float32 on the CPU: `project` of the compression states at a hop (the last), rows in order."""
         result = torch.empty((len(self.ids), *shape), dtype=torch.float32)
         if not self.ids:
             return result
         shared = self._shared()
         skip = 0 if shared is None else shared.lengths[0]
-        more = self.model.num_suffix_tokens - skip
+        more = self.model.tail_length - skip
         lengths = [len(row) + more for row in self._before_suffix()]
         batches = micro_batches(lengths, self.backbone.max_tokens_per_micro_batch)
         shown = progress.track("encode", len(self.ids), "texts") if self.show_progress else nullcontext()
         with shown:
             for micro_batch in (b[i : i + self.batch_size] for b in batches for i in range(0, len(b), self.batch_size)):
-                states = self.model.compression_states([self.ids[row] for row in micro_batch], shared)
+                states = self.model.compression_states([self.ids[row] for row in micro_batch], shared, hop)
                 result[micro_batch] = project(states).float().cpu()
                 progress.advance(len(micro_batch))
         return result
@@ -65,7 +65,7 @@ class QueryPass:
     def _shared(self) -> Prefix | None:
         """Keys and values of the beginning that all texts have in common, where it is long enough to pay."""
         model = self.model
-        several = len(self.ids) > 1 and not model.needs_full_pass
+        several = len(self.ids) > 1 and not model.needs_full_pass and model.readout.reads_suffix
         common = common_prefix(self._before_suffix()) if several else 0
         if common < batching.SHARED_FROM:
             return None

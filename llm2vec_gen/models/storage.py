@@ -17,8 +17,9 @@ from llm2vec_gen.backbones.inputs import row_scale
 from llm2vec_gen.backbones.loading import load_tokenizer
 from llm2vec_gen.checkpoints.folder import staged
 from llm2vec_gen.errors import InputError
-from llm2vec_gen.models import export, reference_embeddings
+from llm2vec_gen.models import export, readouts, reference_embeddings
 from llm2vec_gen.models.lora import QueryLora
+from llm2vec_gen.models.readouts.mean_linear import MeanLinear
 from llm2vec_gen.models.suffix_tokenization import LiteralSuffixTokenization
 
 
@@ -35,7 +36,8 @@ def load(cls: Any, source: str | Path, device: Any, dtype: Any, backbone: str | 
     lora = settings.get("lora") or {}
     model = cls(
         backbone, settings["embedding_dim"], settings["num_thought_tokens"], settings["num_compression_tokens"],
-        settings.get("max_length", 512),
+        settings.get("max_length", 512), readout=readouts.from_settings(settings.get("readout")),
+        num_hops=settings.get("num_hops", 1),
     )  # fmt: skip
     if settings.get("suffix_spelling") == "literal":
         tokenizer = _tokenizer(checkpoint)
@@ -103,8 +105,8 @@ def load_tensors(model: Any, tensors: dict[str, Tensor]) -> None:
 
 
 def trained_parameters(model: Any) -> dict[str, nn.Parameter]:
-    """Suffix and projections by their names in a checkpoint, frozen or not (LoRA matrices have names of their own)."""
-    own = ("suffix", "reconstruction_projection", "alignment_projection")
+    """Suffixes and projections by their names in a checkpoint, frozen or not; LoRA matrices have their own."""
+    own = ("suffix", "hop_suffixes", "reconstruction_projection", "alignment_projection")
     return {name: value for name, value in model.named_parameters() if name.partition(".")[0] in own}
 
 
@@ -172,6 +174,7 @@ def settings(model: Any) -> dict[str, Any]:
     if literal:
         described["suffix_ids"] = model.suffix_tokenization.token_ids.tolist()
         described["suffix_tokens"] = model.suffix_tokenization.suffix_tokens
+    described |= variant(model)
     if model.lora is not None:
         described["lora"] = model.lora.settings()
     if model.matryoshka_dims:
@@ -181,6 +184,16 @@ def settings(model: Any) -> dict[str, Any]:
     if model.card:
         described["card"] = model.card
     return described
+
+
+def variant(model: Any) -> dict[str, Any]:
+    """Return the settings of a readout other than the paper's, and of several hops; empty for the paper's model."""
+    found: dict[str, Any] = {}
+    if not isinstance(model.readout, MeanLinear):
+        found["readout"] = model.readout.settings() | {"features": model.alignment_projection.in_features}
+    if model.num_hops > 1:
+        found["num_hops"] = model.num_hops
+    return found
 
 
 def _config(lm: Any) -> dict[str, Any]:

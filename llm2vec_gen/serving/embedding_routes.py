@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from torch import Tensor
 
 from llm2vec_gen.interpreters.logit_lens import LogitLens
+from llm2vec_gen.models.readouts.base import check_decodable
 from llm2vec_gen.serving.api_errors import ApiError
 from llm2vec_gen.serving.jobs import Piece, Projection
 from llm2vec_gen.serving.schemas import DecodeRequest, EmbeddingsRequest, Instructed, LensRequest
@@ -92,6 +93,7 @@ def embedding_routes(service: Service) -> APIRouter:
 def _lens_projection(service: Service, reader: LogitLens) -> Projection:
     """Return the likeliest ids and their probabilities (B, K, 2, n); float32 holds ids up to 2**24 exactly."""
     model = service.model
+    check_decodable(model)
 
     def likeliest(states: Tensor) -> Tensor:
         vectors = states if reader.space == "states" else model.project(states)

@@ -13,6 +13,7 @@ from fastapi import Request
 from llm2vec_gen.backbones.sampling import Sampler
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
+from llm2vec_gen.models.readouts.base import check_decodable
 from llm2vec_gen.serving.api_errors import ApiError
 from llm2vec_gen.serving.inputs import Inputs
 from llm2vec_gen.serving.jobs import EmbeddingJob, GenerationJob, Projection
@@ -106,6 +107,7 @@ class Service:
     @property
     def soft_prompts(self) -> Projection:
         """Soft prompts (B, K, D); InputError for a model that was trained without reconstruction loss."""
+        check_decodable(self.model)
         losses = self.model.card.get("losses")
         if losses and not losses.get("reconstruction"):
             raise InputError(

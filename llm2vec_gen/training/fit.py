@@ -205,6 +205,7 @@ def _identity(
         "first completion": completions[0].id,
         "last completion": completions[len(completions) - 1].id,
         "backbone": str(getattr(model.backbone, "fingerprint", "")),
+        **{f"model.{name}": value for name, value in getattr(model, "variant", {}).items()},
     }
 
 

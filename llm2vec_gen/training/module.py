@@ -20,6 +20,7 @@ from llm2vec_gen.training.settings import (
     TrainingSettings,
     check_batch_size,
     check_losses,
+    check_soft_prompts,
     schedule_of,
     weight_at,
     weight_of,
@@ -51,6 +52,7 @@ class LLM2VecGenModule(ResumableModule):
     ):
         check_losses(losses)
         check_batch_size(losses, settings.batch_size)
+        check_soft_prompts(losses, getattr(model, "readout", None))
         used = {name: loss for name, loss in losses.items() if weight_of(loss) > 0}
         super().__init__(model, settings, used, [*OBSERVED, *used], optimizer, scheduler)
         self._loss_modules = nn.ModuleList(loss for loss in used.values() if isinstance(loss, nn.Module))
@@ -70,9 +72,13 @@ class LLM2VecGenModule(ResumableModule):
         return total
 
     def _losses(self, batch: Batch) -> tuple[EncoderOutput, dict[str, Tensor]]:
-        """Return the model's output and each loss of it, not weighted."""
+        """Return the model's output and each loss of it, not weighted; over several hops their mean."""
         output = encode_batch(self.model, batch, self.settings.query_chunk_size)
-        return output, {name: loss(self.model, output, batch) for name, loss in self.losses.items()}
+        values = {name: loss(self.model, output, batch) for name, loss in self.losses.items()}
+        for hop in output.earlier:
+            values = {name: value + self.losses[name](self.model, hop, batch) for name, value in values.items()}
+        hops = 1 + len(output.earlier)
+        return output, values if hops == 1 else {name: value / hops for name, value in values.items()}
 
     def _rank_scale(self, loss: Any, batch: Batch, value: Tensor) -> Tensor | float:
         """Return the factor for this rank's mean, so that the mean over ranks is the mean over the effective batch.
@@ -120,9 +126,9 @@ class LLM2VecGenModule(ResumableModule):
     # ---- what is logged
 
     def state_metrics(self) -> dict[str, float]:
-        """Return the mean norm of the suffix vectors, and scheduled weights at the last step."""
+        """Return the mean norm of the suffix vectors, if there are any, and scheduled weights at the last step."""
         suffix: Any = self.model.suffix  # (S, D)
-        found = {"suffix_norm": suffix.detach().norm(dim=-1).mean().item()}
+        found = {"suffix_norm": suffix.detach().norm(dim=-1).mean().item()} if len(suffix) else {}
         scheduled = {name: loss for name, loss in self.losses.items() if schedule_of(loss) is not None}
         step = max(0, self.global_step - 1)
         return found | {f"weight_{name}": weight_at(loss, step) for name, loss in scheduled.items()}
@@ -159,15 +165,17 @@ def encode_batch(model: Any, batch: Batch, chunk_size: int | None) -> EncoderOut
     if chunk_size is None or chunk_size >= size or not torch.is_grad_enabled():
         return model(batch)
 
-    def run(start: int) -> tuple[Tensor, Tensor]:
+    def run(start: int) -> tuple[Tensor, ...]:
         rows = slice(start, start + chunk_size)
         chunk = Batch(batch.ids[rows], batch.queries[rows], batch.completions[rows], batch.targets[rows])
         output = model(chunk)
-        return output.soft_prompts, output.embedding
+        return tuple(part for hop in (*output.earlier, output) for part in (hop.soft_prompts, hop.embedding))
 
     parts = [checkpoint(run, start, use_reentrant=False) for start in range(0, size, chunk_size)]
-    soft_prompts, embeddings = zip(*parts, strict=True)
-    return EncoderOutput(torch.cat(soft_prompts), torch.cat(embeddings))
+    tensors = [torch.cat(chunks) for chunks in zip(*parts, strict=True)]
+    *earlier, last = map(EncoderOutput, tensors[::2], tensors[1::2])
+    last.earlier = tuple(earlier)
+    return last
 
 
 @torch.no_grad()

@@ -180,6 +180,18 @@ def check_batch_size(losses: Mapping[str, Any], batch_size: int) -> None:
             )
 
 
+def check_soft_prompts(losses: Mapping[str, Any], readout: Any) -> None:
+    """Raises InputError where a built loss that is used needs soft prompts, and the model's readout has none."""
+    if readout is None or readout.reads_suffix:
+        return
+    for name, loss in losses.items():
+        if weight_of(loss) > 0 and getattr(loss, "needs_soft_prompts", False):
+            raise InputError(
+                f"loss.{name} needs soft prompts, and readout={readout.name} has none; leave it out ('~loss.{name}'), "
+                "or choose another readout"
+            )
+
+
 def weight_of(loss: Any) -> float:
     """A loss's weight, 1 where it names none."""
     return loss.get("weight", 1.0) if isinstance(loss, Mapping) else getattr(loss, "weight", 1.0)

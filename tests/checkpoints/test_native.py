@@ -97,7 +97,7 @@ def test_an_interrupted_write_is_never_read_as_complete(tmp_path: Path, monkeypa
         ({"backbone": {"path": "owner/model", "hidden_size": 9}}, "expected"),
         ({"backbone": "owner/model"}, "backbone"),
         ({"files": {"model.safetensors": "0" * 64, "../x": "0" * 64}}, "list of files"),
-        ({"format_version": 2}, "update the package"),
+        ({"format_version": 3}, "update the package"),
         ({"weights_bytes": 10}, "10 were saved"),
         ({"suffix_spelling": "loud"}, "suffix_spelling"),
     ],

@@ -19,7 +19,7 @@ from llm2vec_gen.types import Batch
 from tests.backbones.tiny import backbone, rows
 
 PACKAGE = Path(llm2vec_gen.__file__).parent
-BOUND = 14  # lower it where a change allows; a step that needs more should say why
+BOUND = 16  # lower it where a change allows; 14, and one each for readouts and hops
 
 
 def files_of(call: Callable[[], Any]) -> list[str]:
