@@ -72,10 +72,10 @@ class DocumentEncoder:
 
     def __init__(self, encoder: Any, settings: IndexSettings, origin: dict[str, Any], fingerprint: str | None = None):
         self.encoder, self.with_prompts = encoder, settings.soft_prompts != "none"
-        if self.with_prompts and not hasattr(encoder, "soft_prompts"):
+        if self.with_prompts and not getattr(encoder, "num_compression_tokens", 0):
             raise InputError(
                 f"index.soft_prompts={settings.soft_prompts}: a {type(encoder).__name__} has no soft prompts; expected "
-                "index.soft_prompts=none for a teacher or baseline"
+                "index.soft_prompts=none for a teacher, a baseline and readout=query_mean"
             )
         own: dict[str, str] = getattr(encoder, "prompts", {})
         self.instruction = own.get("document", "") if settings.instruction is None else settings.instruction
