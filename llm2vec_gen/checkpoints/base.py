@@ -39,6 +39,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llm2vec_gen.checkpoints import variant
 from llm2vec_gen.errors import InputError
 
 FORMATS = {
@@ -89,7 +90,7 @@ class Checkpoint:
     def check(self) -> Checkpoint:
         """Return the checkpoint; raise InputError if settings and tensors disagree or a value is not finite."""
         where = str(self.folder) if self.folder is not None else "this checkpoint"
-        _check_variant(self.settings, where)
+        variant.check(self.settings, where)
         _check_settings(self.settings, where)
         _check_texts(self.settings, where)
         _check_instructions(self.settings, where)
@@ -176,30 +177,6 @@ def _check_settings(settings: Mapping[str, Any], where: str) -> None:
         raise InputError(f"{where}: suffix_space is {settings['suffix_space']!r}; expected 'vectors' or 'rows'")
     if settings.get("suffix_spelling", "own") not in ("own", "literal"):
         raise InputError(f"{where}: suffix_spelling is {settings['suffix_spelling']!r}; expected 'own' or 'literal'")
-
-
-def _check_variant(settings: Mapping[str, Any], where: str) -> None:
-    """Raise InputError unless readout and number of hops, where they are recorded, have the form that is expected."""
-    readout, hops = settings.get("readout"), settings.get("num_hops", 1)
-    if readout is not None:
-        features = readout.get("features") if isinstance(readout, Mapping) else None
-        good = isinstance(features, int) and not isinstance(features, bool) and 1 <= features <= 1 << 28
-        if not good or not isinstance(readout.get("name"), str):
-            raise InputError(f"{where}: setting readout is {readout!r}; expected a name and a number of features")
-    if isinstance(hops, bool) or not isinstance(hops, int) or not 1 <= hops <= 4096:
-        raise InputError(f"{where}: setting num_hops is {hops!r}; expected a whole number from 1 to 4096")
-
-
-def refuse_variant(settings: Mapping[str, Any], what: str, readouts: tuple[str, ...] = ()) -> None:
-    """Raise InputError where a format that holds the paper's model alone is asked for another one.
-
-    `what` names the format; `readouts` are those that it holds too.
-    """
-    name = (settings.get("readout") or {}).get("name")
-    if name is not None and name not in readouts:
-        raise InputError(f"{what} has no place for readout={name}; save with format='native'")
-    if settings.get("num_hops", 1) > 1:
-        raise InputError(f"{what} has no place for model.num_hops={settings['num_hops']}; save with format='native'")
 
 
 def _check_prefixes(found: Any, embedding_dim: int, where: str) -> None:

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from llm2vec_gen.checkpoints import card, folder, native, tokenizer_files
-from llm2vec_gen.checkpoints.base import Checkpoint, refuse_variant, suffix_rows
+from llm2vec_gen.checkpoints.base import Checkpoint, suffix_rows
 from llm2vec_gen.checkpoints.reference_writer import older_rope
+from llm2vec_gen.checkpoints.variant import kept_states, refuse
 from llm2vec_gen.errors import InputError
 
 HEAD, ORIGINAL = "head.safetensors", "llm2vec_gen"
@@ -40,7 +41,7 @@ def read(path: Path) -> Checkpoint:
 def write(path: Path, checkpoint: Checkpoint, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write the merged model; `weights` are its tensors by transformers names (model.layers..., lm_head...)."""
     settings = checkpoint.settings
-    refuse_variant(settings, "a merged folder", POOLED)
+    refuse(settings, "a merged folder", POOLED)
     config = settings["backbone"].get("config")
     if weights is None or not isinstance(config, Mapping) or "tokenizer.json" not in checkpoint.files:
         raise InputError(
@@ -65,14 +66,6 @@ def write(path: Path, checkpoint: Checkpoint, weights: Mapping[str, Tensor] | No
         "config.json": json.dumps(_config(config, merged), indent=2).encode(),
     }
     folder.write_files(path, files)
-
-
-def kept_states(settings: Mapping[str, Any]) -> tuple[int, int | None]:
-    """Return the slice of a text's states whose mean the head reads, counted from the end."""
-    tokens = settings["num_compression_tokens"]
-    kept = (settings.get("readout") or {}).get("kept") or [None, None]
-    start, stop, _ = slice(*kept).indices(tokens)
-    return start - tokens, None if stop == tokens else stop - tokens
 
 
 def fold(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

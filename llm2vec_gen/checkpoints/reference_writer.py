@@ -15,7 +15,8 @@ from typing import Any
 from torch import Tensor
 
 from llm2vec_gen.checkpoints import card, folder, tokenizer_files, torch_zip
-from llm2vec_gen.checkpoints.base import Checkpoint, refuse_variant, suffix_rows
+from llm2vec_gen.checkpoints.base import Checkpoint, suffix_rows
+from llm2vec_gen.checkpoints.variant import refuse
 from llm2vec_gen.errors import InputError
 
 PROJECTIONS = {"reconstruction_projection": "reconstruction_mlp", "alignment_projection": "alignment_mlp"}  # ours: file
@@ -32,7 +33,7 @@ EXTRA_KEYS = (
 def write(path: Path, checkpoint: Checkpoint) -> None:
     """Write every file of the layout; raise InputError without the tokenizer or the backbone's own config."""
     settings = checkpoint.settings
-    refuse_variant(settings, "the reference layout")
+    refuse(settings, "the reference layout")
     config = settings["backbone"].get("config")
     if "tokenizer.json" not in checkpoint.files or not isinstance(config, Mapping):
         raise InputError(

@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
     model = load_model(options)
     with results(options.output, _printed) as writer, track("decode", texts.total, "texts"):
         for chunk in texts.chunks(CHUNK):
-            prompts = model.soft_prompts([row.text for row in chunk], instruction=options.instruction)
+            prompts = model.soft_prompts([row.text for row in chunk], options.instruction, hop=options.hop)
             decoded = model.decode(prompts, max_new_tokens=options.max_new_tokens)
             pairs = zip(chunk, decoded, strict=True)
             writer.write([{"id": row.id, "text": row.text, "decoded": text} for row, text in pairs])
@@ -64,8 +64,8 @@ def _vectors(options: argparse.Namespace) -> None:
 
 
 def _check_alone(options: argparse.Namespace, given: str) -> None:
-    if options.texts or options.file or options.instruction is not None:
-        raise InputError(f"{given} holds what is decoded; leave out texts, --file and --instruction")
+    if options.texts or options.file or options.instruction is not None or options.hop is not None:
+        raise InputError(f"{given} holds what is decoded; leave out texts, --file, --instruction and --hop")
 
 
 def _decode_rows(options: argparse.Namespace, model: Any, rows: np.ndarray, to_prompts: Callable[[Any], Any]) -> None:
@@ -101,6 +101,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--soft-prompts", type=Path, help="npy file (N, K, D) to decode instead of texts")
     parser.add_argument("--vectors", type=Path, help="npy file (N, E) of embeddings to decode, with --expander")
     parser.add_argument("--expander", type=Path, help="folder of an expander (experiments/expand.py)")
+    parser.add_argument("--hop", type=positive, help="of a model with several hops, 1 being the first (default: last)")
     parser.add_argument("--max-new-tokens", type=positive, default=64, help="length of each (default: 64)")
     parser.add_argument("--output", type=Path, help=".jsonl or .parquet; - is jsonl (default: print)")
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm2vec_gen.checkpoints.merged import HEAD, kept_states
+from llm2vec_gen.checkpoints.merged import HEAD
+from llm2vec_gen.checkpoints.variant import kept_states
 from llm2vec_gen.errors import InputError, one_line
 from llm2vec_gen.models.reference_embeddings import COARSE, TOLERANCE
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.errors import InputError
+from llm2vec_gen.models.query_pass import QueryPass
 from llm2vec_gen.types import TargetMoments
 
 PROJECTION_INITS = ("default", "identity", "targets")
@@ -66,7 +68,9 @@ def match_targets(model: Any, texts: Sequence[str], moments: TargetMoments) -> N
     """
     layer, training = model.alignment_projection, model.training
     model.eval()
-    features = model.features(texts).to(layer.weight)  # (N, F)
+    read = partial(model.readout.features_of_states, project=model.project)
+    query_pass = QueryPass.of(model, texts, None, 32, None, False)
+    features = query_pass.collect(read, (layer.in_features,)).to(layer.weight)  # (N, F)
     model.train(training)
     centre = features.mean(dim=0)
     spread = ((features - centre) @ layer.weight.T).var(dim=0, unbiased=False).sum()  # over E

@@ -6,7 +6,6 @@ import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,21 +19,7 @@ from llm2vec_gen.backbones.beam_search import beam_search
 from llm2vec_gen.backbones.kv_prefix import Prefix
 from llm2vec_gen.checkpoints import hub, prompts
 from llm2vec_gen.errors import InputError
-from llm2vec_gen.models import identity, initialization, storage
-from llm2vec_gen.models.arguments import (
-    check_beams,
-    check_dimensions,
-    check_flags,
-    check_hop,
-    check_hops,
-    check_max_length,
-    check_new_tokens,
-    check_seed,
-    check_sizes,
-    check_soft_prompts,
-    given_soft_prompts,
-    named_instruction,
-)
+from llm2vec_gen.models import arguments, identity, initialization, storage
 from llm2vec_gen.models.hops import hop_states
 from llm2vec_gen.models.lora import QueryLora, check_settings
 from llm2vec_gen.models.query_pass import QueryPass
@@ -75,9 +60,9 @@ class LLM2VecGen(nn.Module):
         self.readout = readout or MeanLinear()
         if not self.readout.reads_suffix:
             num_thought_tokens = num_compression_tokens = 0
-        check_flags(full_gradient=full_gradient)
-        check_sizes(embedding_dim, num_thought_tokens, num_compression_tokens, max_length, self.readout)
-        check_hops(num_hops, hop_loss, self.readout)
+        arguments.check_flags(full_gradient=full_gradient)
+        arguments.check_sizes(embedding_dim, num_thought_tokens, num_compression_tokens, max_length, self.readout)
+        arguments.check_hops(num_hops, hop_loss, self.readout)
         if lora:
             check_settings(lora)
         self.embedding_dim, self.num_hops, self.hop_loss = int(embedding_dim), int(num_hops), hop_loss
@@ -162,7 +147,7 @@ class LLM2VecGen(nn.Module):
 
     def max_query_tokens(self, max_length: int | None) -> int:
         """Return how many query tokens fit beside the suffix; InputError where none does."""
-        length = check_max_length(max_length, self.max_length, self.tail_length, self.backbone.max_positions)
+        length = arguments.check_max_length(max_length, self.max_length, self.tail_length, self.backbone.max_positions)
         return length - self.tail_length
 
     # Training
@@ -217,12 +202,6 @@ class LLM2VecGen(nn.Module):
         """Last states of the compression tokens (B, K, D) -> embedding (B, E), in the readout's cheapest way."""
         return self.alignment_projection(self.readout.features_of_states(states, self.project))
 
-    @torch.no_grad()
-    def features(self, texts: Sequence[str]) -> Tensor:
-        """Return what the alignment projection reads of each text, float32 (N, F) on the CPU."""
-        read = partial(self.readout.features_of_states, project=self.project)
-        return QueryPass.of(self, texts, None, 32, None, False).collect(read, (self.alignment_projection.in_features,))
-
     def tokenize_queries(
         self, texts: Sequence[str], max_length: int | None = None, strip: bool = False
     ) -> list[Tensor]:
@@ -256,10 +235,10 @@ class LLM2VecGen(nn.Module):
         of each embedding, before it is normalised: one of `matryoshka_dims`. Raises InputError for arguments of another
         kind (see arguments.py).
         """
-        check_flags(normalize=normalize)
-        check_dimensions(dimensions, self.embedding_dim, self.matryoshka_dims)
+        arguments.check_flags(normalize=normalize)
+        arguments.check_dimensions(dimensions, self.embedding_dim, self.matryoshka_dims)
         if prompt_name is not None:
-            instruction = named_instruction(self.prompts, prompt_name, instruction)
+            instruction = arguments.named_instruction(self.prompts, prompt_name, instruction)
         query_pass = QueryPass.of(self, texts, instruction, batch_size, max_length, show_progress)
         embeddings = query_pass.collect(self.embed_states, (self.embedding_dim,))[:, :dimensions]
         return unit_length(embeddings, dim=1) if normalize else embeddings
@@ -287,7 +266,7 @@ class LLM2VecGen(nn.Module):
 
     def _collect(self, project: Callable[[Tensor], Tensor], hop: int | None, *query: Any) -> Tensor:
         check_decodable(self)
-        check_hop(hop, self.num_hops)
+        arguments.check_hop(hop, self.num_hops)
         shape = (self.num_compression_tokens, self.backbone.hidden_size)
         return QueryPass.of(self, *query).collect(project, shape, hop)
 
@@ -304,8 +283,8 @@ class LLM2VecGen(nn.Module):
         """
         check_decodable(self)
         tokens, size = self.num_compression_tokens, self.backbone.hidden_size
-        limit = check_new_tokens(max_new_tokens, tokens, self.backbone.max_positions)
-        prompts = given_soft_prompts(inputs)
+        limit = arguments.check_new_tokens(max_new_tokens, tokens, self.backbone.max_positions)
+        prompts = arguments.given_soft_prompts(inputs)
         if prompts is None:
             prompts = self.soft_prompts(inputs, instruction)  # type: ignore[arg-type]
         elif instruction is not None:
@@ -313,9 +292,9 @@ class LLM2VecGen(nn.Module):
                 f"decode was given soft prompts and instruction={instruction!r:.40}; an instruction changes how texts "
                 "are embedded: pass it to soft_prompts(texts, instruction=...)"
             )
-        prompts = check_soft_prompts(prompts, tokens, size, self.embedding_dim)
-        check_seed(seed, len(prompts))
-        check_beams(num_beams, sampling)
+        prompts = arguments.check_soft_prompts(prompts, tokens, size, self.embedding_dim)
+        arguments.check_seed(seed, len(prompts))
+        arguments.check_beams(num_beams, sampling)
         if num_beams > 1:
             found = beam_search(self.backbone, prompts, limit, num_beams)
         else:
