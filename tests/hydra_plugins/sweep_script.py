@@ -23,7 +23,9 @@ def work(plan: Plan) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     names = ("LLM2VEC_GEN_SLOT", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
     note = {"pid": os.getpid(), **{name: os.environ.get(name) for name in names}}
-    (folder / f"run-{len(list(folder.iterdir()))}.json").write_text(json.dumps(note))
+    unfinished = folder / "unfinished"
+    unfinished.write_text(json.dumps(note))
+    unfinished.rename(folder / f"run-{len(list(folder.glob('run-*')))}.json")  # at once: the test reads it
     slot = Path(os.environ.get("SLOTS", folder)) / f"busy-{note['LLM2VEC_GEN_SLOT']}"
     slot.touch(exist_ok=False)  # two jobs on one slot fail here
     try:
@@ -46,7 +48,9 @@ def _do(seed: int, slow: Path) -> None:
             _free_slot()
             os.kill(os.getpid(), signal.SIGKILL)
         case 106 if slow.exists():
-            time.sleep(120)
+            # In short parts, as work does: a signal that comes just before a sleep begins is seen only after it.
+            for _ in range(1200):
+                time.sleep(0.1)
         case 107:
             sys.exit(3)
         case _:
