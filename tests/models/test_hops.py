@@ -10,10 +10,13 @@ from torch.nn.functional import mse_loss
 
 from llm2vec_gen import LLM2VecGen
 from llm2vec_gen.backbones.backbone import Backbone
+from llm2vec_gen.backbones.layer_states import number_of_layers
 from llm2vec_gen.checkpoints.base import FORMATS
 from llm2vec_gen.config import compose
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.interpreters.attribution import embed
+from llm2vec_gen.interpreters.inputs import Inputs
+from llm2vec_gen.interpreters.latent_lens import LatentLens
 from llm2vec_gen.losses.alignment import AlignmentLoss
 from llm2vec_gen.losses.reconstruction import ReconstructionLoss
 from llm2vec_gen.models.hops import last_tail
@@ -142,6 +145,13 @@ def test_each_hop_can_be_read_and_decoded(model: LLM2VecGen) -> None:
         model.encode(instructed, max_length=80), torch.cat([model.encode(t, max_length=80) for t in instructed]),
         atol=1e-5,
     )  # fmt: skip
+
+
+def test_the_latent_lens_reads_the_last_hop(model: LLM2VecGen) -> None:
+    last = number_of_layers(model.backbone)
+    found = LatentLens()._states(model, Inputs(model, TEXTS[:3]), [1, last])
+    assert torch.allclose(found[last], model.states(TEXTS[:3]), atol=1e-5)
+    assert found[1].shape == found[last].shape
 
 
 @pytest.mark.parametrize("hop", [0, -1, 4, 1.0, "1", True])
