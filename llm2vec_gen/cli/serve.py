@@ -13,18 +13,22 @@ from llm2vec_gen.serving.limits import Limits
 
 
 def run(options: argparse.Namespace) -> None:
-    """Serve chat, embeddings, decoding and lens by OpenAI's HTTP interface, until SIGTERM or Ctrl-C."""
+    """Serve chat, embeddings, decoding, lens and search by OpenAI's HTTP interface, until SIGTERM or Ctrl-C."""
+    from llm2vec_gen.index.vector_index import VectorIndex
+    from llm2vec_gen.serving.served_index import ServedIndex
     from llm2vec_gen.serving.server import Server, bind
     from llm2vec_gen.serving.service import Service
 
     key = None
     if options.api_key_env and not (key := os.environ.get(options.api_key_env, "").strip()):
         raise InputError(f"--api-key-env {options.api_key_env}: this variable is empty; set it to the key of clients")
+    index = None if options.index is None else VectorIndex.open(options.index)  # before a model is loaded
     limits = Limits(**{one.name: getattr(options, one.name) for one in fields(Limits)})
     with bind(options.host, options.port) as socket:
         folder = Path(options.model)
         name = options.name or (folder.resolve().name if folder.exists() else options.model)
-        service = Service(load_model(options), name, limits)
+        model = load_model(options)
+        service = Service(model, name, limits, None if index is None else ServedIndex(index, model))
         host, port = socket.getsockname()[:2]
         print(f"serving {name} at http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
         Server(service, key).run(sockets=[socket])
@@ -35,6 +39,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
     parser.add_argument("--name", help="the model's name in requests (default: that of its folder)")
+    parser.add_argument("--index", type=Path, help="index that this checkpoint built: /v1/search, /v1/explain, ids of "
+                        "/v1/decode")  # fmt: skip
     parser.add_argument("--api-key-env", help="environment variable with the key that clients must send")
     for one in fields(Limits):
         flag, story = f"--{one.name.replace('_', '-')}", f"{one.metadata['help']} (default: {one.default})"

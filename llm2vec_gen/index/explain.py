@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -91,15 +91,12 @@ class Explainer:
             return Explanation(query, self._gists(prompts)[0], words_of(self._readings(prompts)[0]), [])
         stored = self._prompts_of(hits)  # (top, K, D)
         both = torch.cat([prompts, stored])
-        (gist, *gists), (own, *readings) = self._gists(both), self._readings(both)
-        cosines = cosine_similarity(prompts, stored, dim=2).tolist()  # (top, K)
+        (own, *gists), readings = self._gists(both), self._readings(both)
+        explained = explain_hits(both, hits, gists, readings, self.shared)
         other = self._baseline_hits(query, top, where)
         ranks = {hit.id: rank for rank, hit in enumerate(other, start=1)}
-        explained = [
-            Explained(hit, text, words_of(read), list(self.shared(own, read)), row, ranks.get(hit.id))
-            for hit, text, read, row in zip(hits, gists, readings, cosines, strict=True)
-        ]
-        return Explanation(query, gist, words_of(own), explained, other)
+        explained = [replace(one, baseline_rank=ranks.get(one.hit.id)) for one in explained]
+        return Explanation(query, own, words_of(readings[0]), explained, other)
 
     def _prompts_of(self, hits: Sequence[Hit]) -> Tensor:
         """Soft prompts (n, K, D) of hits, from where `source` says."""
@@ -112,8 +109,7 @@ class Explainer:
         return self.expander(torch.from_numpy(self.index.vectors_of([hit.id for hit in hits]))).float().cpu()
 
     def _gists(self, prompts: Tensor) -> list[str]:
-        decoded = self.model.decode(prompts, max_new_tokens=self.max_new_tokens)
-        return [" ".join(text.split()) for text in decoded]
+        return [gist(text) for text in self.model.decode(prompts, max_new_tokens=self.max_new_tokens)]
 
     def _readings(self, prompts: Tensor) -> list[Reading]:
         return self.lens.interpret(self.model, soft_prompts=prompts)
@@ -124,6 +120,24 @@ class Explainer:
         index, encoder = self.baseline
         vector = encoder.encode([query], instruction=index.header.instructions["query"] or None)
         return index.search(np.asarray(vector), top=top, where=where)[0]
+
+
+def explain_hits(prompts: Tensor, hits: Sequence[Hit], gists: Sequence[str], readings: Sequence[Reading],
+                 shared: SharedWords) -> list[Explained]:  # fmt: skip
+    """Return the hits in words.
+
+    prompts: soft prompts (1 + n, K, D) of the query and its n hits; readings: of the lens, 1 + n; gists: of the hits.
+    """
+    cosines = cosine_similarity(prompts[:1], prompts[1:], dim=2).tolist()  # (n, K)
+    return [
+        Explained(hit, text, words_of(read), list(shared(readings[0], read)), row)
+        for hit, text, read, row in zip(hits, gists, readings[1:], cosines, strict=True)
+    ]
+
+
+def gist(text: str) -> str:
+    """Return a decoded text in one line."""
+    return " ".join(text.split())
 
 
 def words_of(reading: Reading) -> list[str]:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llm2vec_gen.errors import InputError, closest
+from llm2vec_gen.errors import InputError, closest, repair_surrogates
 
 TOKEN = re.compile(
     r"""\s*(?:(?P<text>'(?:[^']|'')*'|"(?:[^"]|"")*")|(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w.]))
@@ -24,6 +24,7 @@ TOKEN = re.compile(
 COMPARISONS = {"=": "=", "!=": "<>", "<>": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 KEYWORDS = frozenset({"and", "or", "not", "in", "is", "null", "contains", "true", "false"})
 MAX_DEPTH = 50  # of brackets and `not`
+MAX_CHARACTERS = 100_000
 HINT = "expected e.g. year >= 2020 and lang in ('en', 'de'), joined by and, or, not and brackets"
 
 Filter = str | Mapping[str, Any]
@@ -39,6 +40,8 @@ def to_sql(where: Filter, columns: Mapping[str, str]) -> str:
         return " AND ".join(_equality(name, value, columns) for name, value in where.items()) or "true"
     if not isinstance(where, str):
         raise InputError(f"where is a {type(where).__name__}; expected a text or a mapping")
+    if len(where) > MAX_CHARACTERS:
+        raise InputError(f"the filter has {len(where)} characters; expected at most {MAX_CHARACTERS}")
     return _Parser(where, columns).parse()
 
 
@@ -62,12 +65,18 @@ def _kind(name: str, columns: Mapping[str, str]) -> str:
 def literal(value: Any, kind: str, name: str) -> str:
     """Return a value as SQL; InputError where it is not of the column's type."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    fits = {"text": isinstance(value, str), "bool": isinstance(value, bool), "int": number, "float": number}
-    if not fits[kind] or value != value or value in (float("inf"), float("-inf")):
+    # Numbers that a column cannot hold are errors of the database.
+    fits = {
+        "text": isinstance(value, str),
+        "bool": isinstance(value, bool),
+        "int": number and abs(value) < 2**63 and value == int(value),
+        "float": number and abs(value) < 1e300,
+    }
+    if not fits[kind]:
         raise InputError(f"the filter compares {name} with {value!r:.40}; it holds {kind}")
     if kind == "text":
-        return "'" + value.replace("'", "''") + "'"
-    return json.dumps(value)
+        return "'" + repair_surrogates(value).replace("'", "''") + "'"
+    return json.dumps(int(value) if kind == "int" else value)
 
 
 class _Parser:

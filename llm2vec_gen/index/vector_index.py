@@ -103,8 +103,12 @@ class VectorIndex:
         if self.codec is not None:
             self.codec.load(self.folder)
 
-    def __len__(self) -> int:
+    def refresh(self) -> None:
+        """See what other processes have added since; an older version is kept for an hour alone."""
         self._table.checkout_latest()
+
+    def __len__(self) -> int:
+        self.refresh()
         return self._table.count_rows()
 
     @property

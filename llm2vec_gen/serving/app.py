@@ -14,6 +14,7 @@ from llm2vec_gen.serving.api_errors import FAILED, ApiError
 from llm2vec_gen.serving.embedding_routes import embedding_routes
 from llm2vec_gen.serving.generation_routes import generation_routes
 from llm2vec_gen.serving.guard import Guard
+from llm2vec_gen.serving.search_routes import search_routes
 from llm2vec_gen.serving.service import Service
 from llm2vec_gen.version import __version__
 
@@ -23,6 +24,7 @@ def create_app(service: Service, api_key: str | None = None) -> Guard:
     app = FastAPI(title="llm2vec-gen", version=__version__)
     app.include_router(embedding_routes(service))
     app.include_router(generation_routes(service))
+    app.include_router(search_routes(service))
     _add_state_routes(app, service)
     _add_refusals(app)
     return Guard(app, service, api_key)

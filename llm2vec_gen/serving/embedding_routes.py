@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from torch import Tensor
 
 from llm2vec_gen.interpreters.logit_lens import LogitLens
 from llm2vec_gen.models.readouts.base import check_decodable
+from llm2vec_gen.serving.answers import list_answer
 from llm2vec_gen.serving.api_errors import ApiError
 from llm2vec_gen.serving.jobs import Piece, Projection
-from llm2vec_gen.serving.schemas import DecodeRequest, EmbeddingsRequest, Instructed, LensRequest
+from llm2vec_gen.serving.schemas import DecodeRequest, EmbeddingsRequest, LensRequest
 from llm2vec_gen.serving.service import Service
 from llm2vec_gen.serving.waiting import finished
 
@@ -27,44 +28,37 @@ def embedding_routes(service: Service) -> APIRouter:
     async def embeddings(body: EmbeddingsRequest, request: Request) -> Response:
         """Return the embeddings of the inputs, in order; `instruction` and `input_type` are extensions."""
         service.check_model(body)
-        native = service.model.embedding_dim
-        if body.dimensions not in (None, native):
-            raise ApiError(400, f"dimensions is {body.dimensions}; this model has embeddings of {native} numbers only",
-                           "dimensions")  # fmt: skip
+        _check_dimensions(service, body.dimensions)
         ids, instruction = await service.queries(body, body.input)
         job = await service.embed(ids, service.embeddings, request)
-        answer = await service.apart(_embedding_list, job.results, body.encoding_format)
-        return await _answer(service, answer, body, instruction, ids)
+        answer = await service.apart(_embedding_list, job.results[:, : body.dimensions], body.encoding_format)
+        return await list_answer(service, answer, body, instruction, ids)
 
     @router.post("/v1/decode")
     async def decode(body: DecodeRequest, request: Request) -> Response:
         """Return the text that the language model continues each text's soft prompt with, or each given one."""
         service.check_model(body)
-        if (body.input is None) == (body.soft_prompts is None):
-            raise ApiError(400, "expected either input or soft_prompts, and one of the two alone", "input")
+        given = [name for name in ("input", "soft_prompts", "ids") if getattr(body, name) is not None]
+        if len(given) != 1:
+            raise ApiError(400, "expected either input or soft_prompts or ids, and one of them alone", "input")
         projection, instruction = service.soft_prompts, None
         ids: list[Tensor] = []
-        if body.soft_prompts is not None:
-            if body.instruction is not None or body.input_type is not None:
-                raise ApiError(400, "instruction and input_type belong to texts; soft prompts have theirs already",
-                               "instruction")  # fmt: skip
-            prompts = await service.apart(service.inputs.soft_prompts, body.soft_prompts)
-        else:
+        if body.input is not None:
             ids, instruction = await service.queries(body, body.input)
             prompts = list((await service.embed(ids, projection, request)).results)
+        else:
+            prompts = await _given_prompts(service, body)
         if not prompts:
-            raise ApiError(400, "soft_prompts is empty; expected at least one", "soft_prompts")
+            raise ApiError(400, f"{given[0]} is empty; expected at least one", given[0])
         limit = service.inputs.new_tokens(prompts, body.max_tokens, 512)
-        marker = service.model.end_marker
-        generation = service.generation(
-            prompts, limit, body.temperature, body, [*body.stop, *([marker] if marker else [])]
-        )
+        generation = service.decoding(prompts, limit, body.temperature, body.top_p, body.seed, body.stop)
         pieces: list[Piece] = await finished(service.worker, generation, request, service.limits.timeout_s)
         data = [
-            {"object": "decoding", "index": piece.row, "text": piece.text, "finish_reason": piece.reason}
+            {"object": "decoding", "index": piece.row, "text": piece.text, "finish_reason": piece.reason,
+             **({"id": body.ids[piece.row]} if body.ids else {})}
             for piece in sorted(pieces, key=lambda piece: piece.row)
-        ]
-        return await _answer(service, data, body, instruction, ids, generation.completion_tokens)
+        ]  # fmt: skip
+        return await list_answer(service, data, body, instruction, ids, generation.completion_tokens)
 
     @router.post("/v1/lens")
     async def lens(body: LensRequest, request: Request) -> Response:
@@ -85,9 +79,31 @@ def embedding_routes(service: Service) -> APIRouter:
                 for index, row in enumerate(found)
             ]  # fmt: skip
 
-        return await _answer(service, await service.apart(words), body, instruction, ids)
+        return await list_answer(service, await service.apart(words), body, instruction, ids)
 
     return router
+
+
+def _check_dimensions(service: Service, dimensions: int | None) -> None:
+    """Refuse all but the embedding's own number and the prefixes that were trained (`encode(..., dimensions=)`)."""
+    native, prefixes = service.model.embedding_dim, service.model.matryoshka_dims
+    if dimensions not in (None, native, *prefixes):
+        trained = f", or the first {', '.join(map(str, prefixes))} of them" if prefixes else " only"
+        message = f"dimensions is {dimensions}; this model has embeddings of {native} numbers{trained}"
+        raise ApiError(400, message, "dimensions")
+
+
+async def _given_prompts(service: Service, body: DecodeRequest) -> list[Tensor]:
+    """Soft prompts (K, D) of the request itself, or of documents of the index."""
+    if body.instruction is not None or body.input_type is not None:
+        raise ApiError(400, "instruction and input_type belong to texts; soft prompts have theirs already",
+                       "instruction")  # fmt: skip
+    if body.soft_prompts is not None:
+        return await service.apart(service.inputs.soft_prompts, body.soft_prompts)
+    assert body.ids is not None
+    index = service.check_index(body)
+    service.inputs.check_count(body.ids, "ids")
+    return list(await index.soft_prompts_of(body.ids))
 
 
 def _lens_projection(service: Service, reader: LogitLens) -> Projection:
@@ -107,16 +123,3 @@ def _embedding_list(results: Tensor, encoding: str) -> list[dict[str, Any]]:
     rows = results.numpy().astype("<f4")
     shown = [base64.b64encode(row.tobytes()).decode() for row in rows] if encoding == "base64" else rows.tolist()
     return [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(shown)]
-
-
-async def _answer(service: Service, data: list[dict[str, Any]], body: Instructed, instruction: str | None,
-                  ids: list[Tensor], completion_tokens: int | None = None) -> Response:  # fmt: skip
-    """Return the list with usage (instruction included, suffix not) and the instruction that was applied."""
-    prompted = sum(int((row >= 0).sum()) for row in ids)
-    service.metrics.tokens.labels("prompt").inc(prompted)
-    usage = {"prompt_tokens": prompted, "total_tokens": prompted + (completion_tokens or 0)}
-    if completion_tokens is not None:
-        usage["completion_tokens"] = completion_tokens
-    applied = {"instruction": instruction, "input_type": body.input_type}
-    answer = {"object": "list", "data": data, "model": service.name, "usage": usage, **applied}
-    return await service.apart(JSONResponse, answer)

@@ -33,7 +33,9 @@ def generation_routes(service: Service) -> APIRouter:
         prompt = await service.apart(service.inputs.chat, body.messages)
         limit = service.inputs.new_tokens([prompt], body.max_completion_tokens or body.max_tokens)
         top = (body.top_logprobs or 0) if body.logprobs else None
-        job = service.generation([prompt], limit, body.temperature, body, body.stop, top, bool(body.stream))
+        job = service.generation(
+            [prompt], limit, body.temperature, body.top_p, body.seed, body.stop, top, bool(body.stream)
+        )
         answer = _Answer(service, body, job, "chatcmpl", "chat.completion", ".chunk", _chat_choice(service))
         first = {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
         return await answer.response(request, [first])
@@ -44,7 +46,9 @@ def generation_routes(service: Service) -> APIRouter:
         service.check_model(body)
         prompts = await service.apart(service.inputs.prompts, body.prompt)
         limit = service.inputs.new_tokens(prompts, body.max_tokens, 16)
-        job = service.generation(prompts, limit, body.temperature, body, body.stop, body.logprobs, bool(body.stream))
+        job = service.generation(
+            prompts, limit, body.temperature, body.top_p, body.seed, body.stop, body.logprobs, bool(body.stream)
+        )
         answer = _Answer(service, body, job, "cmpl", "text_completion", "", _completion_choice(service))
         return await answer.response(request, [])
 

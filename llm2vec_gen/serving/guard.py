@@ -69,6 +69,7 @@ class Guard:
             raise ApiError(503, "the server shuts down; send the request to another one, or again", headers=headers)
         self._check_key(dict(scope["headers"]).get(b"authorization", b""))
         body = await self._body(scope, receive)
+        scope["arrived"] = time.monotonic()  # all jobs of a request share its time
         sent = False
 
         async def again() -> Message:

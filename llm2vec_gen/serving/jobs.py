@@ -1,9 +1,8 @@
-"""The work of one request: rows to embed, or rows to decode, and their way back to the request."""
+"""The work of one request: rows to embed, rows to decode, or vectors to read, and their way back to the request."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,7 +34,6 @@ class Job:
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.events: asyncio.Queue[Any] = asyncio.Queue()
-        self.arrived = time.monotonic()
         self.cancelled = False
         self.ended = False
 
@@ -68,6 +66,20 @@ class EmbeddingJob(Job):
         self.missing -= 1
         if self.missing == 0:
             self.send(DONE)
+
+
+class ReadingJob(Job):
+    """Vectors that `read` reads in one turn of the worker, such as the lens over stored soft prompts."""
+
+    def __init__(self, rows: int, read: Callable[[], Any]):
+        super().__init__()
+        self.rows, self.read = rows, read
+        self.result: Any = None
+
+    def compute(self) -> None:
+        """Read, and end."""
+        self.result = self.read()
+        self.send(DONE)
 
 
 @dataclass

@@ -24,7 +24,11 @@ class Metrics:
             "llm2vec_gen_tokens", "Tokens embedded, prompted and completed; suffix not counted", ["kind"], registry=own
         )
         self.batch = Histogram(
-            "llm2vec_gen_batch_rows", "Rows of an embedding pass or decoding step", ["kind"], buckets=ROWS, registry=own
+            "llm2vec_gen_batch_rows",
+            "Rows of an embedding pass, decoding step or reading",
+            ["kind"],
+            buckets=ROWS,
+            registry=own,
         )
         self.queue = Gauge("llm2vec_gen_queue_length", "Requests that wait for the model", registry=own)
         self.rows = Gauge("llm2vec_gen_decoding_rows", "Rows that are being decoded", registry=own)

@@ -124,6 +124,43 @@ class LensRequest(Instructed):
     space: Literal["states", "soft_prompts"] = "states"
 
 
+def filter_of_metadata(value: Any) -> str | dict[str, Any] | None:
+    """Return a filter: a text in the language of docs/search.md, or column -> value or values."""
+    if value is None or isinstance(value, str | dict):
+        return value
+    raise ValueError('expected a text such as "year >= 2020", or an object of columns and values')
+
+
+_WHERE_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "object"}, {"type": "null"}]}
+Where = Annotated[Any, PlainValidator(filter_of_metadata), WithJsonSchema(_WHERE_SCHEMA)]
+
+
+class SearchRequest(Instructed):
+    """POST /v1/search: the `top` documents of each input, of those that `where` lets through.
+
+    `exact` compares all vectors; otherwise `nprobes` partitions of an ANN index are searched. Without `instruction` and
+    `input_type` the instruction is the one that the index records for queries.
+    """
+
+    input: Rows
+    top: Annotated[int, Field(ge=1, le=1000)] = 10
+    where: Where = None
+    exact: bool = False
+    nprobes: Annotated[int, Field(ge=1, le=4096)] = 20
+
+
+class ExplainRequest(SearchRequest):
+    """POST /v1/explain: `words` of the lens per compression token, `max_tokens` of each decoded text.
+
+    Soft prompts of hits are those that are `stored`, or those of their texts, embedded again (`reencode`).
+    """
+
+    top: Annotated[int, Field(ge=1, le=50)] = 3
+    words: Annotated[int, Field(ge=1, le=50)] = 5
+    max_tokens: Annotated[int, Field(ge=1)] = 32
+    source: Literal["stored", "reencode"] = "stored"
+
+
 class Sampled(ApiRequest):
     """How answers are drawn."""
 
@@ -133,10 +170,13 @@ class Sampled(ApiRequest):
 
 
 class DecodeRequest(Instructed, Sampled):
-    """POST /v1/decode: texts in `input`, or `soft_prompts` (N, K, D) as nested lists or base64 of float32 each."""
+    """POST /v1/decode: texts in `input`, `soft_prompts` (N, K, D) as nested lists or base64 of float32 each, or `ids`
+    of documents of the index.
+    """
 
     input: Rows | None = None
     soft_prompts: list[Any] | None = None
+    ids: list[str] | None = None
     max_tokens: Tokens = None
     temperature: Temperature = 0.0
 

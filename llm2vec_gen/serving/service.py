@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
+import torch
 from fastapi import Request
+from torch import Tensor
 
 from llm2vec_gen.backbones.sampling import Sampler
 from llm2vec_gen.errors import InputError
@@ -20,6 +22,7 @@ from llm2vec_gen.serving.jobs import EmbeddingJob, GenerationJob, Projection
 from llm2vec_gen.serving.limits import Limits
 from llm2vec_gen.serving.metrics import Metrics
 from llm2vec_gen.serving.schemas import ApiRequest, Instructed
+from llm2vec_gen.serving.served_index import ServedIndex
 from llm2vec_gen.serving.waiting import finished
 from llm2vec_gen.serving.worker import Worker
 
@@ -29,10 +32,10 @@ GREEDY = Sampler(None, None, 1)
 
 
 class Service:
-    """One served model. `start` starts its worker; `close` ends it."""
+    """One served model, and an index that it built, if any. `start` starts its worker; `close` ends it."""
 
-    def __init__(self, model: LLM2VecGen, name: str, limits: Limits | None = None):
-        self.model, self.name, self.limits = model, name, limits or Limits()
+    def __init__(self, model: LLM2VecGen, name: str, limits: Limits | None = None, index: ServedIndex | None = None):
+        self.model, self.name, self.limits, self.index = model, name, limits or Limits(), index
         self.metrics = Metrics()
         self.inputs = Inputs(model, self.limits)
         self.worker = Worker(model, self.limits, self.metrics)
@@ -49,6 +52,8 @@ class Service:
         self.worker.close()
         self.worker.join(timeout=self.limits.grace_s)
         self._threads.shutdown(wait=False, cancel_futures=True)
+        if self.index is not None:
+            self.index.close()
 
     @property
     def ready(self) -> bool:
@@ -67,35 +72,50 @@ class Service:
                 "model_not_found",
             )  # fmt: skip
 
+    def check_index(self, request: ApiRequest) -> ServedIndex:
+        """Return the index; ApiError for another model's name, and where there is no index."""
+        self.check_model(request)
+        if self.index is None:
+            raise ApiError(404, "this server has no index; start it with --index DIR", code="index_not_found")
+        return self.index
+
     async def embed(self, rows: Any, projection: Projection, request: Request) -> EmbeddingJob:
         """Return the finished job that embeds rows of ids."""
         job = EmbeddingJob(rows, projection)
         await finished(self.worker, job, request, self.limits.timeout_s)
         return job
 
-    async def queries(self, body: Instructed, rows: Any) -> tuple[list[Any], str | None]:
-        """Return the rows' ids and the instruction that stands before each."""
+    async def queries(self, body: Instructed, rows: Any, default: str = "") -> tuple[list[Any], str | None]:
+        """Return the rows' ids and the instruction before each: the request's, else `default` ("" is none)."""
         instruction = await self.apart(self.inputs.instruction, body)
+        if body.instruction is None and body.input_type is None:
+            instruction = default or None
         return await self.apart(self.inputs.queries, rows, instruction, body.truncate), instruction
 
     def decode_ids(self, ids: list[int]) -> str:
         """Return the text of generated ids, without special tokens."""
         return self.model.tokenizer.decode(ids, skip_special_tokens=True)
 
-    def generation(self, rows: list[Any], limit: int, temperature: float | None, body: Any, stops: list[str],
-                   top_logprobs: int | None = None, stream: bool = False) -> GenerationJob:  # fmt: skip
+    def generation(self, rows: list[Any], limit: int, temperature: float | None, top_p: float | None,
+                   seed: int | None, stops: list[str], top_logprobs: int | None = None,
+                   stream: bool = False) -> GenerationJob:  # fmt: skip
         """Return a job that continues prompts with the request's sampling; row by row as `Backbone.generate`."""
         sampler = GREEDY
         if temperature != 0:
             settings = {"do_sample": True, "temperature": 1.0 if temperature is None else temperature}
-            settings |= {} if body.top_p is None else {"top_p": body.top_p}
-            seed = secrets.randbelow(2**31) if body.seed is None else body.seed
-            sampler = Sampler(settings, seed, len(rows))
+            settings |= {} if top_p is None else {"top_p": top_p}
+            sampler = Sampler(settings, secrets.randbelow(2**31) if seed is None else seed, len(rows))
         if top_logprobs is not None:
             top_logprobs = min(top_logprobs, self.model.backbone.vocab_size)
         return GenerationJob(
             rows, limit, self.decode_ids, sampler=sampler, stops=stops, top_logprobs=top_logprobs, stream=stream
         )
+
+    def decoding(self, prompts: list[Tensor], limit: int, temperature: float | None = 0.0, top_p: float | None = None,
+                 seed: int | None = None, stops: Sequence[str] = ()) -> GenerationJob:  # fmt: skip
+        """Return a job that decodes soft prompts (K, D) each, as `LLM2VecGen.decode`."""
+        marker = self.model.end_marker
+        return self.generation(prompts, limit, temperature, top_p, seed, [*stops, *([marker] if marker else [])])
 
     # What is made of the compression tokens' states
 
@@ -116,3 +136,14 @@ class Service:
             )
         shape = (self.model.num_compression_tokens, self.model.backbone.hidden_size)
         return Projection("soft_prompts", self.model.project, shape)
+
+    @property
+    def soft_prompts_and_embeddings(self) -> Projection:
+        """Both in one row (B, K * D + E), soft prompts first; InputError as for soft prompts."""
+        model, (tokens, hidden) = self.model, self.soft_prompts.shape
+
+        def both(states: Tensor) -> Tensor:
+            prompts = model.project(states)
+            return torch.cat([prompts.flatten(1), model.align(prompts)], dim=1)
+
+        return Projection("soft_prompts_and_embeddings", both, (tokens * hidden + model.embedding_dim,))

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import Request
 
 from llm2vec_gen.serving.api_errors import ApiError
-from llm2vec_gen.serving.jobs import DONE, Job
+from llm2vec_gen.serving.jobs import DONE, EmbeddingJob, GenerationJob, Job, ReadingJob
 from llm2vec_gen.serving.worker import Worker
 
 
@@ -19,13 +19,13 @@ class ClientGone(Exception):
 
 
 async def events(worker: Worker, job: Job, request: Request, timeout: float) -> AsyncIterator[Any]:
-    """Yield the job's events without the last; ApiError 504 `timeout` seconds after its arrival, ClientGone."""
+    """Yield the job's events without the last; ApiError 504 `timeout` seconds after the request arrived, ClientGone."""
     gone = asyncio.ensure_future(_disconnect(request))
     waits: asyncio.Future[Any] | None = None
     try:
         while True:
             waits = asyncio.ensure_future(job.events.get())
-            left = job.arrived + timeout - time.monotonic()
+            left = request.scope["arrived"] + timeout - time.monotonic()
             await asyncio.wait({waits, gone}, timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED)
             if gone.done():
                 raise ClientGone
@@ -45,9 +45,10 @@ async def events(worker: Worker, job: Job, request: Request, timeout: float) -> 
             worker.cancel(job)
 
 
-async def finished(worker: Worker, job: Job, request: Request, timeout: float) -> list[Any]:
+async def finished(worker: Worker, job: EmbeddingJob | GenerationJob | ReadingJob, request: Request,
+                   timeout: float) -> list[Any]:  # fmt: skip
     """Submit the job and return all its events."""
-    worker.submit(job)  # type: ignore[arg-type]
+    worker.submit(job)
     return [event async for event in events(worker, job, request, timeout)]
 
 

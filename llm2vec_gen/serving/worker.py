@@ -1,13 +1,15 @@
 """The one thread that owns the model, and its policy.
 
-Two kinds of work share it: embedding (also soft prompts and lens readings) and decoding (chat, completions, decode).
+Three kinds of work share it: embedding (also soft prompts and their lens), decoding (chat, completions, decode,
+explain) and reading (the lens over soft prompts that an index has stored).
 
 - Embedding: one pass takes rows of all waiting requests up to a token budget, at most TURN rows of a request before
   the next one's, so that a large request does not hold up small ones.
 - Decoding: all rows take one step together. Before a step, waiting rows join, one per request in turn, while there is
   place (`max_rows`, the cache's size, one token budget of prompts); a finished row leaves at once.
-- Between the two: whichever has had less of the thread's time goes next, one pass or one step; a kind that had nothing
-  to do is not repaid for that time. With both busy each has half of the thread, whatever the sizes of the requests.
+- Reading: one request at a time, in order; each is about an embedding pass.
+- Between the kinds: whichever has had least of the thread's time goes next, one pass or one step; a kind that had
+  nothing to do is not repaid for that time. Two busy kinds have half of the thread each, however large the requests.
 
 Other requests change no result beyond float noise. Running out of memory halves the budget of that kind for
 good: rows of an embedding pass wait for the next one, decoding rows join again after their prompt and what they have.
@@ -25,10 +27,11 @@ from collections.abc import Iterable
 import torch
 
 from llm2vec_gen.backbones.generation import DecodingBatch, max_tokens_in_cache
+from llm2vec_gen.errors import InputError, one_line
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 from llm2vec_gen.models.query_pass import QueryPass
 from llm2vec_gen.serving.api_errors import FAILED, ApiError
-from llm2vec_gen.serving.jobs import EmbeddingJob, GeneratedRow, GenerationJob, Job
+from llm2vec_gen.serving.jobs import EmbeddingJob, GeneratedRow, GenerationJob, Job, ReadingJob
 from llm2vec_gen.serving.limits import Limits
 from llm2vec_gen.serving.metrics import Metrics
 
@@ -48,22 +51,28 @@ class Worker(threading.Thread):
         self.embedding: deque[EmbeddingJob] = deque()
         self.decoding: deque[GenerationJob] = deque()  # with rows that have not begun, or that have to begin again
         self.again: deque[GeneratedRow] = deque()
+        self.reading: deque[ReadingJob] = deque()
         self.batch = DecodingBatch(model.backbone)
-        self.used = {"embedding": 0.0, "decoding": 0.0}
+        self.used = {"embedding": 0.0, "decoding": 0.0, "reading": 0.0}
         self.seconds, self.finished = 0.0, 0
         self.closed = False
 
     # From other threads
 
-    def submit(self, job: EmbeddingJob | GenerationJob) -> None:
+    def submit(self, job: EmbeddingJob | GenerationJob | ReadingJob) -> None:
         """Queue a job; ApiError 429 where too many wait."""
         with self.condition:
-            waiting = len(self.embedding) + len(self.decoding)
+            waiting = self._waiting()
             if waiting >= self.limits.max_queue:
                 wait = min(60, 1 + int(waiting * self.seconds / max(1, self.finished)))
                 message = f"{waiting} requests wait, the most that this server lets wait; try again in {wait} s"
                 raise ApiError(429, message, code="rate_limit_exceeded", headers={"Retry-After": str(wait)})
-            (self.embedding if isinstance(job, EmbeddingJob) else self.decoding).append(job)  # type: ignore[arg-type]
+            if isinstance(job, EmbeddingJob):
+                self.embedding.append(job)
+            elif isinstance(job, GenerationJob):
+                self.decoding.append(job)
+            else:
+                self.reading.append(job)
             self.metrics.queue.set(waiting + 1)
             self.condition.notify()
 
@@ -94,7 +103,7 @@ class Worker(threading.Thread):
                     break
                 kind = self._choose()
             start = time.monotonic()
-            (self._embed if kind == "embedding" else self._decode)()
+            {"embedding": self._embed, "decoding": self._decode, "reading": self._read}[kind]()
             spent = time.monotonic() - start
             self.used[kind] += spent
             self.seconds += spent
@@ -102,31 +111,35 @@ class Worker(threading.Thread):
 
     def _kinds(self) -> list[str]:
         decodes = self.decoding or self.again or self.batch.rows
-        return [kind for kind, work in (("embedding", self.embedding), ("decoding", decodes)) if work]
+        work = {"embedding": self.embedding, "decoding": decodes, "reading": self.reading}
+        return [kind for kind, jobs in work.items() if jobs]
+
+    def _waiting(self) -> int:
+        return len(self.embedding) + len(self.decoding) + len(self.reading)
 
     def _choose(self) -> str:
-        """Return the kind that has had less time; one that was idle starts level with the other."""
+        """Return the kind that has had least time; one that was idle starts level with the next in turn."""
         busy = self._kinds()
-        if len(busy) == 1:
-            other = "decoding" if busy[0] == "embedding" else "embedding"
-            self.used[other] = max(self.used.values())
-            return busy[0]
-        return min(busy, key=self.used.__getitem__)
+        chosen = min(busy, key=self.used.__getitem__)
+        for kind in self.used.keys() - busy:
+            self.used[kind] = max(self.used[kind], self.used[chosen])
+        return chosen
 
     def _drop_cancelled(self) -> None:
-        for queue in (self.embedding, self.decoding):
+        for queue in (self.embedding, self.decoding, self.reading):
             for job in [job for job in queue if job.cancelled]:
                 queue.remove(job)  # type: ignore[arg-type]
         self.again = deque(row for row in self.again if not row.job.cancelled)
         self.batch.leave([row for row in self._rows() if row.job.cancelled])
-        self.metrics.queue.set(len(self.embedding) + len(self.decoding))
+        self.metrics.queue.set(self._waiting())
 
     def _rows(self) -> list[GeneratedRow]:
         return self.batch.rows  # type: ignore[return-value]
 
     def _jobs(self) -> list[Job]:
         rows = [*self.again, *self._rows()]
-        return list({id(job): job for job in (*self.embedding, *self.decoding, *(row.job for row in rows))}.values())
+        jobs = (*self.embedding, *self.decoding, *self.reading, *(row.job for row in rows))
+        return list({id(job): job for job in jobs}.values())
 
     def _refuse(self, jobs: Iterable[Job], error: ApiError) -> None:
         for job in jobs:
@@ -199,6 +212,25 @@ class Worker(threading.Thread):
                 job.next -= sum(other is job for other, _ in taken)
                 if job not in self.embedding:
                     self.embedding.appendleft(job)
+
+    # Reading
+
+    def _read(self) -> None:
+        with self.condition:
+            job = self.reading.popleft()
+        try:
+            with torch.no_grad():
+                job.compute()
+        except InputError as error:  # a model whose soft prompts lead to no states
+            self._refuse([job], ApiError(400, one_line(error)))
+        except Exception as error:
+            if out_of_memory(error):
+                self._refuse([job], ApiError(503, "the server has too little memory to read so many; ask for fewer"))
+            else:
+                self._failed([job], error)
+        else:
+            self.metrics.batch.labels("reading").observe(job.rows)
+            self.finished += 1
 
     # Decoding
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from llm2vec_gen.interpreters.logit_lens import LogitLens
+from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 from llm2vec_gen.types import Query
-from tests.serving.running import NAME, TEXTS
+from tests.serving.running import NAME, TEXTS, pocket_model, running
 
 
 def vectors(answer) -> torch.Tensor:
@@ -93,6 +94,22 @@ def test_what_does_not_fit_is_refused_in_one_sentence(server, body, message):
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
+def test_trained_prefixes_are_served_as_encode_gives_them(tmp_path):
+    model = pocket_model()
+    model.matryoshka_dims = (8, 16)
+    model.save_pretrained(tmp_path / "model")
+    loaded = LLM2VecGen.from_pretrained(tmp_path / "model", device="cpu")
+    with running(loaded) as server:
+        for dimensions in (8, 16, 24):
+            found = vectors(server.post("embeddings", input=TEXTS, dimensions=dimensions))
+            assert found.shape == (len(TEXTS), dimensions)
+            assert torch.allclose(found, loaded.encode(TEXTS, dimensions=dimensions), atol=1e-5)
+        for dimensions in (7, 0, -1, 25):
+            answer = server.post("embeddings", input="a", dimensions=dimensions)
+            assert answer.status_code == 400
+            assert "24 numbers, or the first 8, 16 of them" in answer.json()["error"]["message"]
+
+
 def test_the_openai_client_embeds(server):
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
     answer = client.embeddings.create(model=NAME, input=TEXTS)  # asks for base64
@@ -128,8 +145,8 @@ def test_decoding_with_an_instruction_and_sampling(server):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({}, "either input or soft_prompts"),
-        ({"input": "a", "soft_prompts": []}, "one of the two"),
+        ({}, "either input or soft_prompts or ids"),
+        ({"input": "a", "soft_prompts": []}, "one of them alone"),
         ({"soft_prompts": []}, "soft prompt"),
         ({"soft_prompts": [[0.0] * 24]}, "cannot be decoded"),
         ({"soft_prompts": ["AAAA"]}, "expected numbers, 4 x 160"),

@@ -150,7 +150,7 @@ def test_decoding_goes_on_with_fewer_rows_after_running_out_of_memory(model, mon
     prompts = model.backbone.tokenize(TEXTS)
 
     async def decoded() -> list[str]:
-        one = service.generation(prompts, 9, 0, None, [])
+        one = service.generation(prompts, 9, 0, None, None, [])
         service.worker.submit(one)
         pieces = [await one.events.get() for _ in [*prompts, DONE]][:-1]
         return [piece.text for piece in sorted(pieces, key=lambda piece: piece.row)]
