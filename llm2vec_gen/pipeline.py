@@ -96,7 +96,8 @@ def complete(plan: Plan) -> Path:
                     if last:
                         sampling = generators.metadata.get("sampling")  # resolved, also where the config says `model`
                         report = {**generators.report, "sampling": sampling}
-                        artifact.finish(plan.settings, **source.report, generator=report)
+                        refusals = artifact.total("refusals")
+                        artifact.finish(plan.settings, **source.report, refusals=refusals, generator=report)
             log_counts(artifact)
     return artifact.folder
 

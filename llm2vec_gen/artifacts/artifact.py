@@ -21,6 +21,7 @@ from llm2vec_gen.artifacts.steps import STEPS
 from llm2vec_gen.atomic_files import now, replacing, write_json, write_text
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.locks import Lock
+from llm2vec_gen.refusals import Refusals
 from llm2vec_gen.types import Completion, Reading, Score
 from llm2vec_gen.version import __version__
 
@@ -180,7 +181,8 @@ class Artifact:
         table = pa.Table.from_pylist([asdict(completion) for completion in completions])
         cut = sum(completion.finish_reason == "length" for completion in completions)
         blank = sum(not completion.completion for completion in completions)
-        metadata = {"cut_at_limit": cut, "blank": blank}
+        refusals = sum(map(Refusals().refuses, (completion.completion for completion in completions)))
+        metadata = {"cut_at_limit": cut, "blank": blank, "refusals": refusals}
         self._write_rows(start, len(completions), "parquet", lambda path: pq.write_table(table, path), **metadata)
 
     def write_targets(self, start: int, targets: torch.Tensor) -> None:

@@ -84,9 +84,9 @@ class Completions(Sequence[Completion]):
             return [self[row] for row in range(len(self))[index]]
         return Completion(**self._rows[int(index)])
 
-    def queries(self) -> Iterator[str]:
-        """Yield the text of each query, in order."""
-        return self._rows.column("query")
+    def column(self, name: str) -> Iterator[Any]:
+        """Yield one field of each completion, e.g. "query", in order."""
+        return self._rows.column(name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Completions, (self.folder,)  # another process opens the files itself

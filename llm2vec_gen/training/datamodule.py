@@ -12,10 +12,12 @@ import torch
 
 from llm2vec_gen.distributed import collectives
 from llm2vec_gen.errors import InputError
+from llm2vec_gen.refusals import Refusals
 from llm2vec_gen.training.loader import BatchLoader, Counts, Shuffle
+from llm2vec_gen.training.refusal_share import rows_at_share
 from llm2vec_gen.training.settings import TrainingSettings
 from llm2vec_gen.training.target_transform import TargetTransform
-from llm2vec_gen.training.validation import ValidationBatches, held_out_rows
+from llm2vec_gen.training.validation import ValidationBatches, hashes_of, held_out_rows
 from llm2vec_gen.types import Batch, Completion
 
 
@@ -96,15 +98,32 @@ class CompletionDataModule(ResumableDataModule):
                 f"{len(targets)} targets for {len(completions)} completions: they are of another completion set; "
                 "run experiments/embed.py with the same overrides"
             )
-        self.validation_rows = held_out_rows(_queries(completions), validation, settings.batch_size)
-        super().__init__(len(completions) - len(self.validation_rows), settings, seed)
+        self.validation_rows = held_out_rows(_texts(completions, "query"), validation, settings.batch_size)
+        trained = np.setdiff1d(np.arange(len(completions)), self.validation_rows)
+        self._selected: dict[str, int] = {}
+        if settings.refusal_share is not None:
+            trained = self._at_refusal_share(completions, trained, settings)
+        super().__init__(len(trained), settings, seed)
         self.transform: TargetTransform | None = None  # of the targets, before they are trained on
         self._model, self._validated = model, (completions, targets)
         self.completions, self.targets = completions, targets  # those that are trained on
-        if len(self.validation_rows):
-            trained = np.setdiff1d(np.arange(len(completions)), self.validation_rows)
+        if len(trained) < len(completions):
             self.completions, self.targets = _Part(completions, trained), _Part(targets, trained)
         Shuffle(self._rows, settings.batch_size, seed)  # complains before anything is loaded
+
+    def _at_refusal_share(self, completions: Rows, rows: np.ndarray, settings: TrainingSettings) -> np.ndarray:
+        """Return those of the rows that are trained on, see `rows_at_share`, and count what it chose."""
+        refusals = Refusals(settings.refusal_patterns)
+        texts = _texts(completions, "completion")
+        refuses = np.fromiter(map(refusals.refuses, texts), dtype=bool)
+        hashes = hashes_of(_texts(completions, "query"))
+        kept = rows[rows_at_share(refuses[rows], hashes[rows], settings.refusal_share or 0.0)]
+        self._selected = {"refusals": int(refuses[kept].sum()), "rows_left_out": len(rows) - len(kept)}
+        return kept
+
+    def counts(self) -> dict[str, int]:
+        """What was trained on so far over all ranks; with training.refusal_share also the rows that it chose."""
+        return super().counts() | self._selected
 
     def val_dataloader(self) -> ValidationBatches | list[Any]:
         """Return the batches of the held-out queries; an empty list without any, which Lightning skips."""
@@ -150,11 +169,11 @@ class CompletionDataModule(ResumableDataModule):
         return _cut(self._model.completion_ids(texts, max_length=length + 1), length)
 
 
-def _queries(completions: Rows) -> Iterable[str]:
-    """Return the text of each query; artifacts read the one column."""
-    if hasattr(completions, "queries"):
-        return completions.queries()
-    return (completions[row].query for row in range(len(completions)))
+def _texts(completions: Rows, column: str) -> Iterable[str]:
+    """Return one text of each row, "query" or "completion"; artifacts read that column alone."""
+    if hasattr(completions, "column"):
+        return completions.column(column)
+    return (getattr(completions[row], column) for row in range(len(completions)))
 
 
 def _cut(rows: list[torch.Tensor], length: int) -> tuple[list[torch.Tensor], int]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 from llm2vec_gen.artifacts.identity import RUNTIME_KEYS
 from llm2vec_gen.errors import InputError, check_flag, check_integer
+from llm2vec_gen.refusals import Refusals
 from llm2vec_gen.whitening import check_shrinkage
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ class TrainingSettings:
     max_completion_tokens: int = 512
     centre_targets: bool = False
     whiten_targets: float | None = None  # shrinkage of whitening.zca
+    refusal_share: float | None = None  # of the rows that are trained on; None: as it is
+    refusal_patterns: Sequence[str] | None = None  # None: those of llm2vec_gen/refusals.py
     max_tokens_per_micro_batch: int | None = None  # None: as the backbone has it
     query_chunk_size: int | None = None  # queries whose activations are kept at a time; None: all
     gradient_checkpointing: bool = False
@@ -55,7 +58,12 @@ class TrainingSettings:
     checkpoint_every_n_steps: int = 500
     prefetch_batches: int = 4
 
-    digest_defaults: ClassVar[Mapping[str, Any]] = {"centre_targets": False, "whiten_targets": None}
+    digest_defaults: ClassVar[Mapping[str, Any]] = {
+        "centre_targets": False,
+        "whiten_targets": None,
+        "refusal_share": None,
+        "refusal_patterns": None,
+    }
 
     def __post_init__(self) -> None:
         for key, least in COUNTS.items():
@@ -69,6 +77,7 @@ class TrainingSettings:
                 raise InputError(f"training.{key}={value}: expected a finite number {'over 0' if positive else '>= 0'}")
         check_flag("training.centre_targets", self.centre_targets)
         check_shrinkage("training.whiten_targets", self.whiten_targets)
+        check_refusals(self.refusal_share, self.refusal_patterns)
         if self.schedule_steps < self.max_steps:
             raise InputError(
                 f"training.schedule_steps={self.schedule_steps} ends before training.max_steps={self.max_steps}: the "
@@ -143,6 +152,17 @@ def shortened_warmup(warmup_steps: int, max_steps: int | None) -> int:
 def linear_factor(step: int, warmup: int, total: int) -> float:
     """Return the fraction of the peak rate at a step: linear up to the end of the warm-up, then linear to 0."""
     return step / warmup if step < warmup else max(0.0, (total - step) / (total - warmup))
+
+
+def check_refusals(fraction: Any, patterns: Any) -> None:
+    """Raise InputError unless the fraction is None or from 0 to 1, and the patterns are regular expressions."""
+    number = isinstance(fraction, int | float) and not isinstance(fraction, bool)
+    if fraction is not None and not (number and 0 <= fraction <= 1):
+        raise InputError(f"training.refusal_share={fraction}: expected a number from 0 to 1, or null for all rows")
+    if patterns is not None:
+        if isinstance(patterns, str) or not patterns:
+            raise InputError(f"training.refusal_patterns={patterns}: expected a list of regular expressions, or null")
+        Refusals(patterns)
 
 
 def check_validation(value: Any) -> Any:

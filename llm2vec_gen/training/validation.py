@@ -48,7 +48,7 @@ def held_out_rows(queries: Iterable[str], validation: int | float | str, batch_s
     size = AUTO_FRACTION if auto else check_validation(validation)
     if size == 0:
         return np.empty(0, dtype=np.int64)
-    hashes = np.fromiter((_hash(text) for text in queries), dtype=np.uint64)
+    hashes = hashes_of(queries)
     known = np.unique(hashes)  # sorted
     if isinstance(size, int):
         chosen, least = known[:size], max(LEAST, size)
@@ -69,8 +69,12 @@ def held_out_rows(queries: Iterable[str], validation: int | float | str, batch_s
     )
 
 
+def hashes_of(texts: Iterable[str]) -> np.ndarray:
+    """Return 64 bits of each text (N,), uint64; data/base.py tells duplicates by the same form."""
+    return np.fromiter(map(_hash, texts), dtype=np.uint64)
+
+
 def _hash(text: str) -> int:
-    """Return 64 bits of a query's text; data/base.py tells duplicates by the same form."""
     form = " ".join(unicodedata.normalize("NFC", text).split())
     return int.from_bytes(blake2b(form.encode("utf-8", "surrogatepass"), digest_size=8).digest())
 
