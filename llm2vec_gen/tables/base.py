@@ -31,6 +31,10 @@ class Table(ABC):
     def grids(self, scores: Iterable[Score]) -> list[Grid]:
         """Return the grids to draw, one below the other."""
 
+    def panels(self, scores: Iterable[Score]) -> list[Grid]:
+        """Return the grids that a figure draws, one beside the other: those of the table, where they are no others."""
+        return self.grids(scores)
+
     def render(self, scores: Iterable[Score]) -> str:
         """Return the table as Markdown."""
         return self.files(scores)["md"]

@@ -58,7 +58,7 @@ class Figure(Table):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure as Canvas
 
-        grids = self.grids(scores)
+        grids = self.table.panels(scores)
         with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "figure", "font.size": 9}):
             widths = [width(grid, self.kind) for grid in grids]
             canvas = Canvas(figsize=(sum(widths), 3.6), layout="constrained")
@@ -116,7 +116,7 @@ def lines(axes: Axes, grid: Grid) -> None:
         colour = COLOURS[row % len(COLOURS)]
         axes.errorbar(places, values, yerr=errors if any(errors) else None, marker="o", color=colour, label=label)
         _published(axes, places, grid.cells[row], grid.scale)
-    if numbers and min(places) > 0 and max(places) > 20 * min(places):
+    if places and numbers and min(places) > 0 and max(places) > 20 * min(places):
         axes.set_xscale("log")
     axes.set_xticks(places, grid.columns)
     axes.set_xlabel(grid.corner)
