@@ -245,7 +245,8 @@ def interpret(plan: Plan) -> Path:
         if unfinished:
             log_start(artifact)
             readable = plan.readable_queries()
-            model, readings = plan.build_encoder(), []
+            model: Any = plan.build_encoder()
+            readings = []
             for name, interpreter in plan.build_all("interpreter").items():
                 found = interpreter.interpret_tasks(model, readable)
                 artifact.write_records(name, found)

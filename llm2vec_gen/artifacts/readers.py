@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from llm2vec_gen.artifacts.digests import checksum
 from llm2vec_gen.artifacts.files import FORMAT, MANIFEST, finished_shards
-from llm2vec_gen.artifacts.rows import ParquetRows
+from llm2vec_gen.artifacts.parquet_reader import ParquetRows
 from llm2vec_gen.atomic_files import write_json
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.types import Completion, Reading, Score

@@ -98,8 +98,7 @@ def _check_one_node(trainer: TrainerSettings) -> None:
 
 
 def handle_sigterm(number: int, frame: FrameType | None) -> None:
-    """Handle a scheduler's SIGTERM as Ctrl-C: unwind the stack, so that locks are released and the status is
-    written."""
+    """Handle a scheduler's SIGTERM as Ctrl-C: unwind the stack to release locks and write the status."""
     raise SystemExit(128 + number)
 
 
@@ -146,8 +145,7 @@ def _launch(step: str, plan: Plan, trainer: TrainerSettings) -> Path:
 
 
 def _stopped(folder: Path, number: int) -> SystemExit:
-    """Return the exception to raise after a signal; with `step` if a training was stopped, which rank 0 has
-    reported."""
+    """Return the exception to raise after a signal; it has `step` if rank 0 reported a stopped training."""
     stop = SystemExit(128 + number)
     with contextlib.suppress(OSError, KeyError):
         stop.step = json.loads((folder / "rank-0.json").read_text(encoding="utf-8"))["step"]  # type: ignore[attr-defined]
@@ -155,8 +153,7 @@ def _stopped(folder: Path, number: int) -> SystemExit:
 
 
 def _failure(folder: Path, codes: dict[int, int]) -> BaseException:
-    """Return the exception for ranks that ended with these exit codes: wrong input first, then that of the lowest
-    rank."""
+    """Return the exception for ranks that ended with these codes: wrong input first, else the lowest rank's."""
     results = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("rank-*.json"))]
     for result in results:
         if "wrong" in result:
@@ -174,8 +171,7 @@ def _failure(folder: Path, codes: dict[int, int]) -> BaseException:
 
 @contextlib.contextmanager
 def _worker_environment(trainer: TrainerSettings) -> Iterator[None]:
-    """Set the environment of the ranks: this package, and their fraction of the cores; restore signal handlers
-    after."""
+    """Set the ranks' environment: this package, their fraction of the cores; restore signal handlers after."""
     cores = max(1, (os.cpu_count() or 1) // trainer.devices)
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     before = dict(os.environ)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +14,11 @@ from llm2vec_gen.interpreters.base import Interpreter
 from llm2vec_gen.interpreters.inputs import Inputs
 from llm2vec_gen.models.hops import hop_states
 from llm2vec_gen.types import Reading
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 
 BASELINES = ("zero", "mean")
 
@@ -50,7 +55,7 @@ class Attribution(Interpreter):
             raise InputError(f"interpreter.attribution.baseline={baseline}: expected {' or '.join(BASELINES)}")
         self.steps, self.baseline = steps, baseline
 
-    def read(self, model: Any, inputs: Inputs) -> list[Reading]:
+    def read(self, model: LLM2VecGen, inputs: Inputs) -> list[Reading]:
         """Return one reading each: `tokens` in the query's order, `text` the five that move the embedding most."""
         if inputs.space is not None:
             raise InputError(f"attribution was given {inputs.space}; expected texts, through which it takes gradients")
@@ -62,7 +67,7 @@ class Attribution(Interpreter):
             readings.append(Reading(query.id, query.text, "attribution", text, [], query.answer, tokens=tokens))
         return readings
 
-    def attribute(self, model: Any, texts: str | Sequence[str], instruction: str | None = None,
+    def attribute(self, model: LLM2VecGen, texts: str | Sequence[str], instruction: str | None = None,
                   references: Tensor | None = None) -> list[list[tuple[str, float]]]:  # fmt: skip
         """Return (token, attribution) of each text, instruction included; `references` are embeddings (N, E)."""
         rows = check_texts(texts, instruction)
@@ -81,7 +86,7 @@ class Attribution(Interpreter):
             ]
         return found
 
-    def _weights(self, model: Any, ids: list[Tensor], references: Tensor | None) -> list[Tensor]:
+    def _weights(self, model: LLM2VecGen, ids: list[Tensor], references: Tensor | None) -> list[Tensor]:
         """Attributions (L_i,) of the tokens of each row of ids."""
         vectors, suffix = model.suffix_tokenization.split(ids, model.suffix.detach())
         vectors = [row.detach() for row in vectors]  # (L_i, D)
@@ -102,7 +107,7 @@ class Attribution(Interpreter):
                 part += ((row - baseline).float() * gradient.float()).sum(dim=1) / self.steps
         return [part.cpu() for part in total]
 
-    def _baseline(self, model: Any, like: Tensor) -> Tensor:
+    def _baseline(self, model: LLM2VecGen, like: Tensor) -> Tensor:
         """The baseline's input vector (D,)."""
         if self.baseline == "zero":
             return torch.zeros(like.shape[-1], dtype=model.dtype, device=model.device)
@@ -111,7 +116,7 @@ class Attribution(Interpreter):
         return (total / len(model.tokenizer)).to(model.dtype)  # type: ignore[union-attr]
 
 
-def embed(model: Any, vectors: Sequence[Tensor], suffix: Tensor) -> Tensor:
+def embed(model: LLM2VecGen, vectors: Sequence[Tensor], suffix: Tensor) -> Tensor:
     """Input vectors of queries (L_i, D) and suffix vectors (B, S, D) -> embeddings (B, E) with gradients."""
     return model.embed_states(hop_states(model, vectors, suffix, full=True)[-1])
 
@@ -121,10 +126,10 @@ def along(embeddings: Tensor, references: Tensor) -> Tensor:
     return (embeddings * normalize(references, dim=1)).sum(dim=1)
 
 
-def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
     """Return the text of each token; a piece of a character as the tokenizer spells it."""
-    texts = [tokenizer.decode([token]) for token in ids]
+    texts = [str(tokenizer.decode([token])) for token in ids]
     return [
-        tokenizer.convert_ids_to_tokens(token) if "\ufffd" in text or not text else text
+        str(tokenizer.convert_ids_to_tokens(token)) if "\ufffd" in text or not text else text
         for token, text in zip(ids, texts, strict=True)
     ]

@@ -5,11 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llm2vec_gen.errors import check_integer
 from llm2vec_gen.interpreters.inputs import Inputs
 from llm2vec_gen.types import Query, Reading
+
+if TYPE_CHECKING:
+    from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 
 
 class Interpreter(ABC):
@@ -26,14 +29,14 @@ class Interpreter(ABC):
         check_integer("an interpreter's batch_size", batch_size)
         self.batch_size = batch_size
 
-    def interpret(self, model: Any, queries: Sequence[Query] | Sequence[str] | str | None = None,
+    def interpret(self, model: LLM2VecGen, queries: Sequence[Query] | Sequence[str] | str | None = None,
                   instruction: str | None = None, states: Any = None, soft_prompts: Any = None,
                   fingerprint: str | None = None) -> list[Reading]:  # fmt: skip
         """Return the readings of queries, texts, stored states or stored soft prompts (arguments as in `Inputs`)."""
         return self.read(model, Inputs(model, queries, instruction, states, soft_prompts, fingerprint))
 
     def interpret_tasks(
-        self, model: Any, readable: Iterable[tuple[Mapping[str, Any], Sequence[Query]]]
+        self, model: LLM2VecGen, readable: Iterable[tuple[Mapping[str, Any], Sequence[Query]]]
     ) -> list[Reading]:
         """Return the readings of queries of several origins (source, task, instruction), which the readings carry."""
         return [
@@ -43,5 +46,5 @@ class Interpreter(ABC):
         ]
 
     @abstractmethod
-    def read(self, model: Any, inputs: Inputs) -> list[Reading]:
+    def read(self, model: LLM2VecGen, inputs: Inputs) -> list[Reading]:
         """Return the readings of the inputs, in order: one each, unless the interpreter says more."""

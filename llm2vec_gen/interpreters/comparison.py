@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from llm2vec_gen.interpreters.decoding import Decoding
 from llm2vec_gen.interpreters.inputs import Inputs
 from llm2vec_gen.interpreters.logit_lens import LogitLens
 from llm2vec_gen.types import Neighbour, Query, Reading, TextComparison
+
+if TYPE_CHECKING:
+    from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 
 MAX_SIMILARITIES = 2**24  # that are held at a time: 64 MB
 
@@ -45,7 +48,7 @@ class Comparison(Interpreter):
         self.lens = LogitLens(top, space, batch_size)
         self.decoding = Decoding(max_new_tokens, batch_size=batch_size) if max_new_tokens else None
 
-    def compare(self, model: Any, first: Texts, second: Texts, instruction: str | None = None,
+    def compare(self, model: LLM2VecGen, first: Texts, second: Texts, instruction: str | None = None,
                 second_instruction: str | None = None) -> list[TextComparison]:  # fmt: skip
         """Return the comparison of each first text with the second of the same place.
 
@@ -61,7 +64,7 @@ class Comparison(Interpreter):
             found += self._compare(model, a, b)
         return found
 
-    def read(self, model: Any, inputs: Inputs) -> list[Reading]:
+    def read(self, model: LLM2VecGen, inputs: Inputs) -> list[Reading]:
         """Return one reading each with its nearest other queries; `text` is the nearest and what it decodes to."""
         found = nearest_others(inputs.embeddings, self.neighbours)
         if len(inputs) < 2:
@@ -84,7 +87,7 @@ class Comparison(Interpreter):
             readings.append(Reading(query.id, query.text, "comparison", text, [], query.answer, neighbours=neighbours))
         return readings
 
-    def _compare(self, model: Any, one: Inputs, two: Inputs) -> list[TextComparison]:
+    def _compare(self, model: LLM2VecGen, one: Inputs, two: Inputs) -> list[TextComparison]:
         cosines = cosine_similarity(one.embeddings, two.embeddings, dim=1)  # (B,)
         token_cosines = cosine_similarity(one.soft_prompts, two.soft_prompts, dim=2)  # (B, K)
         lenses = zip(self.lens.read(model, one), self.lens.read(model, two), strict=True)
@@ -130,7 +133,7 @@ def _weights(reading: Reading) -> dict[str, tuple[str, float]]:
     return found
 
 
-def _inputs(model: Any, texts: Texts, instruction: str | None) -> Inputs:
+def _inputs(model: LLM2VecGen, texts: Texts, instruction: str | None) -> Inputs:
     return texts if isinstance(texts, Inputs) else Inputs(model, texts, instruction)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm2vec_gen.errors import check_integer
 from llm2vec_gen.interpreters.base import Interpreter
 from llm2vec_gen.interpreters.inputs import Inputs
 from llm2vec_gen.types import Reading
+
+if TYPE_CHECKING:
+    from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 
 
 class Decoding(Interpreter):
@@ -33,7 +36,7 @@ class Decoding(Interpreter):
         check_integer("interpreter.decoding.num_beams", num_beams)
         self.max_new_tokens, self.sampling, self.seed, self.num_beams = max_new_tokens, sampling, seed, num_beams
 
-    def read(self, model: Any, inputs: Inputs) -> list[Reading]:
+    def read(self, model: LLM2VecGen, inputs: Inputs) -> list[Reading]:
         """Return one reading each: `text` is what is decoded, `completion` the answer that the source has."""
         texts = self.decode(model, inputs)
         return [
@@ -41,7 +44,7 @@ class Decoding(Interpreter):
             for query, text in zip(inputs.queries, texts, strict=True)
         ]
 
-    def decode(self, model: Any, inputs: Inputs) -> list[str]:
+    def decode(self, model: LLM2VecGen, inputs: Inputs) -> list[str]:
         """Return the stripped texts."""
         texts: list[str] = []
         for batch in inputs.batches(self.batch_size):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,6 +11,9 @@ import torch
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.interpreters.comparison import nearest_others
 from llm2vec_gen.types import MapPoint, Query
+
+if TYPE_CHECKING:
+    from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 
 METHODS = ("pca", "umap")
 
@@ -21,7 +24,7 @@ def check_method(name: str | None) -> None:
         raise InputError(f"interpret.map={name}: expected {', '.join(METHODS)} or null")
 
 
-def map_points(model: Any, readable: Sequence[tuple[Mapping[str, Any], Sequence[Query]]], method: str = "pca",
+def map_points(model: LLM2VecGen, readable: Sequence[tuple[Mapping[str, Any], Sequence[Query]]], method: str = "pca",
                neighbours: int = 3) -> list[MapPoint]:  # fmt: skip
     """Return the place of every query and its nearest others, whatever their task.
 

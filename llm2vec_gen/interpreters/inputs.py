@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from torch import Tensor
 
 from llm2vec_gen.errors import InputError, check_texts
 from llm2vec_gen.types import Query
+
+if TYPE_CHECKING:
+    from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 
 MAX_CONDITION = 1e8  # of W_recon in the 1-norm; beyond it h cannot be computed back from p
 
@@ -35,7 +38,7 @@ class Inputs:
         inputs.states, inputs.soft_prompts, inputs.embeddings
     """
 
-    def __init__(self, model: Any, queries: Sequence[Query] | Sequence[str] | str | None = None,
+    def __init__(self, model: LLM2VecGen, queries: Sequence[Query] | Sequence[str] | str | None = None,
                  instruction: str | None = None, states: Any = None, soft_prompts: Any = None,
                  fingerprint: str | None = None):  # fmt: skip
         self.model, self.instruction = model, instruction
@@ -145,7 +148,7 @@ class Inputs:
         return found  # type: ignore[return-value]
 
 
-def inverse_projection(model: Any) -> Tensor:
+def inverse_projection(model: LLM2VecGen) -> Tensor:
     """Return W_recon^-1 (D, D) in double precision; InputError where it does not exist or is useless."""
     weight = model.reconstruction_projection.weight.detach().double()
     inverse, failed = torch.linalg.inv_ex(weight)
@@ -158,7 +161,7 @@ def inverse_projection(model: Any) -> Tensor:
     return inverse
 
 
-def states_from_soft_prompts(model: Any, soft_prompts: Tensor, inverse: Tensor | None = None) -> Tensor:
+def states_from_soft_prompts(model: LLM2VecGen, soft_prompts: Tensor, inverse: Tensor | None = None) -> Tensor:
     """Soft prompts p (..., D) -> states h (..., D) = W_recon^-1 (p - b), computed in double precision, float32.
 
     Errors of p grow by at most the condition number of W_recon (1e3 in the pocket): fp32 is lossless, fp16 leaves h

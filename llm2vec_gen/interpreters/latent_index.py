@@ -19,7 +19,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ from llm2vec_gen.atomic_files import check_disk_space, write_json
 from llm2vec_gen.backbones.layer_states import layer_states, number_of_layers
 from llm2vec_gen.errors import InputError, check_integer
 from llm2vec_gen.interpreters.nearest import Nearest, choose_search
+
+if TYPE_CHECKING:
+    from llm2vec_gen.backbones.backbone import Backbone
 
 FORMAT = 1
 TEXTS_AT_A_TIME = 64
@@ -66,7 +69,7 @@ class LatentIndex:
         self._search = choose_search(search)
         self._opened: dict[int, Nearest] = {}
 
-    def check_backbone(self, backbone: Any) -> None:
+    def check_backbone(self, backbone: Backbone) -> None:
         """InputError where the index was built with another language model."""
         if self.manifest["backbone"] != backbone.fingerprint:
             raise InputError(
@@ -113,7 +116,7 @@ class LatentIndex:
         return np.memmap(file, kind, "r", shape=shape) if wanted else np.zeros(shape, kind)
 
     @classmethod
-    def build(cls, backbone: Any, texts: Iterable[str], folder: Path | str, layers: Sequence[int] | None = None,
+    def build(cls, backbone: Backbone, texts: Iterable[str], folder: Path | str, layers: Sequence[int] | None = None,
               per_token: int | None = 50, max_length: int = 256, search: str = "numpy") -> LatentIndex:  # fmt: skip
         """Write the states of texts, or what is missing of them, and return the index.
 
@@ -151,7 +154,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 class _Build:
     """A build in progress: the files are cut to what index.json counts, then grow."""
 
-    def __init__(self, backbone: Any, folder: Path, settings: dict[str, Any]):
+    def __init__(self, backbone: Backbone, folder: Path, settings: dict[str, Any]):
         self.backbone, self.folder, self.settings = backbone, folder, settings
         folder.mkdir(parents=True, exist_ok=True)
         fresh = {"texts": 0, "tokens": 0, "states": 0, "digest": "", "complete": False}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,6 +21,11 @@ from llm2vec_gen.models.hops import last_tail
 from llm2vec_gen.models.readouts.base import check_decodable
 from llm2vec_gen.paths import on_disk
 from llm2vec_gen.types import Reading
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 
 
 class LatentLens(Interpreter):
@@ -53,7 +58,7 @@ class LatentLens(Interpreter):
         self.column, self.limit, self.layers, self.per_token = column, limit, layers, per_token
         self.top, self.search = top, search
 
-    def read(self, model: Any, inputs: Inputs) -> list[Reading]:
+    def read(self, model: LLM2VecGen, inputs: Inputs) -> list[Reading]:
         """Return one reading per layer for each query: `words` is K lists of words, `contexts` where each was found.
 
         `weights` are cosines; in a context the token stands between « and ».
@@ -86,7 +91,7 @@ class LatentLens(Interpreter):
                     )  # fmt: skip
         return readings
 
-    def open(self, model: Any) -> LatentIndex:
+    def open(self, model: LLM2VecGen) -> LatentIndex:
         """Return the index, built first where a corpus is given; InputError where it is another backbone's."""
         if self.index is None:
             raise InputError(
@@ -100,7 +105,7 @@ class LatentLens(Interpreter):
         index.check_backbone(model.backbone)
         return index
 
-    def _states(self, model: Any, batch: Inputs, layers: Sequence[int]) -> dict[int, Tensor]:
+    def _states(self, model: LLM2VecGen, batch: Inputs, layers: Sequence[int]) -> dict[int, Tensor]:
         """Layer -> states of the compression tokens (B, K, D) of the queries' texts."""
         check_decodable(model)
         texts = check_texts([query.text for query in batch.queries], batch.instruction)
@@ -115,7 +120,7 @@ class LatentLens(Interpreter):
         return {layer: torch.stack([row[layer][-tokens:] for row in found]) for layer in layers}
 
     def _words(
-        self, model: Any, index: LatentIndex, layer: int, states: Tensor
+        self, model: LLM2VecGen, index: LatentIndex, layer: int, states: Tensor
     ) -> list[list[list[tuple[str, float, str]]]]:
         """(word, cosine, context) of the nearest tokens at each position of states (B, K, D)."""
         queries = states.flatten(0, 1).float().cpu().numpy()
@@ -125,7 +130,7 @@ class LatentLens(Interpreter):
         return [found[start : start + tokens] for start in range(0, len(found), tokens)]
 
     def _different(
-        self, tokenizer: Any, index: LatentIndex, rows: np.ndarray, cosines: np.ndarray
+        self, tokenizer: PreTrainedTokenizerBase, index: LatentIndex, rows: np.ndarray, cosines: np.ndarray
     ) -> list[tuple[str, float, str]]:
         words: dict[str, tuple[str, float, str]] = {}
         for row, cosine in zip(rows.tolist(), cosines.tolist(), strict=True):

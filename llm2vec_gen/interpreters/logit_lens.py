@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,6 +13,11 @@ from llm2vec_gen.errors import InputError, check_integer
 from llm2vec_gen.interpreters.base import Interpreter
 from llm2vec_gen.interpreters.inputs import Inputs
 from llm2vec_gen.types import Reading
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 
 SPACES = ("states", "soft_prompts")
 MAX_LOGITS = 2**24  # that are held at a time: 64 MB
@@ -42,7 +47,7 @@ class LogitLens(Interpreter):
             raise InputError(f"interpreter.logit_lens.space={space}: expected {' or '.join(SPACES)}")
         self.top, self.space = top, space
 
-    def read(self, model: Any, inputs: Inputs) -> list[Reading]:
+    def read(self, model: LLM2VecGen, inputs: Inputs) -> list[Reading]:
         """Return one reading each: `words` is K lists of `top` words, `text` the best word of each position in a row.
 
         `weights` are the probabilities of the words' tokens, `in_query` marks words of the query.
@@ -64,7 +69,7 @@ class LogitLens(Interpreter):
                 )
         return readings
 
-    def most_probable(self, model: Any, vectors: Tensor) -> list[list[tuple[list[int], list[float]]]]:
+    def most_probable(self, model: LLM2VecGen, vectors: Tensor) -> list[list[tuple[list[int], list[float]]]]:
         """(token ids, probabilities) of each position of vectors (B, K, D), most probable first.
 
         There are some more than `top`, for those that are skipped. Probabilities are over the complete vocabulary.
@@ -82,7 +87,9 @@ class LogitLens(Interpreter):
         tokens = vectors.shape[1]
         return [found[start : start + tokens] for start in range(0, len(found), tokens)]
 
-    def words(self, tokenizer: Any, ids: Sequence[int], probabilities: Sequence[float]) -> dict[str, float]:
+    def words(
+        self, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], probabilities: Sequence[float]
+    ) -> dict[str, float]:
         """The first `top` different words among the tokens, each with the probability of its best spelling."""
         added = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
         words: dict[str, tuple[str, float]] = {}
@@ -95,14 +102,15 @@ class LogitLens(Interpreter):
         return dict(words.values())
 
 
-def readable(tokenizer: Any, token: int) -> str:
+def readable(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
     """Return the stripped text of a token; empty for pieces of characters and for what cannot be printed."""
-    word = tokenizer.decode([token]).strip()
-    broken = "\ufffd" in word or not word.isprintable() or BYTE_PIECE.fullmatch(tokenizer.convert_ids_to_tokens(token))
+    word = str(tokenizer.decode([token])).strip()
+    piece = str(tokenizer.convert_ids_to_tokens(token))
+    broken = "\ufffd" in word or not word.isprintable() or BYTE_PIECE.fullmatch(piece)
     return "" if broken else word
 
 
-def words_of(tokenizer: Any, text: str) -> set[str]:
+def words_of(tokenizer: PreTrainedTokenizerBase, text: str) -> set[str]:
     """Return the words of a text and the texts of its tokens, case folded."""
     if not text:
         return set()

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,10 @@ from llm2vec_gen.encoders.llm2vec import FILES, merged, with_adapter
 from llm2vec_gen.encoders.soft_tokens import soft_token_states
 from llm2vec_gen.errors import InputError, check_integer, one_line
 from llm2vec_gen.rotary import row_lengths
+
+if TYPE_CHECKING:
+    from llm2vec_gen.backbones.backbone import Backbone
+    from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 
 KEPT = ("peft_type", "peft_version", "task_type", "r", "lora_alpha", "lora_dropout", "bias", "fan_in_fan_out")
 """The keys of an adapter_config.json beside its base: nothing that other versions of PEFT do not know."""
@@ -53,7 +57,7 @@ class AdaptedEncoder(nn.Module):
     nothing and runs again in the backward pass, with the same dropout. `unload` gives the backbone back as it was.
     """
 
-    def __init__(self, backbone: Any, lora: Lora, lora_dropout: float = 0.0, attention_dropout: float = 0.0):
+    def __init__(self, backbone: Backbone, lora: Lora, lora_dropout: float = 0.0, attention_dropout: float = 0.0):
         super().__init__()
         self.backbone = backbone
         self.targets = _targets(backbone, lora.target_modules)
@@ -169,12 +173,12 @@ class AdaptedEncoder(nn.Module):
         self.backbone.lm.eval()
 
 
-def merge(backbone: Any, folder: Path) -> None:
+def merge(backbone: Backbone, folder: Path) -> None:
     """Add a saved adapter to the backbone's weights, as the encoder that loads both adapters does."""
     merged(with_adapter(backbone.lm.base_model, folder))
 
 
-def check_full_weights(backbone: Any) -> None:
+def check_full_weights(backbone: Backbone) -> None:
     """InputError for quantised weights, into which no adapter can be merged."""
     if backbone.quantization != "none":
         raise InputError(
@@ -183,7 +187,7 @@ def check_full_weights(backbone: Any) -> None:
         )
 
 
-def make_bidirectional(backbone: Any) -> None:
+def make_bidirectional(backbone: Backbone) -> None:
     """Let every position of the backbone see every other. InputError where its family does not follow."""
     lm, kind = backbone.lm, backbone.lm.config.model_type
     check_full_weights(backbone)
@@ -198,7 +202,7 @@ def make_bidirectional(backbone: Any) -> None:
 
 
 @torch.no_grad()
-def _first_sees_last(backbone: Any) -> bool:
+def _first_sees_last(backbone: Backbone) -> bool:
     """Whether the first of three tokens changes with the last one, and not with what pads the row."""
     device = backbone.device
     tokens = torch.tensor([[1, 2, 3, 0], [1, 2, 1, 0], [1, 2, 3, 2]], device=device)
@@ -209,13 +213,13 @@ def _first_sees_last(backbone: Any) -> bool:
     return all(seen) and bool(alike) and not torch.equal(padded[0], padded[2])
 
 
-def states_of(model: Any, tokens: Tensor, mask: Tensor) -> Tensor:
+def states_of(model: LLM2VecGen, tokens: Tensor, mask: Tensor) -> Tensor:
     """Token ids (B, L), padded on the right, and their mask -> last states after the final norm (B, L, D)."""
     with row_lengths(mask.sum(1, keepdim=True).expand(mask.shape)):
         return model(input_ids=tokens, attention_mask=mask.long(), use_cache=False).last_hidden_state
 
 
-def _targets(backbone: Any, targets: str | Sequence[str]) -> str | list[str]:
+def _targets(backbone: Backbone, targets: str | Sequence[str]) -> str | list[str]:
     """The names of the layers to adapt, each checked to be there; "all-linear" where none is an nn.Linear."""
     modules = dict(backbone.lm.base_model.named_modules())
     linear = sorted({name.split(".")[-1] for name, module in modules.items() if isinstance(module, nn.Linear)})
@@ -231,7 +235,7 @@ def _targets(backbone: Any, targets: str | Sequence[str]) -> str | list[str]:
     return sorted(wanted)
 
 
-def _adapted(backbone: Any, lora: Lora, targets: str | list[str], dropout: float) -> Any:
+def _adapted(backbone: Backbone, lora: Lora, targets: str | list[str], dropout: float) -> Any:
     """PEFT's model around the bare model, with a fresh adapter on the target modules."""
     import peft
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from llm2vec_gen.atomic_files import replacing, write_json
 from llm2vec_gen.errors import InputError, check_integer
+
+if TYPE_CHECKING:
+    from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 
 FORMAT = 1
 TENSORS, SETTINGS = "expander.safetensors", "expander.json"
@@ -61,7 +64,7 @@ class Expander(nn.Module):
         self.norms: Tensor  # the smallest and largest of the vectors that it starts from
 
     @classmethod
-    def of(cls, model: Any, vectors: Tensor, soft_prompts: Tensor, width: int = 512) -> Expander:
+    def of(cls, model: LLM2VecGen, vectors: Tensor, soft_prompts: Tensor, width: int = 512) -> Expander:
         """Return an untrained expander of a model, placed by vectors (n, E) and their true soft prompts (n, K, D)."""
         vectors, soft_prompts = vectors.float().cpu(), soft_prompts.float().cpu()
         _, tokens, hidden = soft_prompts.shape
@@ -135,7 +138,7 @@ class Expander(nn.Module):
         })  # fmt: skip
 
     @classmethod
-    def load(cls, folder: Path | str, model: Any = None) -> Expander:
+    def load(cls, folder: Path | str, model: LLM2VecGen | None = None) -> Expander:
         """Return the expander of a folder, on the model's device and checked to be its own where one is given.
 
         Raises InputError where the folder holds none, or one of another model (both fingerprints are shown).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,9 +14,16 @@ from llm2vec_gen.checkpoints.variant import kept_states
 from llm2vec_gen.errors import InputError, one_line
 from llm2vec_gen.models.reference_embeddings import COARSE, TOLERANCE
 
+if TYPE_CHECKING:
+    from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
+
 
 def check(
-    model: Any, folder: Path, format: str, reference_embeddings: Sequence[dict[str, Any]], read: Callable[[], Any]
+    model: LLM2VecGen,
+    folder: Path,
+    format: str,
+    reference_embeddings: Sequence[dict[str, Any]],
+    read: Callable[[], Any],
 ) -> None:
     """Raise an InputError unless the folder gives the reference sentences their current embeddings.
 
@@ -46,7 +53,7 @@ def _other(format: str) -> str:
 
 
 @torch.no_grad()
-def _merged(folder: Path, texts: list[str], model: Any) -> Tensor:
+def _merged(folder: Path, texts: list[str], model: LLM2VecGen) -> Tensor:
     """Embeddings (N, E) as the code on the card of a merged folder computes them."""
     from safetensors.torch import load_file
     from transformers import AutoModel, AutoTokenizer

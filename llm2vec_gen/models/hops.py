@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,8 +12,11 @@ from torch import Tensor
 from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.backbones.kv_prefix import Prefix
 
+if TYPE_CHECKING:
+    from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 
-def hop_states(model: Any, before: Sequence[Tensor], suffix: Tensor, shared: Prefix | None = None,
+
+def hop_states(model: LLM2VecGen, before: Sequence[Tensor], suffix: Tensor, shared: Prefix | None = None,
                hops: int | None = None, full: bool = False) -> list[Tensor]:  # fmt: skip
     """Return the last states of the compression tokens (B, K, D) at each hop.
 
@@ -46,13 +49,14 @@ def hop_states(model: Any, before: Sequence[Tensor], suffix: Tensor, shared: Pre
     return found
 
 
-def feed_back(model: Any, states: Tensor, hop: int) -> Tensor:
+def feed_back(model: LLM2VecGen, states: Tensor, hop: int) -> Tensor:
     """States (B, K, D) of a hop, counted from 1 -> what stands behind the queries in the next (B, K + S, D)."""
+    assert model.hop_suffixes is not None
     own = model.hop_suffixes[hop - 1].expand(len(states), -1, -1)  # (B, S, D)
     return torch.cat([model.project(states), own], dim=1)
 
 
-def last_tail(model: Any, before: Sequence[Tensor], suffix: Tensor) -> Tensor:
+def last_tail(model: LLM2VecGen, before: Sequence[Tensor], suffix: Tensor) -> Tensor:
     """Return what stands behind the queries in the last hop: the suffix itself where there is one hop."""
     if model.num_hops == 1:
         return suffix

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -23,10 +23,13 @@ from llm2vec_gen.backbones.loading import parse_dtype
 from llm2vec_gen.models import storage
 from llm2vec_gen.paths import on_disk
 
+if TYPE_CHECKING:
+    from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
+
 _OTHERWISE = ("card", "golden", "instructions", "end_marker", "matryoshka_dims")  # settings that change no embedding
 
 
-def of_model(model: Any) -> str:
+def of_model(model: LLM2VecGen) -> str:
     """Return 16 hex digits that change with whatever changes the embeddings of a live model, frozen or not."""
     tensors = {name: parameter.detach().cpu() for name, parameter in storage.trained_parameters(model).items()}
     if model.lora is not None:

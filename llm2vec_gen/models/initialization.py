@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.models.query_pass import QueryPass
 from llm2vec_gen.types import TargetMoments
+
+if TYPE_CHECKING:
+    from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 
 PROJECTION_INITS = ("default", "identity", "targets")
 INITIAL_SPREAD = 0.1  # of the targets': more learns slower, because what is spread at the start is noise
@@ -56,7 +59,7 @@ def projection(inputs: int, outputs: int, init: str) -> nn.Linear:
 
 
 @torch.no_grad()
-def match_targets(model: Any, texts: Sequence[str], moments: TargetMoments) -> None:
+def match_targets(model: LLM2VecGen, texts: Sequence[str], moments: TargetMoments) -> None:
     """Start embeddings at the targets' mean with a tenth of their spread, by W_align and b_align alone.
 
     With p a text's features (readouts/base.py), c their mean, a = W_align (p - c), V the targets' variance summed over

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,17 +17,20 @@ from llm2vec_gen.backbones.kv_prefix import Prefix
 from llm2vec_gen.errors import check_integer, check_texts
 from llm2vec_gen.models.arguments import check_flags
 
+if TYPE_CHECKING:
+    from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
+
 
 class QueryPass:
     """The last K states of each text, projected micro-batch by micro-batch; only the result is kept."""
 
-    def __init__(self, model: Any, ids: list[Tensor], batch_size: int = 32, show_progress: bool = False):
+    def __init__(self, model: LLM2VecGen, ids: list[Tensor], batch_size: int = 32, show_progress: bool = False):
         check_integer("batch_size", batch_size)
         self.model, self.backbone, self.ids = model, model.backbone, ids
         self.batch_size, self.show_progress = batch_size, show_progress
 
     @classmethod
-    def of(cls, model: Any, texts: str | Sequence[str], instruction: str | None, batch_size: int,
+    def of(cls, model: LLM2VecGen, texts: str | Sequence[str], instruction: str | None, batch_size: int,
            max_length: int | None, show_progress: bool) -> QueryPass:  # fmt: skip
         """The pass of texts, each after the instruction; `max_length` counts the suffix too."""
         rows = check_texts(texts, instruction)

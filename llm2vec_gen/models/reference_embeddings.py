@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 
 SENTENCES = (
     "What is the capital of France?",
@@ -17,7 +20,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 COARSE = 5e-2  # 16-bit or quantised, on either side
 
 
-def record(model: Any) -> list[dict[str, Any]]:
+def record(model: LLM2VecGen) -> list[dict[str, Any]]:
     """[{"text", "embedding"}] as the model gives them now, outside training."""
     training = model.training
     model.eval()
@@ -27,7 +30,7 @@ def record(model: Any) -> list[dict[str, Any]]:
     return [{"text": text, "embedding": row} for text, row in zip(SENTENCES, rows, strict=True)]
 
 
-def check(model: Any, reference_embeddings: Sequence[dict[str, Any]], recorded: dict[str, Any]) -> None:
+def check(model: LLM2VecGen, reference_embeddings: Sequence[dict[str, Any]], recorded: dict[str, Any]) -> None:
     """Warn, with both values, where an embedding is not what it was when the checkpoint was saved.
 
     Compared is the largest difference against the largest value, to 0.1% where both sides compute in fp32 and 5% where

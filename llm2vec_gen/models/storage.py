@@ -6,7 +6,7 @@ import json
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,11 @@ from llm2vec_gen.models import export, readouts, reference_embeddings
 from llm2vec_gen.models.lora import QueryLora
 from llm2vec_gen.models.readouts.mean_linear import MeanLinear
 from llm2vec_gen.models.suffix_tokenization import LiteralSuffixTokenization
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 
 
 def load(cls: Any, source: str | Path, device: Any, dtype: Any, backbone: str | Backbone | None,
@@ -94,7 +99,7 @@ def compare(recorded: dict[str, Any], backbone: Backbone, source: str) -> None:
             )
 
 
-def load_tensors(model: Any, tensors: dict[str, Tensor]) -> None:
+def load_tensors(model: LLM2VecGen, tensors: dict[str, Tensor]) -> None:
     """Copy suffix and projections into the model; InputError where a shape does not match."""
     with torch.no_grad():
         for name, parameter in trained_parameters(model).items():
@@ -104,7 +109,7 @@ def load_tensors(model: Any, tensors: dict[str, Tensor]) -> None:
             parameter.copy_(tensors[name])
 
 
-def trained_parameters(model: Any) -> dict[str, nn.Parameter]:
+def trained_parameters(model: LLM2VecGen) -> dict[str, nn.Parameter]:
     """Suffixes and projections by their names in a checkpoint, frozen or not; LoRA matrices have their own."""
     own = ("suffix", "hop_suffixes", "reconstruction_projection", "alignment_projection")
     return {name: value for name, value in model.named_parameters() if name.partition(".")[0] in own}
@@ -121,7 +126,7 @@ def _tokenizer(checkpoint: Any) -> Any:
     return tokenizer
 
 
-def save(model: Any, folder: str | Path, format: str) -> None:
+def save(model: LLM2VecGen, folder: str | Path, format: str) -> None:
     """Write the checkpoint in a format of llm2vec_gen.checkpoints; merged folders get the backbone's weights too.
 
     What was written is read again and must give the model's own embeddings before it moves into `folder`.
@@ -146,16 +151,17 @@ def save(model: Any, folder: str | Path, format: str) -> None:
         export.check(model, place, format, described["golden"], lambda: _read_again(model, place))
 
 
-def _read_again(model: Any, folder: Path) -> Any:
+def _read_again(model: LLM2VecGen, folder: Path) -> Any:
     """The checkpoint just written, over the backbone of the model it was written from."""
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # what differs is an error here
         return load(type(model), folder, None, None, model.backbone, None)
 
 
-def settings(model: Any) -> dict[str, Any]:
+def settings(model: LLM2VecGen) -> dict[str, Any]:
     """Return the settings of a checkpoint beside its tensors (see checkpoints/base.py)."""
-    backbone, literal = model.backbone, isinstance(model.suffix_tokenization, LiteralSuffixTokenization)
+    backbone, tokenization = model.backbone, model.suffix_tokenization
+    literal = isinstance(tokenization, LiteralSuffixTokenization)
     scale = row_scale(backbone)
     described: dict[str, Any] = {
         "backbone": {
@@ -171,9 +177,9 @@ def settings(model: Any) -> dict[str, Any]:
         "embedding_dim": model.embedding_dim, "max_length": model.max_length,
         "suffix_spelling": "literal" if literal else "own", "end_marker": model.end_marker,
     }  # fmt: skip
-    if literal:
-        described["suffix_ids"] = model.suffix_tokenization.token_ids.tolist()
-        described["suffix_tokens"] = model.suffix_tokenization.suffix_tokens
+    if isinstance(tokenization, LiteralSuffixTokenization):
+        described["suffix_ids"] = tokenization.token_ids.tolist()
+        described["suffix_tokens"] = tokenization.suffix_tokens
     described |= variant(model)
     if model.lora is not None:
         described["lora"] = model.lora.settings()
@@ -186,7 +192,7 @@ def settings(model: Any) -> dict[str, Any]:
     return described
 
 
-def variant(model: Any) -> dict[str, Any]:
+def variant(model: LLM2VecGen) -> dict[str, Any]:
     """Return the settings of a readout other than the paper's, and of several hops; empty for the paper's model."""
     found: dict[str, Any] = {}
     if not isinstance(model.readout, MeanLinear):
@@ -202,7 +208,7 @@ def _config(lm: Any) -> dict[str, Any]:
     return {name: value for name, value in config.items() if not name.startswith("_")}
 
 
-def _tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
+def _tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()}

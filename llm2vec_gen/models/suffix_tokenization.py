@@ -7,13 +7,16 @@ tokens that a text can contain, as in the software that wrote it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 COMPLETE = -1
 
@@ -48,7 +51,13 @@ class LiteralSuffixTokenization(SuffixTokenization):
     COMPLETE instead, and the last S of its own ids stand where the suffix would.
     """
 
-    def __init__(self, backbone: Backbone, tokenizer: Any, suffix_tokens: Sequence[str], token_ids: Sequence[int]):
+    def __init__(
+        self,
+        backbone: Backbone,
+        tokenizer: PreTrainedTokenizerBase,
+        suffix_tokens: Sequence[str],
+        token_ids: Sequence[int],
+    ):
         super().__init__(backbone)
         self.tokenizer, self.suffix_tokens = tokenizer, list(suffix_tokens)
         if tokenizer.convert_tokens_to_ids(self.suffix_tokens) != list(token_ids):

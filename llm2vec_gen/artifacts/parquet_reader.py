@@ -1,8 +1,7 @@
 """Parquet shards as one memory-mapped sequence of rows, however many there are.
 
 Parquet has no random access, so its rows are copied once to an Arrow file beside the shards. Files are opened by
-exactly
-their names: no pattern, address or variable in the name of a folder is expanded.
+exactly their names: no pattern, address or variable in the name of a folder is expanded.
 """
 
 from __future__ import annotations
