@@ -105,7 +105,7 @@ def _prepare(module: LLM2VecGenModule, data: CompletionDataModule, settings: Tra
         loss.prepare(moments)
     if hasattr(module.model, "initialize_from"):
         texts = [example.query.strip() for example in data.examples(INITIAL_QUERIES)]
-        module.initialize = lambda: module.model.initialize_from(texts, moments)  # type: ignore[operator]
+        module.initialize_model = lambda: module.model.initialize_from(texts, moments)  # type: ignore[operator]
 
 
 def prefixes_of(losses: Mapping[str, Any]) -> tuple[int, ...]:

@@ -57,7 +57,7 @@ class LLM2VecGenModule(ResumableModule):
         super().__init__(model, settings, used, [*OBSERVED, *used], optimizer, scheduler)
         self._loss_modules = nn.ModuleList(loss for loss in used.values() if isinstance(loss, nn.Module))
         self._compared = False
-        self.initialize: Callable[[], None] = lambda: None
+        self.initialize_model: Callable[[], None] | None = None  # set by fit, which has the training queries
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Weighted sum of the losses over the effective batch."""
@@ -93,8 +93,8 @@ class LLM2VecGenModule(ResumableModule):
 
     def on_train_start(self) -> None:
         """Initialise the model from its data, or restore the metric sums of an interrupted logging interval."""
-        if self.trainer.global_step == 0:
-            self.initialize()
+        if self.trainer.global_step == 0 and self.initialize_model is not None:
+            self.initialize_model()
         super().on_train_start()
 
     # ---- validation
