@@ -134,7 +134,10 @@ class Inputs:
             row = row[len(self.beginning) :]
         for token in row:
             if not 0 <= token < self.vocabulary:
-                known = f"expected ids of the model's own tokenizer, 0 to {self.vocabulary - 1}"
+                known = (
+                    f"expected ids of the model's own tokenizer, 0 to {self.vocabulary - 1}; a client with another "
+                    "tokenizer must send texts (LangChain's OpenAIEmbeddings: check_embedding_ctx_length=False)"
+                )
                 raise ApiError(400, f"{param} {number} has the token id {token}; {known}", param)
             if token in self.control:
                 raise ApiError(400, f"{param} {number} has the control token {token}; expected ids of text", param)
