@@ -42,7 +42,7 @@ HOMES = {  # outside library -> the only places that may import it
     "torchmetrics": {"training", "evaluations"},
     "vllm": {"generators"},
     "gguf": {"backbones"},
-    "ray": {"executors"},
+    "ray": {"executors", "serving"},
     "fastapi": {"serving"},
     "uvicorn": {"serving"},
     "prometheus_client": {"serving"},

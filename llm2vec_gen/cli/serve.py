@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 from dataclasses import fields
-from pathlib import Path
 
 from llm2vec_gen.cli.arguments import Command, add_model, load_model, positive
 from llm2vec_gen.errors import InputError
@@ -17,7 +16,7 @@ def run(options: argparse.Namespace) -> None:
     from llm2vec_gen.index.vector_index import VectorIndex
     from llm2vec_gen.serving.served_index import ServedIndex
     from llm2vec_gen.serving.server import Server, bind
-    from llm2vec_gen.serving.service import Service
+    from llm2vec_gen.serving.service import Service, served_name
 
     key = None
     if options.api_key_env and not (key := os.environ.get(options.api_key_env, "").strip()):
@@ -25,8 +24,7 @@ def run(options: argparse.Namespace) -> None:
     index = None if options.index is None else VectorIndex.open(options.index)  # before a model is loaded
     limits = Limits(**{one.name: getattr(options, one.name) for one in fields(Limits)})
     with bind(options.host, options.port) as socket:
-        folder = Path(options.model)
-        name = options.name or (folder.resolve().name if folder.exists() else options.model)
+        name = options.name or served_name(options.model)
         model = load_model(options)
         service = Service(model, name, limits, None if index is None else ServedIndex(index, model))
         host, port = socket.getsockname()[:2]

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -29,6 +30,12 @@ from llm2vec_gen.serving.worker import Worker
 P = ParamSpec("P")
 R = TypeVar("R")
 GREEDY = Sampler(None, None, 1)
+
+
+def served_name(model: str) -> str:
+    """Return the name of a model in requests: that of its folder, or its hub id."""
+    folder = Path(model)
+    return folder.resolve().name if folder.exists() else model
 
 
 class Service:
