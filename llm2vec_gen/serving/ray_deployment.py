@@ -8,6 +8,7 @@ No `from __future__ import annotations` here: Ray reads the annotation of `appli
 
 import os
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -61,8 +62,13 @@ def application(arguments: Arguments) -> Application:  # type: ignore[valid-type
     }  # fmt: skip
     options: dict[str, Any] = {"num_replicas": settings.replicas} if most is None else {"autoscaling_config": scaling}
 
+    values = settings.model_dump()
+    for name in ("model", "backbone"):  # a replica may run in another folder
+        if values[name] and Path(values[name]).exists():
+            values[name] = str(Path(values[name]).resolve())
+
     def build() -> Guard:
-        return _build(settings.model_dump(), limits)
+        return _build(values, limits)
 
     @serve.deployment(
         name="llm2vec-gen",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 import socket
 import threading
 from collections import Counter
@@ -14,10 +16,13 @@ import httpx
 import openai
 import pytest
 import torch
+import yaml
 from pydantic import ValidationError
 
 from llm2vec_gen.errors import InputError
+from llm2vec_gen.serving.app import create_app
 from llm2vec_gen.serving.limits import Limits
+from llm2vec_gen.serving.service import Service
 from tests.serving.running import NAME, TEXTS, until
 
 serve = pytest.importorskip("ray.serve")
@@ -153,3 +158,25 @@ def test_arguments_reach_the_deployment():
     assert (scaling.min_replicas, scaling.max_replicas, scaling.target_ongoing_requests) == (2, 5, 32)
     assert options.ray_actor_options == {"num_cpus": 1, "num_gpus": 0.5}
     assert options.max_ongoing_requests == 2 * (7 + Limits().max_rows)
+
+
+def test_a_replica_whose_worker_has_ended_is_not_healthy(model):
+    replica: Any = application(Arguments(model="a"))._bound_deployment.func_or_class
+    service = Service(model, NAME)
+    found = replica.__new__(replica)
+    found._set_asgi_app(create_app(service))  # as Ray's ingress does with what the builder returns
+    service.start()
+    replica.check_health(found)
+    service.close()
+    with pytest.raises(RuntimeError, match="worker has ended"):
+        replica.check_health(found)
+
+
+def test_the_config_file_of_the_docs_is_one_of_ray():
+    from ray.serve.schema import ServeDeploySchema
+
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/serving.md").read_text(), re.DOTALL)
+    (found,) = ServeDeploySchema.model_validate(yaml.safe_load(block)).applications
+    module, _, name = found.import_path.partition(":")
+    assert getattr(importlib.import_module(module), name) is application
+    assert Arguments.model_validate(found.args).max_replicas == 8
