@@ -89,7 +89,8 @@ def application(arguments: Arguments) -> Application:  # type: ignore[valid-type
             if not guard.service.worker.is_alive():
                 raise RuntimeError("the worker has ended")
 
-    return Replica.bind()
+    deployment: Any = Replica  # what the decorators return
+    return deployment.bind()
 
 
 def _build(settings: dict[str, Any], limits: Limits) -> Guard:

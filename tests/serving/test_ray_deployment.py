@@ -160,6 +160,7 @@ def test_arguments_reach_the_deployment():
     assert options.max_ongoing_requests == 2 * (7 + Limits().max_rows)
 
 
+@pytest.mark.filterwarnings("ignore:coroutine .*__del__:RuntimeWarning")  # awaited by Ray's replica alone
 def test_a_replica_whose_worker_has_ended_is_not_healthy(model):
     replica: Any = application(Arguments(model="a"))._bound_deployment.func_or_class
     service = Service(model, NAME)
