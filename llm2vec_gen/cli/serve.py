@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from dataclasses import fields
+from pathlib import Path
 
 from llm2vec_gen.cli.arguments import Command, add_model, load_model, positive
 from llm2vec_gen.errors import InputError

@@ -16,10 +16,12 @@ from ray import serve
 from ray.serve import Application
 
 from llm2vec_gen.errors import InputError
+from llm2vec_gen.index.vector_index import VectorIndex
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 from llm2vec_gen.serving.app import create_app
 from llm2vec_gen.serving.guard import Guard
 from llm2vec_gen.serving.limits import Limits
+from llm2vec_gen.serving.served_index import ServedIndex
 from llm2vec_gen.serving.service import Service, served_name
 
 Count = Annotated[int, Field(ge=1)]
@@ -33,6 +35,7 @@ class _Arguments(BaseModel):
 
     model: str  # checkpoint folder that every machine sees, or hub id
     name: str | None = None
+    index: str | None = None  # folder of `llm2vec-gen index`
     backbone: str | None = None
     device: str | None = None
     dtype: str | None = None
@@ -63,7 +66,7 @@ def application(arguments: Arguments) -> Application:  # type: ignore[valid-type
     options: dict[str, Any] = {"num_replicas": settings.replicas} if most is None else {"autoscaling_config": scaling}
 
     values = settings.model_dump()
-    for name in ("model", "backbone"):  # a replica may run in another folder
+    for name in ("model", "backbone", "index"):  # a replica may run in another folder
         if values[name] and Path(values[name]).exists():
             values[name] = str(Path(values[name]).resolve())
 
@@ -100,9 +103,11 @@ def _build(settings: dict[str, Any], limits: Limits) -> Guard:
         raise InputError(
             f"api_key_env={variable}: this variable is empty where the replica runs; set it on each machine"
         )
+    index = None if settings["index"] is None else VectorIndex.open(Path(settings["index"]))
     model = LLM2VecGen.from_pretrained(
         settings["model"], **{name: settings[name] for name in ("device", "dtype", "backbone", "revision")}
     )
-    service = Service(model, settings["name"] or served_name(settings["model"]), limits)
+    name = settings["name"] or served_name(settings["model"])
+    service = Service(model, name, limits, None if index is None else ServedIndex(index, model))
     service.start()
     return create_app(service, key if variable else None)
