@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 SCRIPT = OMP_NUM_THREADS=1 $(BIN)/python experiments# so small a model gains nothing from more threads
 
 .DEFAULT_GOAL := help
-.PHONY: help setup models demo test check lint bench chaos fuzz parity clean reproduce reproduce-full scores tables
+.PHONY: help setup models demo test check lint bench chaos fuzz parity clean reproduce reproduce-full scores tables sensitivity
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
@@ -117,6 +117,34 @@ define rival
 	$$(call kept,$$(SCRIPT)/teach.py scale=pocket paths.outputs=$$* teacher_training=pocket_$(1) $$(BRIEF))
 endef
 $(foreach name,$(RIVALS),$(eval $(call rival,$(name))))
+
+# ---- how far a model moves with its completions, seeds and instructions (docs/sensitivity.md). Continues where it stopped.
+
+SENSITIVITY ?= outputs/sensitivity
+SHOWN = train/alignment,train/reconstruction,sensitivity,decoding,pocket/retrieval,pocket/sts,pocket/classification,pocket/harmful_retrieval
+STUDIES = temperature top_p length sampling_seed off_topic seed wording
+SAMPLED = 'generator.generator.sampling={temperature: 1.0, top_p: 1.0}'
+study_temperature = $(SAMPLED) generator.generator.sampling.temperature=0.3,0.7,1.0,1.5
+study_top_p = $(SAMPLED) generator.generator.sampling.top_p=0.5,0.8,0.95,1.0
+study_length = generator.generator.max_new_tokens=4,8,16,32
+study_sampling_seed = $(SAMPLED) generator.generator.seed=0,1,2
+study_off_topic = generator.fraction=0,0.1,0.3,0.5
+study_seed = seed=42,43,44,45
+study_wording = instruction.variant=1,2,3,4,5
+
+sensitivity: $(STUDIES:%=$(SENSITIVITY)/tables/%)  ## the sensitivity study on the pocket: a table and a figure each, half an hour
+
+$(SENSITIVITY)/reference: | setup
+	for step in complete embed train; do \
+		folder=$$($(SCRIPT)/$$step.py experiment=sensitivity paths.outputs=$(SENSITIVITY)) || exit 1; done; \
+	echo "$$folder" | tail -n 1 > $@
+
+.PHONY: $(STUDIES:%=$(SENSITIVITY)/tables/%)
+$(STUDIES:%=$(SENSITIVITY)/tables/%): $(SENSITIVITY)/reference
+	$(SCRIPT)/run.py -m experiment=sensitivity paths.outputs=$(SENSITIVITY) 'evaluation=[pocket,decoding,sensitivity]' \
+		evaluation.sensitivity.reference.path=$$(cat $<) $(MANY) hydra.sweep.dir=$(SENSITIVITY)/sweeps/$(@F) $(study_$(@F))
+	$(SCRIPT)/tabulate.py experiment=sensitivity paths.outputs=$(SENSITIVITY) sweep.folder=$(SENSITIVITY)/sweeps/$(@F) \
+		sweep.figure=lines name=tables/$(@F) 'sweep.results=[$(SHOWN)]'
 
 clean:  ## remove outputs and the virtual environment
 	rm -rf outputs multirun $(VENV) .parity build *.egg-info

@@ -292,8 +292,9 @@ def tabulate(plan: Plan) -> Path:
     from llm2vec_gen.tables import markdown, report, sweep
 
     if (jobs := plan.settings["sweep"]["folder"]) is not None:  # a table of losses and scores from status files alone
-        of_jobs = sweep.files_of(read_statuses(jobs), jobs)
-        return _write_tables(plan, of_jobs, of_jobs["table.md"], of_jobs)
+        wanted = plan.settings["sweep"]
+        of_jobs = sweep.files_of(read_statuses(jobs), jobs, wanted["results"], wanted["figure"])
+        return _write_tables(plan, of_jobs, str(of_jobs["table.md"]), of_jobs["report.html"], [*of_jobs])
     table = plan.build("table")
     scores = plan.scores_for(table)
     read, trained = plan.artifact("interpret"), plan.artifact("train")

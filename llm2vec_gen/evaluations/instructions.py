@@ -6,10 +6,10 @@ stripped, with one space.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llm2vec_gen.errors import InputError, closest
+from llm2vec_gen.errors import InputError, check_integer, closest
 
 
 class NoInstruction:
@@ -65,6 +65,27 @@ class InstructionTable:
     def wording(self) -> dict[str, Any]:
         """Return all texts as plain values, for a checkpoint and its exports."""
         return {"categories": self.categories, "tasks": self.tasks, "documents": self.documents}
+
+
+class Paraphrases(InstructionTable):
+    """Several wordings of each instruction, of which one is used: how far scores depend on the words.
+
+    categories   category -> wordings
+    documents    wordings of the instruction of every document
+    variant      which of them, from 1; every list must have as many
+    """
+
+    def __init__(self, categories: Mapping[str, Sequence[str]], documents: Sequence[str], variant: int = 1) -> None:
+        check_integer("instruction.variant", variant)
+        lists = {**categories, "documents": documents}
+        short = [name for name, wordings in lists.items() if isinstance(wordings, str) or len(wordings) < variant]
+        if short:
+            raise InputError(
+                f"instruction.variant={variant}: {', '.join(short)} of these instructions has fewer wordings; expected "
+                f"1 to {min(1 if isinstance(texts, str) else len(texts) for texts in lists.values())}"
+            )
+        chosen = {name: wordings[variant - 1] for name, wordings in categories.items()}
+        super().__init__(categories=chosen, documents=documents[variant - 1])
 
 
 class PocketInstruction(InstructionTable):

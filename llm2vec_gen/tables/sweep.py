@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.tables import html, report
 from llm2vec_gen.tables.base import Table
+from llm2vec_gen.tables.figures import Figure
 from llm2vec_gen.tables.grid import MISSING, Cell, Grid
 from llm2vec_gen.types import Score
 
@@ -38,18 +40,27 @@ class Job(Protocol):
     def observed_state(self) -> str: ...
 
 
-def files_of(jobs: Sequence[Job], folder: str) -> dict[str, str]:
-    """Return the table of a sweep's jobs and its page as files, name -> content."""
-    table = SweepTable(jobs, title=f"Sweep {Path(folder).name}")
+def files_of(
+    jobs: Sequence[Job], folder: str, results: Sequence[str] | None = None, figure: str | None = None
+) -> dict[str, str | bytes]:
+    """Return the table of a sweep's jobs, its page and its figure (of a kind of `Figure`) as files, name -> content."""
+    table = SweepTable(jobs, title=f"Sweep {Path(folder).name}", results=results)
     page = report.page("LLM2Vec-Gen", folder, {"Sweep": "\n".join(map(html.render, table.grids()))})
-    return {f"table.{ending}": text for ending, text in table.files(()).items()} | {"report.html": page}
+    drawn: Table = table if figure is None else Figure(table, figure)
+    files: dict[str, str | bytes] = {f"table.{ending}": text for ending, text in drawn.files(()).items()}
+    files |= {f"table.{ending}": picture for ending, picture in drawn.pictures(()).items()}
+    return files | {"report.html": page}
 
 
 class SweepTable(Table):
     """A row per job, named by the overrides in which jobs differ; the note gives the reason of each missing cell."""
 
-    def __init__(self, jobs: Sequence[Job], title: str = "") -> None:
+    def __init__(self, jobs: Sequence[Job], title: str = "", results: Sequence[str] | None = None) -> None:
         self.jobs, self.title = list(jobs), title
+        known = result_names([job.results for job in jobs])
+        self.names = [name for name in known if results is None or _wanted(name, results)]
+        if unknown := [name for name in results or () if not any(_wanted(other, [name]) for other in known)]:
+            raise InputError(f"sweep.results: no job has {', '.join(unknown)}; they have {', '.join(known) or 'none'}")
 
     def draws(self, score: Score) -> bool:
         """Return False: results come from the jobs, not from scores."""
@@ -57,7 +68,7 @@ class SweepTable(Table):
 
     def grids(self, scores: Iterable[Score] = ()) -> list[Grid]:
         """Return one grid; `scores` are not read."""
-        names = result_names([job.results for job in self.jobs])
+        names = self.names
         headings = dict(zip(names, result_headings(names), strict=True))
         _, labels = split_overrides([job.overrides for job in self.jobs])
         rows = [label or f"job {job.number}" for job, label in zip(self.jobs, labels, strict=True)]
@@ -75,6 +86,27 @@ class SweepTable(Table):
                 corner="job",
             )
         ]
+
+    def panels(self, scores: Iterable[Score] = ()) -> list[Grid]:
+        """Return a grid of losses and one of scores, with the jobs as columns: what a figure draws."""
+        headings = dict(zip(self.names, result_headings(self.names), strict=True))
+        _, labels = split_overrides([job.overrides for job in self.jobs])
+        keys = {label.partition("=")[0] for label in labels}
+        corner = keys.pop() if len(keys) == 1 and not any(" " in label for label in labels) else ""
+        columns = [
+            label.removeprefix(f"{corner}=") or f"job {job.number}"
+            for job, label in zip(self.jobs, labels, strict=True)
+        ]
+        grids = []
+        for title, scale, is_loss in (("Losses", 1.0, True), ("Scores, times 100", 100.0, False)):
+            names = [name for name in self.names if name.startswith(LOSS) == is_loss]
+            cells = [[Cell(job.results.get(name)) for job in self.jobs] for name in names]
+            if names:
+                rows = [headings[name] for name in names]
+                grids.append(
+                    Grid(title, rows, columns, cells, scale=scale, decimals=3 if is_loss else 1, corner=corner)
+                )
+        return grids or self.grids()
 
 
 def markdown(jobs: Sequence[Job]) -> str:
@@ -101,6 +133,10 @@ def split_overrides(jobs: Sequence[Sequence[str]]) -> tuple[list[str], list[str]
     """
     shared = [text for text in jobs[0] if all(text in overrides for overrides in jobs)] if len(jobs) > 1 else []
     return shared, [" ".join(text for text in overrides if text not in shared) for overrides in jobs]
+
+
+def _wanted(name: str, results: Sequence[str]) -> bool:
+    return any(name == result or name.startswith(f"{result}/") for result in results)
 
 
 def result_names(results: Iterable[Mapping[str, float]]) -> list[str]:

@@ -24,6 +24,7 @@ MUST_BE_CHOSEN = {
         f"evaluation.faithfulness.queries.path={CONF.parent}/experiments/questions.jsonl",
         "evaluation.faithfulness.queries.query_column=query",
     ],
+    "sensitivity": ["evaluation.sensitivity.reference.path=folder"],
     "mteb_task": ["evaluation.mteb_task.selection=[SciFact]"],
     **{
         f"own_{kind}": [f"evaluation.own_{kind}.path=folder"]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from llm2vec_gen.errors import InputError
-from llm2vec_gen.evaluations.instructions import InstructionTable, NoInstruction, PocketInstruction
+from llm2vec_gen.evaluations.instructions import InstructionTable, NoInstruction, Paraphrases, PocketInstruction
 from llm2vec_gen.types import Instruction
 
 TABLE = InstructionTable({"sts": "compare:", "retrieval": ""}, {"STS17": "own:"}, documents="read:")
@@ -42,3 +42,15 @@ def test_the_pocket_can_leave_documents_bare():
     bare, usual = PocketInstruction(with_documents=False), PocketInstruction()
     assert bare.document("a", "retrieval") is None and usual.document("a", "retrieval")
     assert bare.query("a", "retrieval") == usual.query("a", "retrieval")
+
+
+def test_one_of_several_wordings():
+    wordings = {"sts": ["a:", "b:"], "retrieval": ["c:", "d:"]}
+    table = Paraphrases(wordings, ["e:", "f:"], variant=2)
+    assert (table.query("t", "sts"), table.query("t", "retrieval"), table.document("t", "sts")) == ("b:", "d:", "f:")
+    assert table.wording()["categories"] == {"sts": "b:", "retrieval": "d:"}
+    for variant, documents in ((3, ["e:", "f:", "g:"]), (2, ["e:"]), (1, "e:")):
+        with pytest.raises(InputError, match=rf"instruction.variant={variant}: .*fewer wordings"):
+            Paraphrases(wordings, documents, variant=variant)
+    with pytest.raises(InputError, match="instruction.variant"):
+        Paraphrases(wordings, ["e:", "f:"], variant=0)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.sweeps.status import Status
-from llm2vec_gen.tables.sweep import SweepTable
+from llm2vec_gen.tables.sweep import SweepTable, files_of
 
 
 def job(number: int, overrides: list[str], results: dict[str, float], state: str = "done", error: str | None = None):
@@ -34,3 +37,23 @@ def test_categories_of_two_evaluations_stay_apart() -> None:
     (grid,) = SweepTable([job(0, ["a=1"], {"one/sts": 0.5, "two/sts": 0.25})]).grids()
     assert grid.headings() == ["one/sts", "two/sts"]
     assert grid.texts() == [["50.0", "25.0"]]
+
+
+def test_chosen_results_and_their_figure() -> None:
+    jobs = [job(n, ["a=1", f"generator.fraction={f}"], DONE) for n, f in enumerate(("0", "0.5"))]
+    assert SweepTable(jobs, results=["pocket/retrieval", "train/loss"]).names == ["train/loss", "pocket/retrieval"]
+    assert SweepTable(jobs, results=["pocket"]).names == ["pocket/retrieval", "pocket/harmful_retrieval"]
+    losses, scores = SweepTable(jobs).panels()
+    assert (losses.rows, losses.columns, losses.corner) == (["loss", "alignment"], ["0", "0.5"], "generator.fraction")
+    assert [cell.value for cell in scores.cells[0]] == [0.0731, 0.0731] and (losses.scale, scores.scale) == (1, 100)
+    files = files_of(jobs, "sweeps/here", figure="lines")
+    assert set(files) == {"table.md", "table.tex", "table.html", "table.svg", "table.png", "report.html"}
+    assert "generator.fraction" in str(files["table.svg"]) and set(files_of(jobs, "x")) == set(files) - {
+        "table.svg",
+        "table.png",
+    }
+    with pytest.raises(InputError, match="no job has mteb; they have train/loss"):
+        SweepTable(jobs, results=["mteb"])
+    with pytest.raises(InputError, match="bars, lines, heat"):
+        files_of(jobs, "x", figure="pie")
+    assert "table.svg" in files_of([job(0, ["a=1"], {}, "running")], "x", figure="lines")
