@@ -22,7 +22,7 @@ class LLM2VecGenEmbeddings(Embeddings):
     """Vectors of LLM2VecGen for LangChain; `embedder.model` is the loaded model.
 
     `model` is a folder, a hub id or a loaded LLM2VecGen; `query_instruction` and `document_instruction` default to the
-    checkpoint's own, and InputError says so where it records none. All other arguments: `TextEmbedder`. Asynchronous
+    checkpoint's own; InputError where it records none. All other arguments: `TextEmbedder`. Asynchronous
     methods run in a thread of their own, and calls that wait together are embedded together.
     """
 

@@ -18,7 +18,7 @@ from llm2vec_gen.models.arguments import check_dimensions, check_flags
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 
 log = logging.getLogger(__name__)
-_LOCKS: WeakKeyDictionary[LLM2VecGen, threading.Lock] = WeakKeyDictionary()  # one pass at a time, whoever asks
+_LOCKS: WeakKeyDictionary[LLM2VecGen, threading.Lock] = WeakKeyDictionary()  # one pass of a model at a time
 _LOADED: WeakValueDictionary[tuple[Any, ...], LLM2VecGen] = WeakValueDictionary()
 _LOADING = threading.Lock()
 
