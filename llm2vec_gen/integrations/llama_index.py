@@ -20,11 +20,11 @@ with naming_extras():
 class LLM2VecGenEmbeddings(BaseEmbedding):
     """Vectors of LLM2VecGen for LlamaIndex; `embedder.model` is the loaded model.
 
-    `model_name` is a folder or hub id; `query_instruction` and `document_instruction` default to the checkpoint's own,
-    and an InputError is raised where it records none. `embed_batch_size` texts go into a call of LlamaIndex, and at most as
-    many into a pass. Other arguments: `TextEmbedder`, and those of BaseEmbedding. Asynchronous methods run in a thread
-    of their own. `to_dict` has the model's fingerprint, so that the cache of an ingestion pipeline never mixes two
-    models, and `from_dict` refuses another one.
+    `model_name` is a folder or hub id; `query_instruction` and `document_instruction` default to the checkpoint's own;
+    InputError where it records none. `embed_batch_size` texts go into a call of LlamaIndex, and at most as many into a
+    pass. Other arguments: `TextEmbedder`, and those of BaseEmbedding. Asynchronous methods run in a thread of their
+    own. `to_dict` has the model's fingerprint, so that the cache of an ingestion pipeline never mixes two models, and
+    `from_dict` refuses another one.
     """
 
     query_instruction: str
