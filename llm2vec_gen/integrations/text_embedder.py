@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
 
+from llm2vec_gen.checkpoints.prompts import GENERATIVE, prompts
 from llm2vec_gen.errors import InputError, check_integer, check_texts
 from llm2vec_gen.models.arguments import check_dimensions, check_flags
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
@@ -130,7 +131,7 @@ def _instruction(model: LLM2VecGen, side: str, given: str | None) -> str:
     if given is None and model.instructions is None:
         raise InputError(
             f"{side}_instruction is not given and the checkpoint records none; give the wording that the model was "
-            f'trained and evaluated with, for example {model.prompts[side]!r}, or "" for none'
+            f'trained and evaluated with, for example {prompts(GENERATIVE)[side]!r}, or "" for none'
         )
     if given is not None and not isinstance(given, str):
         raise InputError(f"{side}_instruction is a {type(given).__name__}; expected a string or None")
