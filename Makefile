@@ -27,7 +27,7 @@ demo: setup  ## train, evaluate and read the pocket: two tables, five decoded em
 test: setup models  ## all tests, fast ones first
 	$(BIN)/python -m pytest -q -m "not slow" -n 2
 	$(BIN)/python -m pytest -q -m slow -n 2 --dist loadfile
-	$(BIN)/python -m pytest -q --nbmake --nbmake-timeout=600 notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --nbmake --nbmake-timeout=600 notebooks
 
 lint: setup
 	$(BIN)/ruff check .
