@@ -23,6 +23,7 @@ EXTRAS = {
     "search": ("optuna",),
     "gguf": ("gguf", "accelerate"),
     "index": ("lancedb",),
+    "mcp": ("mcp",),
     "serve": ("fastapi", "uvicorn", "prometheus_client"),
     "langchain": ("langchain_core",),
     "llama-index": ("llama_index",),

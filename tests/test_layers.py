@@ -46,6 +46,7 @@ HOMES = {  # outside library -> the only places that may import it
     "fastapi": {"serving"},
     "uvicorn": {"serving"},
     "prometheus_client": {"serving"},
+    "mcp": {"serving"},
     "langchain_core": {"integrations"},
     "llama_index": {"integrations"},
     "haystack": {"integrations"},

@@ -59,7 +59,7 @@ def add(options: argparse.Namespace) -> None:
         check_new(index, corpus, COMMIT)
     instructions = (header.instructions["document"], header.instructions["query"])
     settings = IndexSettings(header.soft_prompts, header.keeps_text, header.ann, *instructions)
-    encoder = DocumentEncoder(_encoder_of(index, options), settings, header.encoder, _other_fingerprint(index))
+    encoder = DocumentEncoder(encoder_of(index, options), settings, header.encoder, _other_fingerprint(index))
     header.check_fingerprint(encoder.header.fingerprint, index.folder)
     _fill(index, _worker(encoder), corpus, options.existing)
 
@@ -92,7 +92,7 @@ def search(options: argparse.Namespace) -> None:
 
         to_sql(options.where, index.columns)  # reported before a model is loaded
     queries = read_texts(options)
-    encoder = _encoder_of(index, options)
+    encoder = encoder_of(index, options)
     expander = None if options.expander is None else _expander_of(index, options, encoder)
     instruction = index.header.instructions["query"] if options.instruction is None else options.instruction
     chosen = {"top": options.top, "where": options.where, "exact": options.exact, "nprobes": options.nprobes}
@@ -135,8 +135,8 @@ def explain(options: argparse.Namespace) -> None:
     baseline = None
     if options.baseline is not None:
         other = VectorIndex.open(options.baseline)
-        baseline = (other, _encoder_of(other, options, own=False))
-    model = _encoder_of(index, options)
+        baseline = (other, encoder_of(other, options, own=False))
+    model = encoder_of(index, options)
     expand = None if options.expander is None else _expander_of(index, options, model).expand
     explainer = Explainer(model, index, LogitLens(top=options.words), shared_words, source, expand, baseline,
                           options.max_new_tokens)  # fmt: skip
@@ -208,7 +208,7 @@ def _worker(encoder: Any) -> Any:
     return LocalWorkers(encoder, "embed")
 
 
-def _encoder_of(index: VectorIndex, options: argparse.Namespace, own: bool = True) -> Any:
+def encoder_of(index: VectorIndex, options: argparse.Namespace, own: bool = True) -> Any:
     """Return the encoder that built an index, checked to be the same; --model replaces where it lies."""
     header = index.header
     if "_target_" in header.encoder:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -19,6 +17,7 @@ from llm2vec_gen.interpreters.inputs import states_from_soft_prompts
 from llm2vec_gen.interpreters.logit_lens import LogitLens
 from llm2vec_gen.serving.answers import list_answer
 from llm2vec_gen.serving.api_errors import ApiError
+from llm2vec_gen.serving.hits import explained_as_json, hit_as_json
 from llm2vec_gen.serving.jobs import Piece, ReadingJob
 from llm2vec_gen.serving.schemas import ExplainRequest, SearchRequest
 from llm2vec_gen.serving.served_index import ServedIndex
@@ -38,7 +37,8 @@ def search_routes(service: Service) -> APIRouter:
         job = await service.embed(ids, service.embeddings, request)
         found = await _hits(service, job.results, body, request)
         data = [
-            {"object": "search", "index": row, "hits": [_hit(hit) for hit in hits]} for row, hits in enumerate(found)
+            {"object": "search", "index": row, "hits": [hit_as_json(hit) for hit in hits]}
+            for row, hits in enumerate(found)
         ]
         return await list_answer(service, data, body, instruction, ids)
 
@@ -72,11 +72,7 @@ def search_routes(service: Service) -> APIRouter:
                                          shared_words)  # fmt: skip
                 data.append({
                     "object": "explanation", "index": row, "gist": gists[start], "words": words_of(readings[start]),
-                    "hits": [
-                        {**_hit(one.hit), "gist": one.gist, "words": one.words, "shared": one.shared,
-                         "token_cosines": one.token_cosines}
-                        for one in explained
-                    ],
+                    "hits": [explained_as_json(one) for one in explained],
                 })  # fmt: skip
                 start = end
             return data
@@ -130,11 +126,3 @@ async def _gists(service: Service, prompts: Tensor, body: ExplainRequest, reques
     pieces: list[Piece] = await finished(service.worker, generation, request, service.limits.timeout_s)
     texts = [gist(piece.text) for piece in sorted(pieces, key=lambda piece: piece.row)]
     return texts, generation.completion_tokens
-
-
-def _hit(hit: Hit) -> dict[str, Any]:
-    """A hit as JSON, which has no NaN."""
-    shown = asdict(hit)
-    for values in (shown, shown["metadata"]):
-        values |= {name: None for name, one in values.items() if isinstance(one, float) and not math.isfinite(one)}
-    return shown
