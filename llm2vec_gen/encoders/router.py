@@ -116,14 +116,16 @@ class Router:
         without the few tokens of a chat template.
         """
         prompts = [f"{instruction.strip()} {text.strip()}" for text in texts]
-        one_pass = [len(ids) + self.model.num_suffix_tokens for ids in self._ids(prompts)]
+        hops, suffix = self.model.num_hops, self.model.num_suffix_tokens
+        after = hops * suffix + (hops - 1) * self.model.num_compression_tokens  # a hop reads soft prompts and a suffix
+        prompted = [len(ids) for ids in self._ids(prompts)]
+        one_pass = [length + after for length in prompted]
         embedded = [len(ids) for ids in self._ids(list(texts))] if self.hyde.encode_query else [0] * len(texts)
         deciding = one_pass if self.signal == "lens_entropy" else [0] * len(texts)
         found = []
         for row, answers in enumerate(self.hyde.answers(prompts)):
             written = sum(len(ids) for ids in self._ids(answers))
-            prompt = one_pass[row] - self.model.num_suffix_tokens
-            found.append(self.hyde.n * prompt + 2 * written + embedded[row] + deciding[row])
+            found.append(self.hyde.n * prompted[row] + 2 * written + embedded[row] + deciding[row])
         return one_pass, found
 
     def _ids(self, texts: Sequence[str]) -> list[Tensor]:

@@ -133,3 +133,9 @@ def test_a_router_that_cannot_work(model):
     hyde.embedding_dim += 1
     with pytest.raises(InputError, match="different spaces"):
         Router(model, hyde, INSTRUCTION)
+
+
+def test_further_hops_cost_soft_prompts_and_a_suffix(model):
+    hops = LLM2VecGen(model.backbone, model.embedding_dim, 1, 3, num_hops=3)
+    once, thrice = (routed(each)[0].forward_tokens(QUERIES, ASK)[0] for each in (model, hops))
+    assert [more - one for one, more in zip(once, thrice, strict=True)] == [2 * (3 + 4)] * len(QUERIES)
