@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 GREY = "#888888"
-COLOURS = ("#3f7fd0", "#e0883a", "#4f9d5b", "#a05fb4", "#c44f4f", "#6b7280")
+COLOURS = ("#3f7fd0", "#e0883a", "#4f9d5b", "#a05fb4", "#c44f4f", "#6b7280", "#8c6d31", "#2aa5a0")
 
 
 class Figure(Table):
