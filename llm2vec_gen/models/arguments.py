@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,10 @@ import torch
 from torch import Tensor
 
 from llm2vec_gen.errors import InputError, check_integer, closest
+
+LARGEST_SOFT_PROMPT = 1e4
+"""Of a soft prompt's values (the pocket's are below 10). Somewhere above, squares of states overflow, and their NaN
+reach other rows of the same pass."""
 
 
 def check_flags(**flags: Any) -> None:
@@ -126,15 +129,14 @@ def given_soft_prompts(inputs: Any) -> Tensor | None:
 def check_soft_prompts(prompts: Tensor, tokens: int, size: int, embedding_dim: int) -> Tensor:
     """Return soft prompts (N, K, D); a single one (K, D) gets its batch dimension. InputError for anything else.
 
-    K pooled embeddings have the shape of one soft prompt where E equals D: that case is warned about.
+    K pooled embeddings have the shape of one soft prompt where E equals D: that shape is refused.
     """
     shape = tuple(prompts.shape)
     if prompts.dim() == 2 and shape == (tokens, size):
         if size == embedding_dim:
-            warnings.warn(
-                f"decode takes a tensor of shape {shape} as one soft prompt, not as {tokens} embeddings; pass "
-                "soft_prompts[None] to say so. A pooled embedding cannot be decoded",
-                stacklevel=4,
+            raise InputError(
+                f"decode was given a tensor of shape {shape}: one soft prompt, or {tokens} embeddings, which cannot be "
+                "decoded; expected soft prompts (N, K, D): pass soft_prompts[None] for a single one"
             )
         prompts = prompts[None]
     if prompts.dim() != 3 or tuple(prompts.shape[1:]) != (tokens, size):
@@ -147,6 +149,13 @@ def check_soft_prompts(prompts: Tensor, tokens: int, size: int, embedding_dim: i
     if not bool(torch.isfinite(prompts).all()):
         row = int((~torch.isfinite(prompts)).flatten(1).any(dim=1).nonzero()[0])
         raise InputError(f"soft prompt {row} has values that are not finite (NaN or infinite); compute it again")
+    large = (prompts.abs() > LARGEST_SOFT_PROMPT).flatten(1).any(dim=1).nonzero().flatten().tolist()
+    if large:
+        rows = ", ".join(map(str, large[:5])) + (f" and {len(large) - 5} more" if len(large) > 5 else "")
+        raise InputError(
+            f"soft prompts have values above {LARGEST_SOFT_PROMPT:.0f} in row {rows}; expected those of "
+            "model.soft_prompts: compute these rows again"
+        )
     return prompts
 
 

@@ -11,14 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llm2vec_gen.errors import InputError, check_texts
+from llm2vec_gen.errors import check_texts
 from llm2vec_gen.models.arguments import check_soft_prompts
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 from llm2vec_gen.serving.api_errors import ApiError
 from llm2vec_gen.serving.limits import Limits
 from llm2vec_gen.serving.schemas import Instructed, Message
-
-LARGEST = 1e4  # of a soft prompt's values: above, squares of states may overflow, in a batch that others are in
 
 
 class Inputs:
@@ -123,10 +121,7 @@ class Inputs:
                 400, f"soft_prompts: expected numbers, {shape[0]} x {shape[1]} for each soft prompt, as lists or as "
                 "base64 of float32", "soft_prompts",
             ) from None  # fmt: skip
-        checked = check_soft_prompts(stacked, *shape, self.model.embedding_dim)
-        if float(checked.abs().max()) > LARGEST:
-            raise InputError(f"soft_prompts has values above {LARGEST:.0f}; expected those of model.soft_prompts")
-        return list(checked)
+        return list(check_soft_prompts(stacked, *shape, self.model.embedding_dim))
 
     def _checked(self, row: list[int], number: int, param: str = "input") -> list[int]:
         """Return the ids of one input without a beginning token; control tokens and unknown ids are refused."""

@@ -176,11 +176,12 @@ def test_decode_takes_soft_prompts_of_this_model_alone(model):
 
 
 def test_one_soft_prompt_without_its_batch_dimension(model):
-    """Where E equals D, K pooled embeddings have its shape: one warning says what they are taken for."""
+    """Where E equals D, K pooled embeddings have its shape: it is refused, and the message says how to go on."""
     prompts = model.soft_prompts(TEXTS)
-    with pytest.warns(UserWarning, match=r"shape \(3, 32\) as one soft prompt, not as 3 embeddings") as seen:
-        assert model.decode(prompts[0], 4) == model.decode(prompts[:1], 4)
-    assert len(seen) == 1 and seen[0].filename == __file__
+    for given in (prompts[0], model.encode(TEXTS), prompts[0].numpy()):
+        with pytest.raises(InputError, match=r"shape \(3, 32\): one soft prompt, or 3 .*soft_prompts\[None\]"):
+            model.decode(given, 4)
+    assert model.decode(prompts[0][None], 4) == model.decode(prompts[:1], 4)
     narrow = LLM2VecGen(model.backbone, 8, 2, 3, max_length=40)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -253,3 +254,18 @@ def test_new_tokens_beyond_the_positions_are_refused(model, wanted):
 
 def test_device_and_dtype(model):
     assert model.device == torch.device("cpu") and model.dtype == torch.float32
+
+
+@pytest.mark.parametrize("value", [1.1e4, -3e38])
+def test_decode_refuses_rows_of_huge_values_by_number(model, value) -> None:
+    prompts = torch.zeros(4, 3, 32)
+    prompts[1, 2, 5] = prompts[3, 0, 0] = value
+    with pytest.raises(InputError, match="above 10000 in row 1, 3"):
+        model.decode(prompts, max_new_tokens=2)
+
+
+def test_decode_takes_the_largest_values_and_leaves_neighbours_untouched(model) -> None:
+    prompts = model.soft_prompts(TEXTS)
+    alone = model.decode(prompts, max_new_tokens=6)
+    beside = torch.cat([prompts, torch.full((1, 3, 32), 1e4)])
+    assert model.decode(beside, max_new_tokens=6)[:-1] == alone
