@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from llm2vec_gen.errors import InputError
@@ -73,3 +76,35 @@ def test_without_the_library_it_names_the_extra(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"llm2vec-gen-lightning\[ray\]"), RayExecutor().workers(list, "count"):
         pass
+
+
+@pytest.mark.slow
+def test_an_index_of_two_workers_has_the_rows_of_one_process(tmp_path: Path, cluster: None) -> None:
+    pytest.importorskip("lancedb")
+    from llm2vec_gen.index.vector_index import VectorIndex
+
+    corpus = tmp_path / "passages.jsonl"
+    rows = [{"_id": f"p{n}", "text": f"the capital of land {n} is city {n % 5}.", "year": 1990 + n} for n in range(22)]
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    # the step needs a checkpoint: both places get the same one
+    small = ["training.max_steps=2", "training.warmup_steps=0", "training.schedule_steps=2", "training.batch_size=4"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    for step in ("complete", "embed", "train"):
+        job = start(step, one, *small)
+        _, output = job.communicate(timeout=400)
+        assert job.returncode == 0, output
+    shutil.copytree(one, two)
+    chosen = [*small, "corpus=local", f"corpus.path={corpus}", "corpus.metadata=[year:int]"]
+    for job in (start("index", one, *chosen), start("index", two, *chosen, "executor=ray", "executor.workers=2")):
+        _, output = job.communicate(timeout=400)
+        assert job.returncode == 0, output
+    indexes = [VectorIndex.open(next(place.glob("index/*/manifest.json")).parent) for place in (one, two)]
+    ids = [row["_id"] for row in rows]
+    plain, spread = ({"vectors": index.vectors_of(ids), "prompts": index.soft_prompts_of(ids)} for index in indexes)
+    assert [len(index) for index in indexes] == [22, 22] and indexes[0].folder.name == indexes[1].folder.name
+    for name, expected in plain.items():
+        np.testing.assert_allclose(spread[name], expected, atol=1e-5)
+    found = [index.search(plain["vectors"], top=3, where="year >= 2000", exact=True) for index in indexes]
+    assert [[(hit.id, hit.text, hit.metadata) for hit in hits] for hits in found[0]] == [
+        [(hit.id, hit.text, hit.metadata) for hit in hits] for hits in found[1]
+    ]
