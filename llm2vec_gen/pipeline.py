@@ -192,7 +192,7 @@ def expand(plan: Plan) -> Path:
             recipe, trainer = plan.build("expander"), plan.build("trainer")
             trainer.check_devices()
             documents = []
-            if plan.settings["corpus"] is not None:
+            if plan.settings.get("corpus") is not None:  # the empty group leaves no key
                 read = islice(plan.build("corpus").documents(), recipe.document_limit)
                 documents = [(document.id, document.text) for document in read]
             model: Any = plan.build_encoder()

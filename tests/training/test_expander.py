@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llm2vec_gen import LLM2VecGen
+from llm2vec_gen import LLM2VecGen, pipeline
 from llm2vec_gen.backbones.backbone import Backbone
+from llm2vec_gen.config import compose
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.models.expander import Expander
 from llm2vec_gen.training.expander import ExpanderRows, ExpanderTraining
@@ -68,3 +69,15 @@ def test_a_stopped_training_continues_bit_for_bit(model, tmp_path) -> None:
 def test_a_weight_that_is_no_weight_is_refused(weight) -> None:
     with pytest.raises(InputError, match="expander.reconstruction_weight="):
         ExpanderTraining(settings(3), reconstruction_weight=weight)
+
+
+@pytest.mark.slow
+def test_the_step_without_a_corpus_reads_the_queries_alone(tmp_path) -> None:
+    steps = [f"{group}training.{name}=1" for group in ("", "expander.") for name in ("max_steps", "schedule_steps")]
+    plan = compose(
+        "experiment=smoke", f"paths.outputs={tmp_path}", "data.limit=64", "data.answers=true", "generator=replay",
+        *steps, "training.warmup_steps=0", "expander.training.warmup_steps=0", "expander.width=8",
+    )  # fmt: skip
+    for step in (pipeline.complete, pipeline.embed, pipeline.train):
+        step(plan)
+    assert (pipeline.expand(plan) / "expander.safetensors").is_file()
