@@ -40,7 +40,7 @@ HOMES = {  # outside library -> the only places that may import it
     "peft": {"encoders", "models"},
     "sentence_transformers": {"encoders", "integrations"},
     "torchmetrics": {"training", "evaluations"},
-    "vllm": {"generators"},
+    "vllm": {"generators", "integrations"},
     "gguf": {"backbones"},
     "ray": {"executors", "serving"},
     "fastapi": {"serving"},

@@ -23,6 +23,7 @@ from llm2vec_gen.checkpoints.variant import kept_states, refuse
 from llm2vec_gen.errors import InputError
 
 HEAD, ORIGINAL = "head.safetensors", "llm2vec_gen"
+INDEX = "model.safetensors.index.json"
 POOLED = ("first_n", "last_token")  # readouts that are the mean of some compression tokens
 _EMBEDDING = "embed_tokens.weight"
 
@@ -63,6 +64,7 @@ def write(path: Path, checkpoint: Checkpoint, weights: Mapping[str, Tensor] | No
     files |= {
         HEAD: folder.tensor_bytes(fold(checkpoint.tensors)),
         "README.md": (card.model_card(settings, COMPLETE) + serving).encode(),
+        INDEX: json.dumps(_index(merged), indent=2).encode(),
         "config.json": json.dumps(_config(config, merged), indent=2).encode(),
     }
     folder.write_files(path, files)
@@ -93,6 +95,12 @@ def _merged_weights(checkpoint: Checkpoint, weights: Mapping[str, Tensor], ids: 
             raise InputError(f"the LoRA of {module} ({tuple(change.shape)}) fits no weight of the backbone")
         result[name] = (result[name].double() + change).to(result[name].dtype)
     return result
+
+
+def _index(merged: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the list of the backbone's tensors; without it some servers read the head as one of them."""
+    total = sum(value.numel() * value.element_size() for value in merged.values())
+    return {"metadata": {"total_size": total}, "weight_map": dict.fromkeys(merged, "model.safetensors")}
 
 
 def _config(config: Mapping[str, Any], merged: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -148,5 +156,6 @@ Servers that can give one vector per token (vLLM with its `token_embed` pooling,
 `/embed_all`) can host it: take the mean of {words} of a text and apply the head in the client. Servers
 that only pool (mean of all tokens, first, last) cannot, as none has "the mean of {words}"; nor can formats that
 drop the tokenizer's post-processor, such as GGUF (llama.cpp, Ollama), unless the client appends the suffix tokens.
-Only transformers itself was tried.
+vLLM can with the plugin of llm2vec-gen-lightning, whose documentation has the commands. Only transformers itself was
+tried.
 """

@@ -45,7 +45,7 @@ def url(model, tmp_path_factory) -> Iterator[str]:
         port = free.getsockname()[1]
     try:
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        serve.start(http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": 10})
         serve.run(application(Arguments(model=str(folder), replicas=2, device="cpu", api_key_env="POCKET_KEY")))
         yield f"http://127.0.0.1:{port}"
         serve.shutdown()
@@ -93,7 +93,7 @@ def test_the_answers_are_those_of_one_process(url, client, model):
 
 @pytest.mark.slow
 def test_a_killed_replica_loses_no_request_that_a_retry_would_not_repeat(url, model):
-    """Clients retry what failed: every question is answered, rightly, and a failure is a status, not a silence."""
+    """Clients repeat what ended with 500 or over, or with 408 of Ray's time limit: all is answered, and rightly."""
     import ray
 
     wanted = model.encode(QUESTIONS)
@@ -113,7 +113,7 @@ def test_a_killed_replica_loses_no_request_that_a_retry_would_not_repeat(url, mo
                         counts[answer.status_code] += 1
                     if answer.status_code == 200:
                         break
-                    assert answer.status_code >= 500, answer.text
+                    assert answer.status_code >= 500 or answer.status_code == 408, answer.text
                 vector = torch.tensor(answer.json()["data"][0]["embedding"])
                 assert torch.allclose(vector, wanted[row], atol=1e-5)
                 with lock:
@@ -133,7 +133,7 @@ def test_a_killed_replica_loses_no_request_that_a_retry_would_not_repeat(url, mo
     finally:
         stop.set()
         for thread in threads:
-            thread.join(60)
+            thread.join(70)
         threading.excepthook = hook
     assert not failures and not any(thread.is_alive() for thread in threads)
     assert sum(count for status, count in counts.items() if status != "right" and status != 200) <= len(threads) * 10

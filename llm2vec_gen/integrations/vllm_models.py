@@ -1,0 +1,92 @@
+"""vLLM's own backbones with a pooler for merged folders: embedding = head(mean of the last K states).
+
+Written against the interface of vLLM 0.33: `as_embedding_model`, `DispatchPooler`, `SequencePooler`,
+`EmbeddingPoolerHead`, `SequencePoolingMethod`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from vllm.model_executor.layers.pooler import DispatchPooler
+from vllm.model_executor.layers.pooler.activations import PoolerNormalize
+from vllm.model_executor.layers.pooler.seqwise import EmbeddingPoolerHead, SequencePooler, SequencePoolingMethod
+from vllm.model_executor.models.adapters import as_embedding_model
+from vllm.model_executor.models.interfaces_base import default_pooling_type
+from vllm.model_executor.models.llama import LlamaForCausalLM
+from vllm.model_executor.models.qwen2 import Qwen2ForCausalLM
+from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
+
+from llm2vec_gen.checkpoints import native
+from llm2vec_gen.checkpoints.merged import HEAD, ORIGINAL
+
+
+class MeanOfLast(SequencePoolingMethod):
+    """The mean of the last `count` states of each sequence; the tokenizer of a merged folder put the suffix there."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def forward(self, hidden_states: Tensor, pooling_metadata: Any) -> Tensor:
+        """Return float32 (N, D) of the flat states (T, D); sequences must come in one piece."""
+        cursor = pooling_metadata.get_pooling_cursor()
+        if cursor.is_partial_prefill():
+            raise RuntimeError("the last states of a sequence must be computed in one pass: no chunked prefill here")
+        first, last = cursor.first_token_indices_gpu[:, None], cursor.last_token_indices_gpu[:, None]  # (N, 1)
+        rows = last + torch.arange(1 - self.count, 1, device=last.device)  # (N, K)
+        # vLLM measures memory with sequences shorter than the suffix; those of texts never are.
+        return hidden_states[torch.maximum(rows, first)].float().mean(dim=1)
+
+
+def generative_pooler(model_config: Any) -> DispatchPooler:
+    """Return the pooler of the merged folder or hub id `model_config.model`; normalized unless a request says no."""
+    settings = json.loads(_file(model_config, f"{ORIGINAL}/{native.CONFIG}").read_text())
+    head = load_file(_file(model_config, HEAD))
+    size, width = head["weight"].shape
+    projection = nn.Linear(width, size, dtype=torch.float32)
+    with torch.no_grad():
+        projection.weight.copy_(head["weight"])
+        projection.bias.copy_(head["bias"])
+    pooled = EmbeddingPoolerHead(projector=projection, head_dtype=torch.float32, activation=PoolerNormalize())
+    return DispatchPooler({"embed": SequencePooler(MeanOfLast(settings["num_compression_tokens"]), pooled)})
+
+
+def _file(model_config: Any, name: str) -> Path:
+    folder = Path(model_config.model)
+    if folder.is_dir():
+        return folder / name
+    return Path(hf_hub_download(model_config.model, name, revision=model_config.revision))
+
+
+def _embedding_model(causal: type[nn.Module]) -> Any:
+    """Return vLLM's model with the pooler of merged folders.
+
+    MEAN is the kind by which vLLM knows that it may neither split a prompt nor take a part of it from its cache.
+    """
+    base: Any = as_embedding_model(causal)
+
+    @default_pooling_type(seq_pooling_type="MEAN")
+    class GenerativeEmbedding(base):
+        def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+            super().__init__(vllm_config=vllm_config, prefix=prefix)
+            self.pooler = generative_pooler(vllm_config.model_config)
+
+        def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> Any:
+            """Load the backbone; vLLM reads every safetensors file where there is no index, the head's too."""
+            return super().load_weights(pair for pair in weights if pair[0] not in ("weight", "bias"))
+
+    return GenerativeEmbedding
+
+
+LLM2VecGenLlamaModel = _embedding_model(LlamaForCausalLM)
+LLM2VecGenMistralModel = LLM2VecGenLlamaModel
+LLM2VecGenQwen2Model = _embedding_model(Qwen2ForCausalLM)
+LLM2VecGenQwen3Model = _embedding_model(Qwen3ForCausalLM)
