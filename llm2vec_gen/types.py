@@ -202,6 +202,8 @@ class TextComparison:
     shared_words: list[str]  # of the logit lens, the most probable first
     first_words: list[list[str]]  # K lists
     second_words: list[list[str]]
+    first_weights: list[list[float]]  # probabilities of the words
+    second_weights: list[list[float]]
 
 
 @runtime_checkable

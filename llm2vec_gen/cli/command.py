@@ -12,7 +12,7 @@ from importlib import import_module
 
 from llm2vec_gen import completion, progress, threads
 from llm2vec_gen.artifacts.steps import STEPS
-from llm2vec_gen.cli import decode, encode, index, info, lens, mcp, search, serve
+from llm2vec_gen.cli import decode, encode, index, info, inspect, lens, mcp, search, serve
 from llm2vec_gen.cli.arguments import Command
 from llm2vec_gen.errors import InputError, wrong_input
 
@@ -33,7 +33,7 @@ def _shell_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 MODEL_COMMANDS = (
-    *(module.COMMAND for module in (encode, search, decode, lens, serve, mcp, info)),
+    *(module.COMMAND for module in (encode, search, decode, lens, inspect, serve, mcp, info)),
     Command("shell-completion", shell_completion, _shell_arguments, 'eval "$(llm2vec-gen shell-completion bash)"'),
 )
 """The commands with options of their own."""

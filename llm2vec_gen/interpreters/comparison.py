@@ -94,7 +94,19 @@ class Comparison(Interpreter):
         texts = [[""] * len(one) if self.decoding is None else self.decoding.decode(model, side) for side in (one, two)]
         rows = zip(lenses, *texts, _rounded(cosines), _rounded(token_cosines), strict=True)
         return [
-            TextComparison(a.query, b.query, first, second, cosine, tokens, list(shared_words(a, b)), a.words, b.words)
+            TextComparison(
+                a.query,
+                b.query,
+                first,
+                second,
+                cosine,
+                tokens,
+                list(shared_words(a, b)),
+                a.words,
+                b.words,
+                a.weights,
+                b.weights,
+            )
             for (a, b), first, second, cosine, tokens in rows
         ]
 

@@ -11,23 +11,31 @@ from starlette.exceptions import HTTPException
 
 from llm2vec_gen.errors import InputError, one_line
 from llm2vec_gen.serving.api_errors import FAILED, ApiError
+from llm2vec_gen.serving.comparison_routes import comparison_routes
 from llm2vec_gen.serving.embedding_routes import embedding_routes
 from llm2vec_gen.serving.generation_routes import generation_routes
-from llm2vec_gen.serving.guard import Guard
+from llm2vec_gen.serving.guard import OPEN, Guard
+from llm2vec_gen.serving.inspector_routes import FILES, inspector_routes
 from llm2vec_gen.serving.search_routes import search_routes
 from llm2vec_gen.serving.service import Service
 from llm2vec_gen.version import __version__
 
 
-def create_app(service: Service, api_key: str | None = None) -> Guard:
-    """Return the ASGI application. The service's worker is the caller's to start and to close."""
+def create_app(service: Service, api_key: str | None = None, ui: bool = False) -> Guard:
+    """Return the ASGI application, with the inspector's page at / where `ui` asks for it.
+
+    The service's worker is the caller's to start and to close.
+    """
     app = FastAPI(title="llm2vec-gen", version=__version__)
     app.include_router(embedding_routes(service))
     app.include_router(generation_routes(service))
     app.include_router(search_routes(service))
+    app.include_router(comparison_routes(service))
+    if ui:
+        app.include_router(inspector_routes(service))
     _add_state_routes(app, service)
     _add_refusals(app)
-    return Guard(app, service, api_key)
+    return Guard(app, service, api_key, OPEN.union(FILES) if ui else OPEN)
 
 
 def _add_state_routes(app: FastAPI, service: Service) -> None:

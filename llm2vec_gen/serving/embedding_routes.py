@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from torch import Tensor
 
-from llm2vec_gen.interpreters.logit_lens import LogitLens
+from llm2vec_gen.interpreters.logit_lens import LogitLens, words_of
 from llm2vec_gen.models.readouts.base import check_decodable
 from llm2vec_gen.serving.answers import list_answer
 from llm2vec_gen.serving.api_errors import ApiError
@@ -70,12 +70,15 @@ def embedding_routes(service: Service) -> APIRouter:
 
         def words() -> list[dict[str, Any]]:
             tokenizer, rows = service.model.tokenizer, job.results  # (N, K, 2, n)
+            texts = [row if isinstance(row, str) else tokenizer.decode(row) for row in body.input]
+            own = [words_of(tokenizer, text) for text in texts]
             found = [
                 [reader.words(tokenizer, best[0].long().tolist(), best[1].tolist()) for best in row] for row in rows
             ]
             return [
                 {"object": "lens", "index": index, "words": [list(best) for best in row],
-                 "probabilities": [list(best.values()) for best in row]}
+                 "probabilities": [list(best.values()) for best in row],
+                 "in_query": [[word.casefold() in own[index] for word in best] for best in row]}
                 for index, row in enumerate(found)
             ]  # fmt: skip
 

@@ -7,7 +7,7 @@ import hmac
 import logging
 import time
 import traceback
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 
 from llm2vec_gen.serving.api_errors import FAILED, ApiError
@@ -25,8 +25,9 @@ Send = Callable[[Message], Awaitable[None]]
 class Guard:
     """An ASGI application around another; plain ASGI, since a disconnect must reach the routes."""
 
-    def __init__(self, app: Callable[..., Awaitable[None]], service: Service, api_key: str | None = None):
-        self.app, self.service = app, service
+    def __init__(self, app: Callable[..., Awaitable[None]], service: Service, api_key: str | None = None,
+                 open_paths: Collection[str] = OPEN):  # fmt: skip
+        self.app, self.service, self.open_paths = app, service, open_paths
         self.key = None if api_key is None else api_key.encode()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -61,7 +62,7 @@ class Guard:
             self.service.metrics.latency.labels(route).observe(time.monotonic() - start)
 
     async def _checked(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["path"] in OPEN:
+        if scope["path"] in self.open_paths:
             await self.app(scope, receive, send)
             return
         if self.service.draining:

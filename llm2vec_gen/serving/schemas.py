@@ -218,3 +218,16 @@ class CompletionsRequest(Generated):
 
     prompt: Rows
     logprobs: Annotated[int | None, Field(ge=0, le=5)] = None
+
+
+class CompareRequest(Instructed):
+    """POST /v1/compare: two texts in `input`; `max_tokens` of each decoded text, 0 decodes nothing.
+
+    `second_instruction` stands before the second text; null is the same as before the first.
+    """
+
+    input: Rows
+    second_instruction: str | None = None
+    top: Annotated[int, Field(ge=1, le=50)] = 5
+    space: Literal["states", "soft_prompts"] = "states"
+    max_tokens: Annotated[int, Field(ge=0)] = 64

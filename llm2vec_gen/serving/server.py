@@ -39,9 +39,9 @@ class Server(uvicorn.Server):
     A second signal ends at once.
     """
 
-    def __init__(self, service: Service, api_key: str | None = None):
+    def __init__(self, service: Service, api_key: str | None = None, ui: bool = False):
         self.service = service
-        app: Any = create_app(service, api_key)
+        app: Any = create_app(service, api_key, ui)
         # Access lines of uvicorn would hold addresses as they were asked for.
         super().__init__(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
         self._draining: asyncio.Task[None] | None = None

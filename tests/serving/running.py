@@ -87,11 +87,16 @@ def until(condition, seconds: float = 20) -> None:
 
 @contextmanager
 def running(
-    model: LLM2VecGen, key: str | None = None, index: ServedIndex | None = None, name: str = NAME, **limits: int
+    model: LLM2VecGen,
+    key: str | None = None,
+    index: ServedIndex | None = None,
+    name: str = NAME,
+    ui: bool = False,
+    **limits: int,
 ) -> Iterator[Running]:
     service = Service(model, name, Limits(**limits), index)
     with bind("127.0.0.1", 0) as socket:
-        server = Server(service, key)
+        server = Server(service, key, ui)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
         thread.start()
         until(lambda: server.started)

@@ -91,7 +91,7 @@ def test_lone_surrogates_are_embedded_as_offline(server):
 FIELDS = (
     "input", "prompt", "messages", "soft_prompts", "dimensions", "encoding_format", "instruction", "input_type",
     "truncate", "top", "space", "max_tokens", "temperature", "top_p", "seed", "stop", "stream", "stream_options",
-    "logprobs", "top_logprobs", "n", "tools", "logit_bias", "user", "role", "content",
+    "logprobs", "top_logprobs", "n", "tools", "logit_bias", "user", "role", "content", "query", "where", "ids",
 )  # fmt: skip
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just(NAME)
 VALUES = st.recursive(
@@ -101,7 +101,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(path=st.sampled_from(PATHS), body=st.dictionaries(st.sampled_from(FIELDS) | st.text(), VALUES, max_size=5))
 def test_whatever_the_fields_hold_no_answer_is_a_failure(server, path, body):
     content = json.dumps({"model": NAME, "max_tokens": 2, **body})
