@@ -10,6 +10,9 @@ with those that the same model gave offline before: vectors to 1e-5, texts and w
     busy     honest 429, which the client repeats after Retry-After
     growth   resident memory of the server at the end over that after the first fifth of the time
     texts/s  embeddings alone, as many clients, beside LLM2VecGen.encode of the same texts offline (--texts)
+    SIGTERM  under the load of the most clients: what was answered rightly after it, refused (503 or no connection), and
+             lost (the connection ended before an answer)
+    SIGKILL  seconds until the server is ready, at its first start and at the one after
 """
 
 from __future__ import annotations
@@ -59,6 +62,8 @@ def main() -> None:
             for clients in map(int, options.clients.split(",")):
                 rows[f"{clients} clients"] = asyncio.run(load(server, requests, clients, options.seconds))
             rows["embeddings alone"] = asyncio.run(throughput(server, texts, vectors, offline))
+        rows["SIGTERM"] = asyncio.run(stopped(Served(folder, options.max_queue), requests, clients))
+        rows["SIGKILL"] = killed(folder, options.max_queue)
     print(json.dumps(rows) if options.json else table("serving", rows))
 
 
@@ -133,8 +138,8 @@ class Served:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
-    def client(self) -> httpx.AsyncClient:
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    def client(self, keep_alive: bool = True) -> httpx.AsyncClient:
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None if keep_alive else 0)
         return httpx.AsyncClient(base_url=self.url, timeout=600, limits=limits)
 
 
@@ -173,6 +178,56 @@ async def load(server: Served, requests: list[tuple[str, dict[str, Any], Any]], 
     for kind, taken in times.items():
         row |= {f"{kind} p{p} ms": round(1000 * float(np.percentile(taken, p)), 1) for p in (50, 99) if taken}
     return row | {"rss MB": round(late), "growth": round(late / early - 1, 4)}
+
+
+async def stopped(server: Served, requests: list[tuple[str, dict[str, Any], Any]], clients: int) -> dict[str, Any]:
+    """What becomes of requests when SIGTERM comes after five seconds of load; each has a connection of its own."""
+    counts: Counter[str] = Counter()
+    told = asyncio.Event()
+
+    async def one(http: httpx.AsyncClient, number: int) -> None:
+        draw = random.Random(number)
+        while True:
+            kind, body, wanted = draw.choice(requests)
+            try:
+                answer = await http.post(ADDRESSES[kind], json={"model": "model", **body})
+            except httpx.ConnectError:
+                counts["refused"] += 1
+                return
+            except httpx.TransportError:
+                counts["lost"] += 1
+                return
+            if answer.status_code == 503:
+                counts["refused"] += 1
+                return
+            if answer.status_code == 429:
+                await asyncio.sleep(float(answer.headers["retry-after"]))
+                continue
+            right = answer.status_code == 200 and same(kind, answer.json(), wanted)
+            counts["wrong"] += not right
+            counts["right after it"] += right and told.is_set()
+
+    async def stop() -> None:
+        await asyncio.sleep(5)
+        told.set()
+        server.process.terminate()
+
+    with server:
+        async with server.client(keep_alive=False) as http:
+            await asyncio.gather(stop(), *(one(http, number) for number in range(clients)))
+        status = await asyncio.to_thread(server.process.wait)
+    return {name: counts[name] for name in ("right after it", "refused", "lost", "wrong")} | {"exit status": status}
+
+
+def killed(folder: str, max_queue: int) -> dict[str, Any]:
+    """Seconds from the start of the process until it is ready: first, and again after SIGKILL."""
+    row = {}
+    for name in ("first start s", "start after SIGKILL s"):
+        start = time.perf_counter()
+        with Served(folder, max_queue) as server:
+            row[name] = round(time.perf_counter() - start, 2)
+            server.process.kill()
+    return row
 
 
 ADDRESSES = {
