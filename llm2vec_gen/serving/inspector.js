@@ -119,7 +119,7 @@
 
   function read(text, signal) {
     const chosen = settings(), model = info.model, instructed = { model, input: text, instruction: chosen.instruction };
-    const instruct = chosen.instruction ? `${chosen.instruction}${text}` : text;
+    const instruct = chosen.instruction.trim() ? `${chosen.instruction.trim()} ${text.trim()}` : text; // as the server joins them
     return [
       panel("completion", async () => {
         const options = { model, temperature: 0, max_tokens: chosen.tokens };
@@ -152,7 +152,7 @@
   async function passages(instructed, chosen, signal) {
     const { soft_prompts: stored, texts } = info.index;
     const request = { ...instructed, top: chosen.top };
-    if (!stored && !texts) { // neither soft prompts nor texts: hits without an explanation
+    if (info.cannot_decode || (!stored && !texts)) { // nothing to explain hits with
       const [found] = (await ask("v1/search", request, signal)).data;
       return [hits(found)];
     }
@@ -184,7 +184,8 @@
     const chosen = settings();
     const body = {
       model: info.model, input: [first, second], instruction: chosen.instruction,
-      second_instruction: element("second-instruction").value, top: chosen.words, space: chosen.space, max_tokens: chosen.tokens,
+      second_instruction: element("second-instruction").value, top: chosen.words, space: chosen.space,
+      max_tokens: info.cannot_decode ? 0 : chosen.tokens,
     };
     return [panel("comparison", async () => comparison(await ask("v1/compare", body, signal), [first, second]), signal)];
   }
@@ -192,7 +193,8 @@
   function comparison(found, texts) {
     const both = new Set(found.shared_words.map((text) => text.toLowerCase()));
     const sides = found.data.map((side, number) => make("div", "", undefined, [
-      make("h3", "", texts[number]), make("div", "dim", "decodes to"), generated(side.text),
+      make("h3", "", texts[number]),
+      ...(side.text === null ? [make("p", "dim", info.cannot_decode)] : [make("div", "dim", "decodes to"), generated(side.text)]),
       lensList(side.words, side.probabilities, () => false, (text) => both.has(text.toLowerCase())),
     ]));
     const shared = found.shared_words.length ? found.shared_words.map((text) => word(text)) : [make("span", "dim", "none")];
@@ -241,7 +243,6 @@
     const found = await ask("v1/inspector", undefined, signal);
     if (info) return;
     info = found;
-    element("key-form").hidden = true;
     const facts = [info.model, `${info.num_compression_tokens} compression tokens`, `${info.embedding_dim} dimensions`];
     if (info.index) facts.push(`index of ${info.index.documents} documents`);
     element("model").textContent = visible(facts.join(" · "));
@@ -279,6 +280,7 @@
   element("key-form").addEventListener("submit", (event) => {
     event.preventDefault();
     key = element("key").value.trim();
+    element("key-form").hidden = true; // a wrong key brings it back
     report("");
     if (element("first").value.trim()) submit();
     else load().catch((error) => (error instanceof KeyNeeded ? askForKey(error) : report(error.message)));
