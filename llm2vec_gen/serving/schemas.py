@@ -96,7 +96,7 @@ class ApiRequest(BaseModel):
                 continue
             if name in NEUTRAL:
                 raise ValueError(f"{name} is not supported by this server; leave it out")
-            raise ValueError(f"{name:.60} is no field of this request; leave it out")
+            raise ValueError(f"{name[:60]!r} is no field of this request; leave it out")
         return self
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from llm2vec_gen.serving import guard, service
 from tests.serving.running import NAME, running, until
 
-PATHS = ("embeddings", "decode", "lens", "chat/completions", "completions")
+PATHS = ("embeddings", "decode", "lens", "compare", "chat/completions", "completions")
 
 
 def check_refusal(answer: httpx.Response) -> None:
