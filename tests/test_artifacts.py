@@ -153,7 +153,7 @@ def test_a_failing_writer_leaves_no_part(tmp_path: Path) -> None:
 
 def test_a_full_disk_at_the_manifest_leaves_the_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = artifact(tmp_path)
-    written.write_text("x.txt", "kept")
+    written.write_file("x.txt", "kept")
 
     def fail(place: Path, text: str) -> None:
         place.touch()

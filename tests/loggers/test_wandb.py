@@ -38,7 +38,7 @@ def own_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_a_job_is_one_run_with_its_own_axes(tmp_path: Path) -> None:
     embedded = Artifact(tmp_path, "embed", "a+b", {}, {"complete": "123"})
-    embedded.write_text("x.txt", "x")
+    embedded.write_file("x.txt", "x")
     embedded.finish(rows=3)
     logger = Wandb(tags=["ablation"], offline=True)
     with job_logging([logger], lambda: job(tmp_path)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
+import httpx
 import openai
 import pytest
 import torch
@@ -186,6 +187,6 @@ def test_a_client_that_hangs_up_frees_its_rows(server):
     assert server.service.worker.finished == before, "the job did not run to its end"
     assert freed.rows._value.get() == 0
     with pytest.raises(Exception, match="timed out"):
-        server.http.post("/v1/completions", json={**body, "stream": False}, timeout=0.05)
+        server.http.post("/v1/completions", json={**body, "stream": False}, timeout=httpx.Timeout(20, read=0.001))
     until(lambda: server.service.in_flight == 0)
     server.wait_idle()
