@@ -25,6 +25,9 @@ def test_the_wheel_holds_every_config_and_the_plugins(environment):
     shipped = environment.site / "llm2vec_gen" / "conf"
     names = {file.relative_to(ROOT / "conf") for file in (ROOT / "conf").rglob("*.yaml")}
     assert {file.relative_to(shipped) for file in shipped.rglob("*") if file.is_file()} == names
+    package = ROOT / "llm2vec_gen"  # with the inspector's page and the pocket's weights
+    files = {file.relative_to(package) for file in package.rglob("*") if file.is_file() and file.suffix != ".pyc"}
+    assert {file for file in files if not (environment.site / "llm2vec_gen" / file).is_file()} == set()
     assert (environment.site / "hydra_plugins" / "llm2vec_gen_sweeps" / "grid.py").is_file()
     assert not (environment.site / "conf").exists()
     assert not (environment.site / "tests").exists()
