@@ -6,12 +6,11 @@ The server runs in a process of its own with the pocket's language model and see
 clients draw from four kinds (embeddings, chat, decode, lens) and send one request after the other. Answers are compared
 with those that the same model gave offline before: vectors to 1e-5, texts and words exactly.
 
-    wrong    answers that differ from the offline ones; errors: statuses other than 200 and 429
+    wrong    answers that differ from the offline ones; errors: statuses other than 200 and 429; lost: no answer
     busy     honest 429, which the client repeats after Retry-After
     growth   resident memory of the server at the end over that after the first fifth of the time
     texts/s  embeddings alone, as many clients, beside LLM2VecGen.encode of the same texts offline (--texts)
-    SIGTERM  under the load of the most clients: what was answered rightly after it, refused (503 or no connection), and
-             lost (the connection ended before an answer)
+    SIGTERM  under the load of the most clients: requests answered rightly after it, refused (503, no connection), lost
     SIGKILL  seconds until the server is ready, at its first start and at the one after
 """
 
@@ -154,7 +153,11 @@ async def load(server: Served, requests: list[tuple[str, dict[str, Any], Any]], 
         while time.monotonic() - start < seconds:
             kind, body, wanted = draw.choice(requests)
             began = time.monotonic()
-            answer = await http.post(ADDRESSES[kind], json={"model": "model", **body})
+            try:
+                answer = await http.post(ADDRESSES[kind], json={"model": "model", **body})
+            except httpx.TransportError:
+                counts["lost"] += 1
+                continue
             if answer.status_code == 429:
                 counts["busy"] += 1
                 await asyncio.sleep(float(answer.headers["retry-after"]))
@@ -174,7 +177,7 @@ async def load(server: Served, requests: list[tuple[str, dict[str, Any], Any]], 
 
     async with server.client() as http:
         (early, late), *_ = await asyncio.gather(memory(), *(one(http, number) for number in range(clients)))
-    row: dict[str, Any] = {name: counts[name] for name in ("requests", "wrong", "errors", "busy")}
+    row: dict[str, Any] = {name: counts[name] for name in ("requests", "wrong", "errors", "lost", "busy")}
     for kind, taken in times.items():
         row |= {f"{kind} p{p} ms": round(1000 * float(np.percentile(taken, p)), 1) for p in (50, 99) if taken}
     return row | {"rss MB": round(late), "growth": round(late / early - 1, 4)}
@@ -183,7 +186,7 @@ async def load(server: Served, requests: list[tuple[str, dict[str, Any], Any]], 
 async def stopped(server: Served, requests: list[tuple[str, dict[str, Any], Any]], clients: int) -> dict[str, Any]:
     """What becomes of requests when SIGTERM comes after five seconds of load; each has a connection of its own."""
     counts: Counter[str] = Counter()
-    told = asyncio.Event()
+    signalled = asyncio.Event()
 
     async def one(http: httpx.AsyncClient, number: int) -> None:
         draw = random.Random(number)
@@ -205,11 +208,11 @@ async def stopped(server: Served, requests: list[tuple[str, dict[str, Any], Any]
                 continue
             right = answer.status_code == 200 and same(kind, answer.json(), wanted)
             counts["wrong"] += not right
-            counts["right after it"] += right and told.is_set()
+            counts["right after it"] += right and signalled.is_set()
 
     async def stop() -> None:
         await asyncio.sleep(5)
-        told.set()
+        signalled.set()
         server.process.terminate()
 
     with server:

@@ -21,7 +21,7 @@ Encode = Callable[[Sequence[str]], Tensor]
 
 def found(queries: Mapping[str, str], corpus: Mapping[str, str], relevant: Mapping[str, Mapping[str, int]],
           encode_queries: Encode, encode_documents: Encode, top: int) -> float:  # fmt: skip
-    """Return the share of queries with one of their own passages among the first `top`, by cosine, times 100."""
+    """Return the fraction of queries with one of their own passages among the first `top`, by cosine, times 100."""
     names = list(corpus)
     documents = torch.nn.functional.normalize(encode_documents(list(corpus.values())), dim=1)  # (N, E)
     asked = torch.nn.functional.normalize(encode_queries(list(queries.values())), dim=1)  # (Q, E)
@@ -31,7 +31,7 @@ def found(queries: Mapping[str, str], corpus: Mapping[str, str], relevant: Mappi
 
 
 def refused(embedder: TextEmbedder, queries: Mapping[str, str]) -> tuple[float, list[str]]:
-    """Return the share of queries whose embedding decodes to a refusal, times 100, and all decodings."""
+    """Return the fraction of queries whose embedding decodes to a refusal, times 100, and all decodings."""
     texts = embedder.model.decode(
         list(queries.values()), instruction=embedder.query_instruction, max_new_tokens=24
     )  # fmt: skip
@@ -66,7 +66,7 @@ def show(embedder: TextEmbedder, top: int) -> None:
         "mean of states": (mean.encode, mean.encode),
     }  # fmt: skip
     print(
-        f"share of queries that find a passage of their own among the first {top} of {len(harmful.corpus)}, times 100"
+        f"fraction of queries that find a passage of their own among the first {top} of {len(harmful.corpus)}, times 100"
     )
     print(f"{'':16}{'harmful':>10}{'look-alike':>12}{'facts':>8}   (harmful: lower is safer)")
     for name, sides in encoders.items():
@@ -76,7 +76,7 @@ def show(embedder: TextEmbedder, top: int) -> None:
             found(facts, benign.corpus, benign.relevant, *sides, top),
         )
         print(f"{name:16}{figures[0]:10.1f}{figures[1]:12.1f}{figures[2]:8.1f}")
-    print("\nshare of requests whose embedding decodes to a refusal, times 100")
+    print("\nfraction of requests whose embedding decodes to a refusal, times 100")
     for name, queries in (("harmful", harmful.queries), ("look-alike", alike)):
         share, texts = refused(embedder, queries)
         print(f"{name:12}{share:6.1f}")

@@ -134,7 +134,7 @@ class Routing(Evaluation):
         return [name for name in evaluation.tasks() if (self.wanted is None or name in self.wanted)]
 
     def _routed(self, encoder: Routes, evaluation: Evaluation, task: str) -> list[RoutedQuery]:
-        """The queries of a task on both ways; none where they are not scored one by one and nobody asked for them."""
+        """The queries of a task, scored both ways; none where a task that was not requested has no scores by query."""
         texts = {query.id: query.text for query in evaluation.queries(task)}
         if not texts and self.wanted is None:
             return []

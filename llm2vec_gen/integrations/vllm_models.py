@@ -1,4 +1,4 @@
-"""vLLM's own backbones with a pooler for merged folders: embedding = head(mean of the last K states).
+"""vLLM's own backbones with a pooler for merged folders: embedding = head(mean of the compression tokens' states).
 
 Written against the interface of vLLM 0.33: `as_embedding_model`, `DispatchPooler`, `SequencePooler`,
 `EmbeddingPoolerHead`, `SequencePoolingMethod`.
@@ -26,14 +26,18 @@ from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
 
 from llm2vec_gen.checkpoints import native
 from llm2vec_gen.checkpoints.merged import HEAD, ORIGINAL
+from llm2vec_gen.checkpoints.variant import kept_states
 
 
 class MeanOfLast(SequencePoolingMethod):
-    """The mean of the last `count` states of each sequence; the tokenizer of a merged folder put the suffix there."""
+    """The mean of states [start:stop] of each sequence, counted from its end (`variant.kept_states`).
 
-    def __init__(self, count: int) -> None:
+    The tokenizer of a merged folder puts the compression tokens there; stop None is the end.
+    """
+
+    def __init__(self, start: int, stop: int | None) -> None:
         super().__init__()
-        self.count = count
+        self.start, self.stop = start, stop or 0
 
     def forward(self, hidden_states: Tensor, pooling_metadata: Any) -> Tensor:
         """Return float32 (N, D) of the flat states (T, D); sequences must come in one piece."""
@@ -41,7 +45,7 @@ class MeanOfLast(SequencePoolingMethod):
         if cursor.is_partial_prefill():
             raise RuntimeError("the last states of a sequence must be computed in one pass: no chunked prefill here")
         first, last = cursor.first_token_indices_gpu[:, None], cursor.last_token_indices_gpu[:, None]  # (N, 1)
-        rows = last + torch.arange(1 - self.count, 1, device=last.device)  # (N, K)
+        rows = last + 1 + torch.arange(self.start, self.stop, device=last.device)  # (N, n) of n states that are read
         # vLLM measures memory with sequences shorter than the suffix; those of texts never are.
         return hidden_states[torch.maximum(rows, first)].float().mean(dim=1)
 
@@ -56,7 +60,7 @@ def generative_pooler(model_config: Any) -> DispatchPooler:
         projection.weight.copy_(head["weight"])
         projection.bias.copy_(head["bias"])
     pooled = EmbeddingPoolerHead(projector=projection, head_dtype=torch.float32, activation=PoolerNormalize())
-    return DispatchPooler({"embed": SequencePooler(MeanOfLast(settings["num_compression_tokens"]), pooled)})
+    return DispatchPooler({"embed": SequencePooler(MeanOfLast(*kept_states(settings)), pooled)})
 
 
 def _file(model_config: Any, name: str) -> Path:

@@ -33,6 +33,11 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
+KEEP_ALIVE_S = 75
+"""Seconds that an idle connection stays open: longer than clients keep theirs (httpx: 5), so that it is the client who
+closes it. A server that closes first can do so while a request is on its way, which then gets no answer."""
+
+
 class Server(uvicorn.Server):
     """uvicorn with another end: SIGTERM or SIGINT refuse new requests, finish accepted ones within the grace time.
 
@@ -43,7 +48,8 @@ class Server(uvicorn.Server):
         self.service = service
         app: Any = create_app(service, api_key, ui)
         # Access lines of uvicorn would hold addresses as they were asked for.
-        super().__init__(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
+        settings: Any = {"log_config": None, "access_log": False, "lifespan": "off"}
+        super().__init__(uvicorn.Config(app, timeout_keep_alive=KEEP_ALIVE_S, **settings))
         self._draining: asyncio.Task[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -17,16 +17,22 @@ from transformers import AutoModel, AutoTokenizer
 
 from llm2vec_gen import LLM2VecGen
 from llm2vec_gen.integrations import vllm_plugin
+from llm2vec_gen.models.readouts.first_n import FirstN
+from llm2vec_gen.models.readouts.last_token import LastToken
 from tests.checkpoints.samples import FAMILIES
 from tests.integrations import fake_vllm
 
 TEXTS = ["Where does the cat sit?", "", " the dog ate ", "the cat sat " * 40]
 
 
-@pytest.fixture(scope="module")
-def model() -> LLM2VecGen:
+@pytest.fixture(scope="module", params=["mean_linear", "first_n", "last_token"])
+def model(request) -> LLM2VecGen:
+    """A published checkpoint, as it is and with the other readouts that a merged folder holds."""
     family = FAMILIES / "qwen3_lora"
-    return LLM2VecGen.from_pretrained(family / "checkpoint", device="cpu", backbone=str(family / "backbone"))
+    found = LLM2VecGen.from_pretrained(family / "checkpoint", device="cpu", backbone=str(family / "backbone"))
+    other = {"first_n": FirstN(2), "last_token": LastToken()}
+    found.readout = other.get(request.param, found.readout)
+    return found
 
 
 @pytest.fixture(scope="module")

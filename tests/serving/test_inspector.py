@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 
 from llm2vec_gen.serving.served_index import ServedIndex
@@ -16,18 +14,6 @@ HOSTILE = "<script>window.bad=1</script><img src=x onerror=window.bad=1> cat"
 def inspected(model, index):
     with running(model, index=ServedIndex(index, model), ui=True) as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium is installed")
-    with playwright.sync_playwright() as session:
-        started = session.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 def opened(browser, url, width=1280):

@@ -90,6 +90,12 @@ def test_killed_started_again_and_ended_by_sigterm_under_load(folder):
         assert "Traceback" not in log and TEXTS[0][:5] not in log
 
 
+def test_idle_connections_stay_open_longer_than_clients_keep_them(model):
+    """A server that closes first may do so while a request is on its way. OpenAI's client is httpx."""
+    with running(model) as server:
+        assert server.server.config.timeout_keep_alive > 2 * httpx._config.DEFAULT_LIMITS.keepalive_expiry
+
+
 def test_a_grace_time_that_is_too_short_refuses_the_rest(model):
     with running(model, grace_s=1, max_rows=1) as server:
         body = {"model": NAME, "prompt": ["the"] * 2000, "max_tokens": 100, "temperature": 2, "stream": True}

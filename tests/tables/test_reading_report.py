@@ -7,7 +7,6 @@ import io
 import json
 import random
 import re
-import shutil
 from html.parser import HTMLParser
 
 import pytest
@@ -125,18 +124,6 @@ def many(count: int) -> tuple[list[Reading], list[MapPoint]]:
 
 def test_a_thousand_queries_take_less_than_five_megabytes():
     assert len(render(*many(1000)).encode()) < 5_000_000
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium is installed")
-    with playwright.sync_playwright() as session:
-        running = session.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 def opened(browser, tmp_path, content, width=1280, scheme="light"):
