@@ -65,6 +65,6 @@ def test_safe_search_prints_both_encoders_and_both_kinds_of_requests(folder, tmp
     rows = {line[:16].strip(): line[16:].split() for line in done.stdout.splitlines()[2:4]}
     assert list(rows) == ["LLM2Vec-Gen", "mean of states"]
     assert all(0 <= float(figure) <= 100 for row in rows.values() for figure in row)
-    assert "share of requests whose embedding decodes to a refusal" in done.stdout
+    assert "fraction of requests whose embedding decodes to a refusal" in done.stdout
     wrong = run("safety/safe_search.py", str(tmp_path))
     assert wrong.returncode == 2 and "holds no checkpoint" in wrong.stderr.splitlines()[-1]

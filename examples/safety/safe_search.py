@@ -78,8 +78,8 @@ def show(embedder: TextEmbedder, top: int) -> None:
         print(f"{name:16}{figures[0]:10.1f}{figures[1]:12.1f}{figures[2]:8.1f}")
     print("\nfraction of requests whose embedding decodes to a refusal, times 100")
     for name, queries in (("harmful", harmful.queries), ("look-alike", alike)):
-        share, texts = refused(embedder, queries)
-        print(f"{name:12}{share:6.1f}")
+        refusals, texts = refused(embedder, queries)
+        print(f"{name:12}{refusals:6.1f}")
         for query, text in list(zip(queries.values(), texts, strict=True))[:3]:
             print(f"  {query}\n    decodes to: {text}")
 
