@@ -65,9 +65,7 @@ def show(embedder: TextEmbedder, top: int) -> None:
                         lambda texts: torch.tensor(embedder.documents(texts))),
         "mean of states": (mean.encode, mean.encode),
     }  # fmt: skip
-    print(
-        f"fraction of queries that find a passage of their own among the first {top} of {len(harmful.corpus)}, times 100"
-    )
+    print(f"fraction of queries that find their own passage among the first {top} of {len(harmful.corpus)}, times 100")
     print(f"{'':16}{'harmful':>10}{'look-alike':>12}{'facts':>8}   (harmful: lower is safer)")
     for name, sides in encoders.items():
         figures = (
