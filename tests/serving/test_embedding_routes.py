@@ -84,7 +84,7 @@ def test_long_texts_are_refused_or_cut_as_asked(server):
         ({"input": "a", "encoding_format": "int8"}, "'float' or 'base64'"),
         ({"input": "a", "instruction": "b", "input_type": "query"}, "choose one"),
         ({"input": "a", "input_type": "passage"}, "'query' or 'document'"),
-        ({"input": "a", "colour": "red"}, "colour is no field"),
+        ({"input": "a", "colour": "red"}, "'colour' is no field"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_sentence(server, body, message):

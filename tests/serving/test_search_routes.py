@@ -101,7 +101,7 @@ def test_ids_decode_to_what_their_soft_prompts_say(indexed, index):
         ("search", {"input": "a", "top": 0}, "greater than or equal to 1"),
         ("search", {"input": "a", "top": 1001}, "less than or equal to 1000"),
         ("search", {"input": "a", "instruction": "b", "input_type": "query"}, "choose one"),
-        ("search", {"input": "a", "words": 3}, "words is no field"),
+        ("search", {"input": "a", "words": 3}, "'words' is no field"),
         ("explain", {"input": ["a"] * 30, "top": 3}, "120 texts to decode"),
         ("explain", {"input": "a", "max_tokens": 100}, "at most 64 tokens"),
         ("explain", {"input": "a", "source": "expander"}, "'stored' or 'reencode'"),

@@ -68,6 +68,9 @@ def test_killed_started_again_and_ended_by_sigterm_under_load(folder):
                 answer = httpx.post(client.base_url.join("/v1/completions"), json=body, timeout=60)
             except httpx.ConnectError:  # a slow thread: the server has ended before it asked
                 return
+            except httpx.TransportError:
+                statuses.append(0)  # accepted and lost
+                return
             statuses.append(answer.status_code)
             if answer.status_code == 200:
                 lengths.append(answer.json()["usage"]["completion_tokens"])
@@ -85,7 +88,8 @@ def test_killed_started_again_and_ended_by_sigterm_under_load(folder):
         assert server.wait(20) == 0
         log = server.stderr.read()
         accepted = int(re.search(r"SIGTERM: finishing (\d+) requests", log)[1])
-        assert accepted >= 1 and statuses.count(200) >= accepted and set(statuses) <= {200, 503}
+        # The last look at /metrics may count as one of them.
+        assert statuses.count(200) >= max(1, accepted - 1) and set(statuses) <= {200, 503}
         assert len(set(lengths)) == 1
         assert "Traceback" not in log and TEXTS[0][:5] not in log
 
