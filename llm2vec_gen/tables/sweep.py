@@ -14,8 +14,8 @@ from llm2vec_gen.tables.figures import Figure
 from llm2vec_gen.tables.grid import MISSING, Cell, Grid
 from llm2vec_gen.types import Score
 
-LOSS = "train/"
-"""Prefix of the results that are losses; all others are scores, "evaluation/category"."""
+VALIDATION_SCORES = ("val/cosine_match", "val/retrieval", "val/retrieval_mrr")
+"""What a validation scores; its other results are losses, as those of the training are."""
 LOWER_IS_BETTER = "harmful_retrieval"
 FILE = "sweep.md"
 
@@ -98,13 +98,13 @@ class SweepTable(Table):
             for job, label in zip(self.jobs, labels, strict=True)
         ]
         grids = []
-        for title, scale, is_loss in (("Losses", 1.0, True), ("Scores, times 100", 100.0, False)):
-            names = [name for name in self.names if name.startswith(LOSS) == is_loss]
+        for title, scale, of_losses in (("Losses", 1.0, True), ("Scores, times 100", 100.0, False)):
+            names = [name for name in self.names if is_loss(name) == of_losses]
             cells = [[Cell(job.results.get(name)) for job in self.jobs] for name in names]
             if names:
                 rows = [headings[name] for name in names]
                 grids.append(
-                    Grid(title, rows, columns, cells, scale=scale, decimals=3 if is_loss else 1, corner=corner)
+                    Grid(title, rows, columns, cells, scale=scale, decimals=3 if of_losses else 1, corner=corner)
                 )
         return grids or self.grids()
 
@@ -139,10 +139,15 @@ def _wanted(name: str, results: Sequence[str]) -> bool:
     return any(name == result or name.startswith(f"{result}/") for result in results)
 
 
+def is_loss(name: str) -> bool:
+    """Return whether a result is a loss; others are scores from 0 to 1, "evaluation/category" or of a validation."""
+    return name.startswith(("train/", "val/")) and name not in VALIDATION_SCORES
+
+
 def result_names(results: Iterable[Mapping[str, float]]) -> list[str]:
     """Return the names of all results, losses first, otherwise in order of appearance."""
     names = dict.fromkeys(name for found in results for name in found)
-    return sorted(names, key=lambda name: not name.startswith(LOSS))
+    return sorted(names, key=lambda name: not is_loss(name))
 
 
 def result_headings(names: Sequence[str]) -> list[str]:
@@ -156,22 +161,22 @@ def result_text(name: str, value: float | None) -> str:
     """Return a result as printed: a loss with four digits, a score times 100, a missing one as a missing cell."""
     if value is None:
         return MISSING
-    return f"{value:.4g}" if name.startswith(LOSS) else f"{100 * value:.1f}"
+    return f"{value:.4g}" if is_loss(name) else f"{100 * value:.1f}"
 
 
 def explanation(names: Sequence[str]) -> str:
     """Return in one line what the columns hold."""
     losses = "Losses: the last logged ones, not weighted (loss is the weighted sum)."
     scores = "Scores: main scores by category, times 100."
-    parts = [losses if any(name.startswith(LOSS) for name in names) else ""]
-    parts += [scores if any(not name.startswith(LOSS) for name in names) else ""]
+    parts = [losses if any(is_loss(name) for name in names) else ""]
+    parts += [scores if any(not is_loss(name) for name in names) else ""]
     return " ".join(filter(None, parts))
 
 
 def _cell(name: str, value: float | None) -> Cell:
     """Return the cell of a result; losses have no best one, since other weights make another loss."""
     label = result_text(name, value)
-    return Cell(label=label) if value is None or name.startswith(LOSS) else Cell(value, label=label)
+    return Cell(label=label) if value is None or is_loss(name) else Cell(value, label=label)
 
 
 def _reason(job: Job, row: str, headings: Mapping[str, str]) -> str:

@@ -8,7 +8,8 @@ import pytest
 
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.sweeps.status import Status
-from llm2vec_gen.tables.sweep import SweepTable, files_of
+from llm2vec_gen.tables.sweep import VALIDATION_SCORES, SweepTable, files_of, is_loss, markdown
+from llm2vec_gen.training.validation import METRICS
 
 
 def job(number: int, overrides: list[str], results: dict[str, float], state: str = "done", error: str | None = None):
@@ -31,6 +32,17 @@ def test_rows_are_what_differs_and_missing_cells_have_a_reason() -> None:
     assert (grid.best(0), grid.best(2)) == (set(), {1})
     assert "weight=0: done, but its artifacts have no alignment, harmful retrieval." in grid.note
     assert "weight=x: failed, x is wrong." in grid.note and "weight=1:" not in grid.note
+
+
+def test_losses_of_a_validation_are_printed_as_losses() -> None:
+    """Its scores are from 0 to 1 and printed times 100; a loss of 0.97 is not 97."""
+    assert {f"val/{name}" for name in METRICS[1:]} == set(VALIDATION_SCORES)
+    names = ["val/retrieval", "val/loss", "val/alignment", "train/loss"]
+    assert [name for name in names if is_loss(name)] == names[1:]
+    found = markdown([job(0, ["a=1"], {"train/loss": 1.0, "val/loss": 0.9717, "val/retrieval": 0.1714})])
+    assert "| 0.9717" in found and "| 17.1" in found
+    losses, scores = SweepTable([job(0, ["a=1"], {"val/loss": 0.9717, "val/retrieval": 0.1714})]).panels()
+    assert (losses.scale, scores.scale) == (1, 100) and losses.cells[0][0].value == 0.9717
 
 
 def test_categories_of_two_evaluations_stay_apart() -> None:
