@@ -53,16 +53,24 @@ CATEGORIES = (*MTEB_CATEGORIES, *SAFETY_CATEGORIES)
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query to the backbone. `answer` is None unless the source has one (replayed completions)."""
+    """A query to the backbone. `answer` is None unless the source has one (replayed completions).
+
+    `negative` is its hard negative where the source has some: a query near in wording, with another answer.
+    """
 
     id: str
     text: str
     answer: str | None = None
+    negative: Query | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A completion by the language model. Token counts are the generator's, 0 where it has none (replay)."""
+    """A completion by the language model. Token counts are the generator's, 0 where it has none (replay).
+
+    `negative_query` is the query's hard negative and `negative_completion` the completion of that; both are None where
+    the data has none.
+    """
 
     id: str
     query: str
@@ -70,6 +78,8 @@ class Completion:
     finish_reason: str  # "stop", "length" (cut at the generator's limit), "replay", or what an endpoint gave
     query_tokens: int = 0
     completion_tokens: int = 0
+    negative_query: str | None = None
+    negative_completion: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +97,18 @@ class TargetMoments:
 
 @dataclass(slots=True)
 class Batch:
-    """An effective batch of training: B queries with their completions (token ids) and targets (B, E)."""
+    """An effective batch of training: B queries with their completions (token ids) and targets (B, E).
+
+    Where a loss needs them: `negatives` are the B hard negatives in the same order, a batch of their own; `documents`
+    are the B completions as documents that the model embeds, ids of an instruction and then the completion.
+    """
 
     ids: list[str]
     queries: list[Tensor]
     completions: list[Tensor]
     targets: Tensor
+    negatives: Batch | None = None
+    documents: list[Tensor] | None = None
 
     def to(self, device: Any) -> Batch:
         """Return the same batch with every tensor on `device`."""
@@ -101,6 +117,8 @@ class Batch:
             [query.to(device) for query in self.queries],
             [completion.to(device) for completion in self.completions],
             self.targets.to(device),
+            None if self.negatives is None else self.negatives.to(device),
+            None if self.documents is None else [document.to(device) for document in self.documents],
         )
 
 
@@ -109,11 +127,14 @@ class EncoderOutput:
     """soft_prompts (B, K, D) and embedding (B, E), equations 1 and 2 of arXiv 2603.10913; both carry gradients.
 
     `earlier` are those of the hops before the last, where losses are over all of them (`model.hop_loss=all`).
+    `negatives` is the same of the batch's hard negatives, `documents` (B, E) the embeddings of its documents.
     """
 
     soft_prompts: Tensor
     embedding: Tensor
     earlier: tuple[EncoderOutput, ...] = ()
+    negatives: EncoderOutput | None = None
+    documents: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,37 @@ def test_completions_and_targets_come_back_by_row(tmp_path: Path) -> None:
     read = Targets(targets.folder, completions)
     assert (len(read), read.dim) == (7, 3)
     assert all(np.array_equal(read[row], vectors[row].numpy()) for row in range(7))
+
+
+def test_hard_negatives_round_trip_and_are_no_columns_where_there_are_none(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    rows = [replace(completion(row), negative_query=f"not {row}", negative_completion=str(-row)) for row in range(3)]
+    written = artifact(tmp_path)
+    written.write_completions(0, rows)
+    written.finish()
+    assert list(Completions(written.folder)) == rows
+    assert list(Completions(written.folder).column("negative_completion")) == ["0", "-1", "-2"]
+
+    vectors, others = torch.randn(2, 3, 4)
+    targets = artifact(tmp_path, "embed", {"complete": written.digest})
+    targets.write_targets(0, vectors[:1], others[:1])
+    targets.write_targets(1, vectors[1:], others[1:])
+    targets.finish()
+    read = Targets(targets.folder)
+    assert read.negatives is not None and len(read.negatives) == 3
+    assert all(np.array_equal(read[row], vectors[row].numpy()) for row in range(3))
+    assert all(np.array_equal(read.negatives[row], others[row].numpy()) for row in range(3))
+    with pytest.raises(InputError, match="hard negative of row 1 is not finite"):
+        targets.write_targets(0, vectors, torch.tensor([[0.0], [float("inf")], [0.0]]))
+
+    plain, plain_targets = artifact(tmp_path / "plain"), artifact(tmp_path / "plain", "embed")
+    plain.write_completions(0, [completion(0)])
+    plain_targets.write_targets(0, vectors)
+    plain_targets.finish()
+    names = ["id", "query", "completion", "finish_reason", "query_tokens", "completion_tokens"]
+    assert pq.read_schema(plain.shards()[0].file).names == names
+    assert Targets(plain_targets.folder).negatives is None
 
 
 def test_targets_of_other_completions_are_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -174,25 +174,36 @@ class Artifact:
             position += sum(1 for _ in itertools.islice(stream, end - position))
 
     def write_completions(self, start: int, completions: Sequence[Completion]) -> None:
-        """Write one shard of the complete step: a parquet file of `Completion` rows."""
+        """Write one shard of the complete step: a parquet file of `Completion` rows.
+
+        Columns of hard negatives are written where the rows have some, all of them or none.
+        """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        table = pa.Table.from_pylist([asdict(completion) for completion in completions])
+        rows = [asdict(completion) for completion in completions]
+        names = [field.name for field in fields(Completion) if any(row[field.name] is not None for row in rows)]
+        table = pa.Table.from_pylist([{name: row[name] for name in names} for row in rows])
         cut = sum(completion.finish_reason == "length" for completion in completions)
         blank = sum(not completion.completion for completion in completions)
         refusals = sum(map(Refusals().refuses, (completion.completion for completion in completions)))
         metadata = {"cut_at_limit": cut, "blank": blank, "refusals": refusals}
         self._write_rows(start, len(completions), "parquet", lambda path: pq.write_table(table, path), **metadata)
 
-    def write_targets(self, start: int, targets: torch.Tensor) -> None:
-        """Write one shard of the embed step: float32 rows (n, E), row for row those of the completions."""
+    def write_targets(self, start: int, targets: torch.Tensor, negatives: torch.Tensor | None = None) -> None:
+        """Write one shard of the embed step: float32 rows (n, E), row for row those of the completions.
+
+        negatives: (n, E) of the completions of the rows' hard negatives, where they have some.
+        """
         from safetensors.torch import save_file
 
-        if not bool(targets.isfinite().all()):
-            row = start + int((~targets.isfinite().all(dim=1)).nonzero()[0])
-            raise InputError(f"the teacher's vector of row {row} is not finite; use a wider teacher dtype")
-        tensors = {"targets": targets.float().contiguous()}
+        tensors = {"targets": targets} if negatives is None else {"targets": targets, "negative_targets": negatives}
+        for name, vectors in tensors.items():
+            if not bool(vectors.isfinite().all()):
+                row = start + int((~vectors.isfinite().all(dim=1)).nonzero()[0])
+                what = "vector" if name == "targets" else "vector of the hard negative"
+                raise InputError(f"the teacher's {what} of row {row} is not finite; use a wider teacher dtype")
+        tensors = {name: vectors.float().contiguous() for name, vectors in tensors.items()}
         self._write_rows(start, len(targets), "safetensors", lambda path: save_file(tensors, path))
 
     def write_records(self, name: str, records: Sequence[Score] | Sequence[Reading]) -> None:

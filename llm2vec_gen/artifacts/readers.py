@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from llm2vec_gen.artifacts.digests import checksum
-from llm2vec_gen.artifacts.files import FORMAT, MANIFEST, finished_shards
+from llm2vec_gen.artifacts.files import FORMAT, MANIFEST, Shard, finished_shards
 from llm2vec_gen.artifacts.parquet_reader import ParquetRows
 from llm2vec_gen.atomic_files import write_json
 from llm2vec_gen.errors import InputError
@@ -93,32 +94,57 @@ class Completions(Sequence[Completion]):
 
 
 class Targets:
-    """The teacher's vectors of an artifact: float32, memory-mapped, row i belongs to completion i."""
+    """The teacher's vectors of an artifact: float32, memory-mapped, row i belongs to completion i.
+
+    `negatives` are those of the completions of the hard negatives, in the same order; None where the artifact has none.
+    """
 
     def __init__(self, folder: Path | str, completions: Completions | None = None):
-        from safetensors import safe_open
-
         self.folder = Path(folder)
         self.manifest = read_manifest(folder)
         made_from = self.manifest["upstream"].get("complete")
         if completions is not None and made_from != completions.digest:
             raise InputError(
                 f"{folder} holds targets of the completions {made_from}, but these are {completions.digest}; "
-                "run experiments/embed.py with the same overrides as this command"
+                "run experiments/embed.py with the same overrides"
             )
-        self._shards = finished_shards(self.folder)
-        self._starts = [shard.start for shard in self._shards]
-        self._files = [safe_open(shard.file, framework="pt").get_slice("targets") for shard in self._shards]
+        shards = finished_shards(self.folder)
+        self._rows = _Vectors(shards, "targets")
+        has_negatives = bool(shards) and "negative_targets" in _tensor_names(shards[0].file)
+        self.negatives = _Vectors(shards, "negative_targets") if has_negatives else None
+        self.dim = self._rows.dim
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._rows[index]
+
+
+class _Vectors:
+    """Rows (N, E) of one tensor of all shards."""
+
+    def __init__(self, shards: Sequence[Shard], name: str):
+        from safetensors import safe_open
+
+        self._shards = shards
+        self._starts = [shard.start for shard in shards]
+        self._files = [safe_open(shard.file, framework="pt").get_slice(name) for shard in shards]
         self.dim = int(self._files[0].get_shape()[1]) if self._files else 0
 
     def __len__(self) -> int:
         return self._shards[-1].stop if self._shards else 0
 
     def __getitem__(self, index: int) -> np.ndarray:
-        import bisect
-
         shard = bisect.bisect_right(self._starts, index) - 1
         return self._files[shard][index - self._starts[shard]].numpy()
+
+
+def _tensor_names(file: Path) -> set[str]:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as opened:
+        return set(opened.keys())
 
 
 def read_scores(folder: Path | str) -> list[Score]:
