@@ -1,7 +1,7 @@
 """One teaching run in a process of its own: python teaching_worker.py FOLDER [kill-at-step]; prints nothing.
 
-As one of several ranks (RANK, WORLD_SIZE) it trains without dropout, in fp64, so that ranks can be compared with one
-process; views of SimCSE would then be the same, therefore the second objective is supervised.
+As one of several ranks (RANK, WORLD_SIZE) it trains all recipes of `RANKED` without dropout, in fp64, so that ranks can
+be compared with one process; views of SimCSE would then be the same, therefore its second objective is supervised.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from llm2vec_gen.backbones.backbone import Backbone
+from llm2vec_gen.training.llm2vec.objectives.gircse import IterativeContrastiveRefinement
+from llm2vec_gen.training.llm2vec.objectives.inbedder import AnswerPrediction
+from llm2vec_gen.training.llm2vec.objectives.laser import LatentReasoning
 from llm2vec_gen.training.llm2vec.objectives.mntp import MaskedNextTokenPrediction
 from llm2vec_gen.training.llm2vec.objectives.simcse import SimCSE
 from llm2vec_gen.training.llm2vec.objectives.supervised_contrastive import SupervisedContrastive
@@ -61,6 +64,25 @@ def recipe(
     return LLM2VecTraining(objectives, {"rank": 2, "alpha": 4, **(lora or {})})
 
 
+def baseline(name: str) -> LLM2VecTraining:
+    """The recipe of a trained baseline, without dropout."""
+    settings = TrainingSettings(**{**SETTINGS, "max_steps": 4})
+    objectives = {
+        "inbedder": AnswerPrediction(settings, max_answer_length=5, lora_dropout=0.0),
+        "gircse": IterativeContrastiveRefinement(settings, "completions", num_soft_tokens=3, lora_dropout=0.0),
+        "gircse_views": IterativeContrastiveRefinement(settings, "views", num_soft_tokens=3),
+        "laser": LatentReasoning(settings, num_soft_tokens=2, lora_dropout=0.0),
+    }
+    objectives["gircse_views"].lora_dropout = 0.0  # refused by the constructor: both views of a text are the same
+    return LLM2VecTraining({name: objectives[name]}, {"rank": 2, "alpha": 4})
+
+
+RANKED = {"mntp": "llm2vec", "supervised": "llm2vec"} | {
+    name: name for name in ("inbedder", "gircse", "gircse_views", "laser")
+}
+"""Objective -> its recipe, which is the name of the folder that `as_rank` trains it in."""
+
+
 def backbone(double: bool = False) -> Backbone:
     lm = tiny_lm("qwen3", dtype=torch.float64 if double else torch.float32)
     return Backbone(lm, tiny_tokenizer("qwen3"), path="tiny")
@@ -72,9 +94,11 @@ def teach(folder: Path, callbacks: Any = (), rows: Any = None, seed: int = 3, **
 
 
 def as_rank(folder: Path, ranks: int) -> None:
-    """This process's part of a run without dropout."""
-    trainer = TrainerSettings(devices=ranks, strategy="ddp" if ranks > 1 else "auto")
-    recipe(dropout=False, supervised=True).teach(backbone(double=True), completions(), trainer, folder, seed=3)
+    """This process's part of a run of each recipe, in a folder of its own."""
+    for name in dict.fromkeys(RANKED.values()):
+        trainer = TrainerSettings(devices=ranks, strategy="ddp" if ranks > 1 else "auto")
+        training = recipe(dropout=False, supervised=True) if name == "llm2vec" else baseline(name)
+        training.teach(backbone(double=True), completions(), trainer, folder / name, seed=3)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from llm2vec_gen.training.callbacks import EndedEarly, Stopped
 from llm2vec_gen.training.llm2vec.teacher_training import LLM2VecTraining
 from llm2vec_gen.training.metrics_file import MetricsFile
 from llm2vec_gen.training.settings import TrainingSettings
-from tests.training.llm2vec.teaching_worker import SETTINGS, as_rank, completions, recipe, teach
+from tests.training.llm2vec.teaching_worker import RANKED, SETTINGS, as_rank, completions, recipe, teach
 from tests.training.worker import Signal, Stop
 
 CONF = Path(__file__).parents[3] / "conf"
@@ -112,7 +112,10 @@ def test_a_killed_run_continues_bit_for_bit(whole: dict[str, Any], tmp_path: Pat
     assert left(tmp_path) == whole
 
 
-def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def ranked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders `one` and `two`: every recipe trained by one process, and by two ranks."""
+    folder = tmp_path_factory.mktemp("ranked")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -121,20 +124,25 @@ def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": "2"}
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
         environment = {**os.environ, **place, **meeting}
-        command = [sys.executable, str(WORKER), str(tmp_path / "two")]
+        command = [sys.executable, str(WORKER), str(folder / "two")]
         processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE))
     errors = [process.communicate(timeout=240)[1].decode() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
-    as_rank(tmp_path / "one", 1)
-    for objective in ("mntp", "supervised"):
-        one, two = (load_file(tmp_path / folder / objective / FILES[1]) for folder in ("one", "two"))
-        assert one.keys() == two.keys()
-        for name in one:
-            assert torch.allclose(one[name], two[name], rtol=1e-4, atol=1e-7), name
-        rows = [MetricsFile(tmp_path / folder / objective / "metrics.csv").rows() for folder in ("one", "two")]
-        for ours, theirs in zip(*rows, strict=True):
-            for key in ours.keys() - {*CLOCK, "train/masked_tokens"}:
-                assert ours[key] == pytest.approx(theirs[key], rel=1e-4), key
+    as_rank(folder / "one", 1)
+    return folder
+
+
+@pytest.mark.parametrize("objective", RANKED)
+def test_two_ranks_equal_one_process(ranked: Path, objective: str) -> None:
+    places = [ranked / ranks / RANKED[objective] / objective for ranks in ("one", "two")]
+    one, two = (load_file(place / FILES[1]) for place in places)
+    assert one.keys() == two.keys()
+    for name in one:
+        assert torch.allclose(one[name], two[name], rtol=1e-4, atol=1e-7), name
+    rows = [MetricsFile(place / "metrics.csv").rows() for place in places]
+    for ours, theirs in zip(*rows, strict=True):
+        for key in ours.keys() - {*CLOCK, "train/masked_tokens", "train/answer_tokens"}:
+            assert ours[key] == pytest.approx(theirs[key], rel=1e-4, abs=1e-7), key
 
 
 # ------------------------------------------------------------------ presets
