@@ -26,9 +26,13 @@ POSITIVES = {"views": "texts", "completions": "pairs"}
 
 
 class IterativeContrastiveRefinement(ContrastiveObjective):
-    """L = 1/K sum over k of L_k + lambda 1/(K-1) sum over k < K of max(0, log L_(k+1) - log L_k), as in the
-    paper: L_k is the in-batch contrastive loss of z_k, the mean of the first k generated states; the second term
-    penalises steps that make the embedding worse.
+    """L = 1/K sum over k of L_k + lambda 1/(K-1) sum over k < K of max(0, log L_(k+1) - log L_k).
+
+    L_k = - 1/B sum over i of log( exp(cos(z_ik, c_ik) / t) / sum over j of exp(cos(z_ik, c_jk) / t) ) is the in-batch
+    contrastive loss of z_k, the mean of the first k generated states, against the same mean of the candidates: the
+    stepwise contrastive loss of the paper's objective, iterative contrastive refinement (ICR). The second term is its
+    refinement penalty on steps that make the embedding worse. Defaults and the form of the penalty are those of the
+    authors' code; a candidate that is the same text as a query's own is no negative here.
 
     positives: "views" for the self-supervised setting, a text against itself under another dropout (as SimCSE), from
     texts alone; "completions" for queries against their completions, hard negatives where the corpus has them.

@@ -16,7 +16,7 @@ from llm2vec_gen.training.settings import TrainingSettings
 
 class AnswerPrediction(Objective):
     """L = - 1/M sum over all answer tokens of log p(y_t | x, y_<t), the loss of a causal language model on the answers
-    alone (the paper fine-tunes on abstractive question answering with short answers).
+    alone: the paper's fine-tuning on abstractive question answering with short answers.
 
     The corpus's queries are the questions and its completions the answers; a hard negative is not read. The mean is
     over the M answer tokens of the effective batch, the end token of each uncut answer among them.

@@ -23,13 +23,16 @@ from llm2vec_gen.training.settings import TrainingSettings
 
 
 class LatentReasoning(ContrastiveObjective):
-    """L = L_latent + L_explicit + a KL(p_explicit || p_latent) + b KL(steps), the training of the paper.
+    """L = L_latent + L_explicit + a L_output + b L_process, the training of the paper.
 
-    L_latent is the in-batch contrastive loss of the latent view (K soft-token steps of the query) against the passages,
-    L_explicit that of the explicit view, the state of an end token after query and reasoning. The first KL takes the
-    distributions over the passages from the explicit view to the latent one (output level); the second does the same
-    for each of the K steps against K states spread over the reasoning (process level). The explicit side of both has no
-    gradient. Passages go through K steps too.
+    With p(v) = softmax over the passages d_j of cos(v, d_j) / t, and B queries i:
+    L_latent = - 1/B sum over i of log p_i(z_i), z the mean of the K soft-token steps s_1 .. s_K of the query (the
+    latent view); L_explicit the same of x, the state of an end token after query and reasoning (the explicit view);
+    L_output = 1/B sum over i of KL(p(x_i) || p(z_i)), the paper's output-level distillation;
+    L_process = 1/(B K) sum over i and k of KL(p(x_ik) || p(s_ik)) at a temperature of its own, x_ik being K states
+    spread over the reasoning: its process-level trajectory alignment.
+    The explicit side of both KL has no gradient. Passages go through K steps too. Weights and temperatures are those of
+    the authors' code.
 
     The corpus's completions are the reasoning; a third text of a row (the `negative_column` of triplets) is the passage
     that belongs to the query. Without one the completion is the passage as well, which is the self-supervised reading

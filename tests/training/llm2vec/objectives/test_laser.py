@@ -37,9 +37,11 @@ def test_segments_of_equal_length() -> None:
 
 
 @pytest.mark.parametrize("tokens", [1000, 16])
-def test_loss_and_gradients_equal_a_plain_loop(tokens: int) -> None:
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_loss_and_gradients_equal_a_plain_loop(tokens: int, checkpointing: bool) -> None:
+    """One micro-batch or several (of at most 16 positions), each computed once or again in the backward pass."""
     base = Backbone(tiny_lm("qwen3", dtype=torch.float64), tiny_tokenizer("qwen3"), path="tiny")
-    base.max_tokens_per_micro_batch = tokens
+    base.max_tokens_per_micro_batch, base.gradient_checkpointing = tokens, checkpointing
     task = LatentReasoning(TrainingSettings(), 2, 3.0, 0.5, temperature=0.1, process_temperature=0.2, lora_dropout=0.0)
     task.prepare(base)
     batch = task.batch(list("abc"), ROWS, base.tokenize, noise)
