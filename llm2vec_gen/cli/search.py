@@ -58,7 +58,7 @@ def _nearest(
 
 def _documents(options: argparse.Namespace) -> Iterator[TextRow]:
     """Yield the documents that are not blank, each once; those skipped are counted at the end."""
-    from llm2vec_gen.data.base import HashSet
+    from llm2vec_gen.data.hash_set import HashSet
 
     ids, pairs, file = HashSet(), HashSet(), options.corpus
     read = blank = 0

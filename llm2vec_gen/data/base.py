@@ -9,20 +9,27 @@ from __future__ import annotations
 
 import unicodedata
 from abc import ABC, abstractmethod
-from array import array
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, ClassVar
 
+from llm2vec_gen.data.hash_set import HashSet
 from llm2vec_gen.data.quality import FAULTS, QualityFilter
 from llm2vec_gen.errors import InputError, check_integer, repair_surrogates
 from llm2vec_gen.local_files import Record, columns_of, read_rows, value_of
+from llm2vec_gen.targets import locate
 from llm2vec_gen.types import Query
 
-COLUMN_KEYS = ("data.query_column", "data.answer_column", "data.id_column", "data.input_column")
-DROPPED = ("empty", "unanswered", *FAULTS, "duplicate")
+COLUMN_KEYS = (
+    "data.query_column",
+    "data.answer_column",
+    "data.id_column",
+    "data.input_column",
+    "data.negative_query_column",
+    "data.negative_answer_column",
+)
+DROPPED = ("empty", "unanswered", *FAULTS, "without_negative", "duplicate")
 """What a row is dropped for, by the names of the counts in `report`."""
 
 USER, ASSISTANT = frozenset({"user", "human"}), frozenset({"assistant", "gpt", "model"})
@@ -35,20 +42,29 @@ class Row:
     query: str | None
     answer: str | None = None
     id: str | None = None
+    negative_query: str | None = None
+    negative_answer: str | None = None
 
 
 class QuerySource(ABC):
     """Rows of any kind -> clean queries.
 
     Text is stripped. Dropped are rows without query ("empty"), rows without answer where the source has answers
-    ("unanswered"), rows with a fault that a filter `quality` looks for (its name), and rows whose query stood in an
-    earlier row ("duplicate"; compared in Unicode's composed form with runs of whitespace as one space). The first
-    `skip` clean queries are left out ("skipped"), which gives rows that a run with `limit` did not train on. Characters
-    that no UTF-8 file can hold (lone surrogates) become U+FFFD, in "repaired" rows. `report` counts these, "read" and
-    "kept"; it is complete once `queries` is exhausted.
+    ("unanswered"), rows with a fault that a filter `quality` looks for (its name), rows without hard negative, or
+    without its answer, where the source has these ("without_negative"), and rows whose query stood in an earlier row
+    ("duplicate"; compared in Unicode's composed form with runs of whitespace as one space). The first `skip` clean
+    queries are left out ("skipped"), which gives rows that a run with `limit` did not train on. Characters that no
+    UTF-8 file can hold (lone surrogates) become U+FFFD, in "repaired" rows. `report` counts these, "read" and "kept";
+    it is complete once `queries` is exhausted.
     """
 
-    digest_defaults: ClassVar[Mapping[str, Any]] = {"input_column": None, "quality": None}  # what digests leave out
+    digest_defaults: ClassVar[Mapping[str, Any]] = {  # what digests leave out
+        "input_column": None,
+        "quality": None,
+        "negative_query_column": None,
+        "negative_answer_column": None,
+        "negatives": None,
+    }
 
     def __init__(
         self,
@@ -56,7 +72,11 @@ class QuerySource(ABC):
         has_answers: bool = False,
         skip: int = 0,
         quality: QualityFilter | None = None,
+        has_negatives: bool = False,
+        has_negative_answers: bool = False,
     ):
+        if has_negative_answers and not has_negatives:
+            raise InputError("data.negative_answer_column answers the query of data.negative_query_column; name both")
         if quality is not None and not isinstance(quality, QualityFilter):
             raise InputError(f"data.quality={quality!r:.60}: expected a filter (+quality@data.quality=default) or null")
         check_integer("data.skip", skip, least=0)
@@ -66,7 +86,13 @@ class QuerySource(ABC):
             raise InputError(f"data.limit={limit} keeps no query; expected 1 or more, or null for all")
         self.limit, self.skip, self.quality = limit, skip, quality
         self.has_answers = has_answers
+        self.has_negatives, self.has_negative_answers = has_negatives, has_negative_answers
         self.report = self._fresh_report()
+
+    @staticmethod
+    def gives_negatives(settings: Mapping[str, Any]) -> bool:
+        """Return whether a source of these settings (its node of the config) has a hard negative for each query."""
+        return settings.get("negative_query_column") is not None
 
     @abstractmethod
     def rows(self) -> Iterator[Row]:
@@ -107,61 +133,39 @@ class QuerySource(ABC):
         if fault is not None:
             self.report[fault] += 1
             return None
+        identifier = str(index) if row.id is None else row.id
+        negative = self._negative(row, identifier)
+        if self.has_negatives and negative is None:
+            self.report["without_negative"] += 1
+            return None
         if not texts.add(" ".join(unicodedata.normalize("NFC", text).split())):
             self.report["duplicate"] += 1
             return None
-        self.report["repaired"] += text != (row.query or "").strip() or answer != (row.answer or "").strip()
-        return Query(str(index) if row.id is None else row.id, text, answer if self.has_answers else None)
+        read = [row.query, row.answer] + ([row.negative_query, row.negative_answer] if negative else [])
+        self.report["repaired"] += any(_readable(value or "") != (value or "").strip() for value in read)
+        return Query(identifier, text, answer if self.has_answers else None, negative)
+
+    def _negative(self, row: Row, identifier: str) -> Query | None:
+        """Return a row's hard negative, with an id of its own; None where it lacks the query, or an answer to it."""
+        text, answer = _readable(row.negative_query or ""), _readable(row.negative_answer or "")
+        if not self.has_negatives or not text or (self.has_negative_answers and not answer):
+            return None
+        return Query(f"{identifier}/negative", text, answer if self.has_negative_answers else None)
 
     def _fresh_report(self) -> dict[str, int]:
-        dropped = [name for name in DROPPED if self.quality is not None or name not in FAULTS]
+        absent = {"without_negative"} if not self.has_negatives else set()
+        absent |= set(FAULTS) if self.quality is None else set()
+        dropped = [name for name in DROPPED if name not in absent]
         return dict.fromkeys(("read", *dropped, "repaired", *(["skipped"] if self.skip else []), "kept"), 0)
 
     def __str__(self) -> str:
         return type(self).__name__
 
 
-class HashSet:
-    """Texts that were seen, as 8-byte hashes in one flat table: 10 million take 0.13 GB instead of several.
-
-    Open addressing with linear probing, at most two thirds full. Two different texts share a hash with a probability
-    of about 3e-6 among 10 million.
-    """
-
-    def __init__(self) -> None:
-        self._slots = array("Q", bytes(8 * 1024))  # 0 marks a free slot
-        self._used = 0
-
-    def __len__(self) -> int:
-        return self._used
-
-    def add(self, text: str) -> bool:
-        """Add the text; return whether it is new."""
-        value = int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()) or 1
-        if not self._put(self._slots, value):
-            return False
-        self._used += 1
-        if 3 * self._used > 2 * len(self._slots):
-            self._grow()
-        return True
-
-    @staticmethod
-    def _put(slots: array[int], value: int) -> bool:
-        mask = len(slots) - 1
-        slot = value & mask
-        while slots[slot]:
-            if slots[slot] == value:
-                return False
-            slot = (slot + 1) & mask
-        slots[slot] = value
-        return True
-
-    def _grow(self) -> None:
-        larger = array("Q", bytes(8 * 2 * len(self._slots)))
-        for value in self._slots:
-            if value:
-                self._put(larger, value)
-        self._slots = larger
+def gives_negatives(node: Mapping[str, Any]) -> bool:
+    """Return whether the source of a config's node has hard negatives; True where only the source itself can tell."""
+    known = getattr(locate(node["_target_"]), "gives_negatives", None)
+    return True if known is None else known(node)
 
 
 class LocalRows:
@@ -195,11 +199,14 @@ def row_from(
     identifier: str | None,
     where: str,
     context: str | None = None,
+    negative_query: str | None = None,
+    negative_answer: str | None = None,
 ) -> Row:
     """Return the row of a record of named values; raise InputError if a value is not text (an id may be a number).
 
-    A list of messages gives its first user turn as the query and the first reply behind that as the answer. The text
-    in the column `context`, where there is one, stands behind the query after a blank line (Alpaca's input).
+    A list of messages gives its first user turn as the query and the first reply behind that as the answer; the columns
+    of a hard negative are read alike. The text in the column `context`, where there is one, stands behind the query
+    after a blank line (Alpaca's input).
     """
     asked = _text(value_of(record, query), query, where, first_query)
     given = _text(value_of(record, context), str(context), where, first_query)
@@ -209,6 +216,8 @@ def row_from(
         asked,
         _text(value_of(record, answer), answer, where, first_answer) if answer else None,
         _id(value_of(record, identifier), identifier, where) if identifier else None,
+        _text(value_of(record, negative_query), negative_query, where, first_query) if negative_query else None,
+        _text(value_of(record, negative_answer), negative_answer, where, first_answer) if negative_answer else None,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from llm2vec_gen.data.base import COLUMN_KEYS, LocalRows, QuerySource, Row, check_columns, row_from
 from llm2vec_gen.data.quality import QualityFilter
@@ -21,7 +22,8 @@ class HubDataset(QuerySource):
     split: its name; null derives it from `split_of`, the name of the language model that wrote the answers, the way
     the published completions of arXiv 2603.10913 are named (one split per generator). Columns are checked against the
     first row when the source is built. `encoding` and `delimiter` are those of local text files. `input_column` stands
-    behind the query after a blank line; a column may hold messages (see `row_from`).
+    behind the query after a blank line; a column may hold messages (see `row_from`). `negative_query_column` holds each
+    query's hard negative and `negative_answer_column` the answer to that; rows without one are dropped.
     """
 
     def __init__(
@@ -39,14 +41,27 @@ class HubDataset(QuerySource):
         delimiter: str | None = None,
         input_column: str | None = None,
         quality: QualityFilter | None = None,
+        negative_query_column: str | None = None,
+        negative_answer_column: str | None = None,
     ):
-        super().__init__(limit, has_answers=answer_column is not None, quality=quality)
+        super().__init__(
+            limit,
+            has_answers=answer_column is not None,
+            quality=quality,
+            has_negatives=negative_query_column is not None,
+            has_negative_answers=negative_answer_column is not None,
+        )
         if split is None and split_of is None:
             raise InputError("data.split is null; give the name of a split, or a model's name as data.split_of")
         self.path, self.name, self.revision = path, name, revision
         self.split: str = split or split_name(split_of or "")
-        self.columns, self.input_column = (query_column, answer_column, id_column), input_column
-        place, wanted = on_disk(path), dict(zip(COLUMN_KEYS, (*self.columns, input_column), strict=True))
+        self.columns = (query_column, answer_column, id_column)
+        self.further: dict[str, Any] = {
+            "context": input_column,
+            "negative_query": negative_query_column,
+            "negative_answer": negative_answer_column,
+        }
+        place, wanted = on_disk(path), dict(zip(COLUMN_KEYS, (*self.columns, *self.further.values()), strict=True))
         self._rows: Iterable[tuple[str, Record]]
         if place.exists():
             self._rows = LocalRows(self._local_files(place), wanted, encoding, delimiter)
@@ -61,7 +76,7 @@ class HubDataset(QuerySource):
     def rows(self) -> Iterator[Row]:
         """Yield the rows of the split, in its order."""
         for where, record in self._rows:
-            yield row_from(record, *self.columns, where=where, context=self.input_column)
+            yield row_from(record, *self.columns, where, **self.further)
 
     def _local_files(self, place: Path) -> list[Path]:
         """Return the split's files: those with its name, or in a folder of its name; for "train" all, if none is."""

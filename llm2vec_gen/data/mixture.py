@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
-from llm2vec_gen.data.base import DROPPED, QuerySource, Row
+from llm2vec_gen.data.base import DROPPED, QuerySource, Row, gives_negatives
 from llm2vec_gen.data.quality import QualityFilter
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.types import Query
@@ -28,7 +29,8 @@ class Mixture(QuerySource):
         limit, skip, quality: of the mixture, as for every source.
 
     A query that several sources have counts for the first that gives it; the others' are "duplicate". The mixture has
-    answers if all its sources have. `report` also has "from_<name>", how many of the kept queries each source gave.
+    answers, and hard negatives, if all its sources have. `report` also has "from_<name>", how many of the kept queries
+    each source gave.
 
     Raises InputError for weights that sum to nothing positive, or that do not belong to the sources.
     """
@@ -58,8 +60,18 @@ class Mixture(QuerySource):
         self.weights = checked_weights(weights, list(sources))
         self.sources = {name: sources[name] for name in self.weights}
         self.when_exhausted = when_exhausted
-        has_answers = all(source.has_answers for source in self.sources.values())
-        super().__init__(limit, has_answers, skip, quality)
+        of_all = {
+            name: all(getattr(source, name) for source in self.sources.values())
+            for name in ("has_answers", "has_negatives", "has_negative_answers")
+        }
+        super().__init__(limit, skip=skip, quality=quality, **of_all)
+
+    @staticmethod
+    def gives_negatives(settings: Mapping[str, Any]) -> bool:
+        """Return whether each source of the mixture with a weight over 0 has hard negatives."""
+        weights = settings.get("weights") or {}
+        nodes = [node for name, node in (settings.get("sources") or {}).items() if weights.get(name, 1)]
+        return bool(nodes) and all(isinstance(node, Mapping) and gives_negatives(node) for node in nodes)
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows of the sources in the order of the mixture."""
@@ -74,7 +86,8 @@ class Mixture(QuerySource):
                 del streams[due]
                 continue
             before = self._dropped()
-            yield Row(query.text, query.answer, f"{due}/{query.id}")
+            negative = (None, None) if query.negative is None else (query.negative.text, query.negative.answer)
+            yield Row(query.text, query.answer, f"{due}/{query.id}", *negative)
             given[due] += self._dropped() == before  # `queries`, which reads these rows, has dropped it or not
 
     def queries(self) -> Iterator[Query]:

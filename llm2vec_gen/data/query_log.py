@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from llm2vec_gen import local_files
 from llm2vec_gen.data.base import COLUMN_KEYS, LocalRows, QuerySource, Row, row_from
@@ -22,6 +23,8 @@ class QueryLog(QuerySource):
     beside its `instruction`): where it is not blank, it follows the query behind an empty line. Without `id_column` the
     id is the index of the row, counted over all files before anything is dropped. With `answer_column`, rows without
     answer are dropped too.
+    `negative_query_column` holds each query's hard negative and `negative_answer_column` the answer to that (for
+    replay); rows without one are dropped.
     `encoding` is that of text files, `delimiter` that of csv and tsv files. Columns and files are checked when the
     source is built, rows when they are read. `skip` leaves out the first so many clean queries, before `limit` counts.
     """
@@ -38,11 +41,25 @@ class QueryLog(QuerySource):
         skip: int = 0,
         input_column: str | None = None,
         quality: QualityFilter | None = None,
+        negative_query_column: str | None = None,
+        negative_answer_column: str | None = None,
     ):
-        super().__init__(limit, has_answers=answer_column is not None, skip=skip, quality=quality)
+        super().__init__(
+            limit,
+            has_answers=answer_column is not None,
+            skip=skip,
+            quality=quality,
+            has_negatives=negative_query_column is not None,
+            has_negative_answers=negative_answer_column is not None,
+        )
         self.path = on_disk(path)
-        self.columns, self.input_column = (query_column, answer_column, id_column), input_column
-        wanted = dict(zip(COLUMN_KEYS, (*self.columns, input_column), strict=True))
+        self.columns = (query_column, answer_column, id_column)
+        self.further: dict[str, Any] = {
+            "context": input_column,
+            "negative_query": negative_query_column,
+            "negative_answer": negative_answer_column,
+        }
+        wanted = dict(zip(COLUMN_KEYS, (*self.columns, *self.further.values()), strict=True))
         self._rows = LocalRows(_files(self.path), wanted, encoding, delimiter)
         if not self._rows.files:
             raise InputError(f"data.path={path} is empty; expected at least one query")
@@ -50,7 +67,7 @@ class QueryLog(QuerySource):
     def rows(self) -> Iterator[Row]:
         """Yield the rows of all files, one after another."""
         for where, record in self._rows:
-            yield row_from(record, *self.columns, where=where, context=self.input_column)
+            yield row_from(record, *self.columns, where, **self.further)
 
     def __str__(self) -> str:
         return f"the query log {self.path}"

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from llm2vec_gen.data.base import HashSet
+from llm2vec_gen.data.hash_set import HashSet
 from llm2vec_gen.errors import InputError, check_integer, repair_surrogates
 from llm2vec_gen.local_files import (
     Record,

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from llm2vec_gen.data.base import HashSet, QuerySource, Row, check_columns, row_from
+from llm2vec_gen.data.base import QuerySource, Row, check_columns, gives_negatives, row_from
+from llm2vec_gen.data.hash_set import HashSet
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.types import Query
 from llm2vec_gen.types import QuerySource as QuerySourceProtocol
@@ -138,3 +139,50 @@ def test_an_input_stands_behind_its_instruction():
         assert row_from({**row, "input": empty}, "instruction", None, None, "log:1", "input") == Row("Translate. ")
     with pytest.raises(InputError, match=r"log:1: column 'input' holds int 3"):
         row_from({**row, "input": 3}, "instruction", None, None, "log:1", "input")
+
+
+NEGATIVES = [
+    Row("a", "x", negative_query=" b ", negative_answer="y "),
+    Row("c", "x"),
+    Row("a", "x", negative_query="d", negative_answer="z"),
+    Row("e", "x", negative_query=" ", negative_answer="z"),
+    Row("f", "x", negative_query="g\ud800", negative_answer=" "),
+]
+
+
+def test_hard_negatives_are_queries_of_their_own_and_rows_without_are_dropped_and_counted():
+    source = Rows(NEGATIVES, has_answers=True, has_negatives=True, has_negative_answers=True)
+    assert list(source.queries()) == [Query("0", "a", "x", Query("0/negative", "b", "y"))]
+    assert source.report == {
+        "read": 5, "empty": 0, "unanswered": 0, "without_negative": 3, "duplicate": 1, "repaired": 0, "kept": 1
+    }  # fmt: skip
+    to_be_answered = Rows(NEGATIVES, has_negatives=True)
+    assert [(query.id, query.negative) for query in to_be_answered.queries()] == [
+        ("0", Query("0/negative", "b")), ("4", Query("4/negative", "g\ufffd"))
+    ]  # fmt: skip
+    assert (to_be_answered.report["without_negative"], to_be_answered.report["repaired"]) == (2, 1)
+    plain = Rows(NEGATIVES)
+    assert [query.negative for query in plain.queries()] == [None] * 4 and "without_negative" not in plain.report
+    with pytest.raises(InputError, match="data.negative_answer_column answers .*; name both"):
+        Rows([], has_negative_answers=True)
+
+
+def test_a_row_without_negative_does_not_make_a_later_one_a_duplicate():
+    source = Rows([Row("a"), Row("a", negative_query="b")], has_negatives=True)
+    assert [query.id for query in source.queries()] == ["1"]
+
+
+def test_a_node_tells_whether_its_source_gives_negatives():
+    log = {"_target_": "llm2vec_gen.data.query_log.QueryLog", "path": "a.jsonl", "negative_query_column": None}
+    named = {**log, "negative_query_column": "n"}
+    assert not gives_negatives(log) and gives_negatives(named)
+    assert not gives_negatives({"_target_": "llm2vec_gen.data.pocket.Pocket"})
+    assert gives_negatives({"_target_": "collections.Counter"}), "only the source itself can tell"
+    mixture = {"_target_": "llm2vec_gen.data.mixture.Mixture", "weights": None}
+    for sources, weights, expected in (
+        ({"a": named, "b": named}, None, True),
+        ({"a": named, "b": log}, None, False),
+        ({"a": named, "b": log}, {"a": 1, "b": 0}, True),
+        ({}, None, False),
+    ):
+        assert gives_negatives({**mixture, "sources": sources, "weights": weights}) is expected

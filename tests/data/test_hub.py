@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from llm2vec_gen.config import compose
 from llm2vec_gen.data.hub import HubDataset, split_name
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.types import Query
@@ -100,3 +101,20 @@ def test_conversation_formats_by_their_yaml(tmp_path, name, row):
     assert list(source.queries()) == [Query("0", "q", "a")]
     with pytest.raises(InputError, match=r"data.input_column"):
         HubDataset(str(file), query_column=next(iter(row)), input_column="context")
+
+
+def test_the_published_hard_negatives_are_read_by_their_columns(tmp_path):
+    rows = [
+        {"question": "hot?", "answer": "yes", "negative_question": "cold?", "negative_answer": "no"},
+        {"question": "wet?", "answer": "yes", "negative_question": None, "negative_answer": "no"},
+    ]
+    write(tmp_path / "Qwen3_8B.jsonl", *rows)
+    for name in ("tulu_hard_negatives", "echo_hard_negatives"):
+        given = ["backbone=qwen3_8b", "generator=replay", f"paths.outputs={tmp_path / 'out'}"]
+        plan = compose(f"data={name}", *given)
+        assert plan.settings["data"]["path"].endswith("-w-hard-negative")
+        source = compose(f"data={name}", f"data.path={tmp_path}", *given).build("data")
+        assert list(source.queries()) == [Query("0", "hot?", "yes", Query("0/negative", "cold?", "no"))]
+        assert source.report["without_negative"] == 1
+    with pytest.raises(InputError, match=r"no column 'negative' \(data.negative_query_column\)"):
+        HubDataset(str(tmp_path), split="Qwen3_8B", query_column="question", negative_query_column="negative")

@@ -138,3 +138,25 @@ def test_the_command_line_names_sources_filters_and_weights(tmp_path):
     before = plan.artifact("complete").digest
     log.write_text('{"query": "what is blue, please?"}\n', encoding="utf-8")
     assert compose(*overrides).artifact("complete").digest != before, "files of sources count by their content"
+
+
+class Contrasting(QuerySource):
+    def __init__(self, name, answered=True):
+        super().__init__(has_answers=True, has_negatives=True, has_negative_answers=answered)
+        self.name = name
+
+    def rows(self):
+        for number in range(2):
+            yield Row(f"{self.name} {number}", "yes", None, f"not {self.name} {number}", "no")
+
+
+def test_hard_negatives_pass_through_where_all_sources_have_them():
+    mixture = Mixture({"x": Contrasting("x"), "y": Contrasting("y")}, limit=2)
+    assert list(mixture.queries()) == [
+        Query("x/0", "x 0", "yes", Query("x/0/negative", "not x 0", "no")),
+        Query("y/0", "y 0", "yes", Query("y/0/negative", "not y 0", "no")),
+    ]
+    unanswered = Mixture({"x": Contrasting("x"), "y": Contrasting("y", answered=False)}, limit=1)
+    assert [query.negative for query in unanswered.queries()] == [Query("x/0/negative", "not x 0")]
+    without = Mixture({"x": Contrasting("x"), "y": Source("y", 2, answers=True)}, limit=1)
+    assert [query.negative for query in without.queries()] == [None]

@@ -221,3 +221,21 @@ def test_an_input_column_that_is_null_changes_no_digest(tmp_path):
     node = {"_target_": "llm2vec_gen.data.query_log.QueryLog", "path": str(file), "query_column": "query"}
     assert hashed_config(node) == hashed_config(node | {"input_column": None})
     assert hashed_config(node) != hashed_config(node | {"input_column": "input"})
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_hard_negatives_come_from_their_columns_conversations_too(tmp_path, suffix):
+    rows = [
+        {"query": "hot?", "reply": "yes", "n": "cold?", "na": "no"},
+        {"query": "dry?", "reply": "y", "n": "", "na": ""},
+    ]
+    log = QueryLog(
+        str(write(tmp_path, suffix, rows)), "query", "reply", negative_query_column="n", negative_answer_column="na"
+    )
+    assert list(log.queries()) == [Query("0", "hot?", "yes", Query("0/negative", "cold?", "no"))]
+    assert log.report["without_negative"] == 1
+    if suffix == ".jsonl":
+        chat = [{"role": "user", "content": "cold?"}, {"role": "assistant", "content": "no"}]
+        file = str(write(tmp_path, suffix, [{"query": "hot?", "m": chat}], name="chat"))
+        log = QueryLog(file, negative_query_column="m", negative_answer_column="m")
+        assert [query.negative for query in log.queries()] == [Query("0/negative", "cold?", "no")]

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from llm2vec_gen.atomic_files import replacing
-from llm2vec_gen.data.base import HashSet, QuerySource
+from llm2vec_gen.data.base import QuerySource
+from llm2vec_gen.data.hash_set import HashSet
 from llm2vec_gen.errors import InputError, check_integer, one_line
 from llm2vec_gen.local_files import Record, columns_of, read_rows, value_of
 from llm2vec_gen.paths import PathOrId, on_disk
