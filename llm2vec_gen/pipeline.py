@@ -22,7 +22,7 @@ from llm2vec_gen.checkpoints import native
 from llm2vec_gen.distributed import collectives
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.evaluations.base import check_tasks
-from llm2vec_gen.generators.base import check_blank
+from llm2vec_gen.generators.base import check_blank, paired_with_negatives, with_negatives
 from llm2vec_gen.loggers.base import job_logging, log_artifact
 from llm2vec_gen.progress import track
 from llm2vec_gen.types import MODEL, is_trained_model
@@ -77,7 +77,10 @@ def run(plan: Plan) -> Path:
 
 @logged
 def complete(plan: Plan) -> Path:
-    """Queries -> completions: generated once and read by all runs with the same data and generator."""
+    """Queries -> completions: generated once and read by all runs with the same data and generator.
+
+    Hard negatives, where the data has some, are answered in the same calls.
+    """
     artifact = plan.artifact("complete")
     executor = plan.build("executor")
     with artifact.lock(executor.job_shard) as unfinished:
@@ -85,13 +88,16 @@ def complete(plan: Plan) -> Path:
             log_start(artifact)
             source = plan.build("data")
             total = sum(1 for _ in plan.build("data").queries())  # a source counts its queries as it reads them
+            texts = 2 if source.has_negatives else 1  # to be completed for each row
             with executor.workers(plan.recipe("generator"), "complete") as generators:
                 missing = artifact.missing_rows(source.queries(), plan.settings["shard_size"], executor.job_shard)
-                with track("complete", total, "rows", artifact.rows) as progress:
-                    for start, completions in generators.each(missing):
-                        artifact.write_completions(start, completions)
-                        progress.advance_to(artifact.rows)
-                        check_blank(artifact.rows, artifact.total("blank"), generators.report)
+                queries = ((start, with_negatives(rows)) for start, rows in missing)
+                with track("complete", texts * total, "texts", texts * artifact.rows) as progress:
+                    for start, completions in generators.each(queries):
+                        rows = paired_with_negatives(completions) if source.has_negatives else completions
+                        artifact.write_completions(start, rows)
+                        progress.advance_to(texts * artifact.rows)
+                        check_blank(texts * artifact.rows, artifact.total("blank"), generators.report)
                 with artifact.finalize(source.report["kept"], executor.job_shard) as last:
                     if last:
                         sampling = generators.metadata.get("sampling")  # resolved, also where the config says `model`
@@ -106,6 +112,7 @@ def complete(plan: Plan) -> Path:
 def embed(plan: Plan) -> Path:
     """Completions -> targets: the teacher's vectors, not normalised. Later steps do not load the teacher."""
     completions = artifacts.Completions(plan.require("complete"))
+    fields = ("completion", "negative_completion") if completions.has_negatives else ("completion",)
     artifact = plan.artifact("embed")
     executor = plan.build("executor")
     with artifact.lock(executor.job_shard) as unfinished:
@@ -113,11 +120,11 @@ def embed(plan: Plan) -> Path:
             log_start(artifact)
             with executor.workers(plan.recipe("teacher"), "encode") as teachers:
                 missing = artifact.missing_rows(completions, plan.settings["shard_size"], executor.job_shard)
-                texts = ((start, [row.completion for row in rows]) for start, rows in missing)
-                with track("embed", len(completions), "rows", artifact.rows) as progress:
+                texts = ((start, [getattr(row, field) for field in fields for row in rows]) for start, rows in missing)
+                with track("embed", len(fields) * len(completions), "texts", len(fields) * artifact.rows) as progress:
                     for start, targets in teachers.each(texts):
-                        artifact.write_targets(start, targets)
-                        progress.advance_to(artifact.rows)
+                        artifact.write_targets(start, *targets.chunk(len(fields)))
+                        progress.advance_to(len(fields) * artifact.rows)
                 with artifact.finalize(len(completions), executor.job_shard) as last:
                     if last:
                         artifact.finish(plan.settings, embedding_dim=teachers.metadata["embedding_dim"])

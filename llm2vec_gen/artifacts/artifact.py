@@ -185,7 +185,8 @@ class Artifact:
         names = [field.name for field in fields(Completion) if any(row[field.name] is not None for row in rows)]
         table = pa.Table.from_pylist([{name: row[name] for name in names} for row in rows])
         cut = sum(completion.finish_reason == "length" for completion in completions)
-        blank = sum(not completion.completion for completion in completions)
+        texts = [text for row in completions for text in (row.completion, row.negative_completion)]
+        blank = sum(text == "" for text in texts)
         refusals = sum(map(Refusals().refuses, (completion.completion for completion in completions)))
         metadata = {"cut_at_limit": cut, "blank": blank, "refusals": refusals}
         self._write_rows(start, len(completions), "parquet", lambda path: pq.write_table(table, path), **metadata)

@@ -85,6 +85,11 @@ class Completions(Sequence[Completion]):
             return [self[row] for row in range(len(self))[index]]
         return Completion(**self._rows[int(index)])
 
+    @property
+    def has_negatives(self) -> bool:
+        """Whether the data has hard negatives: then every row has one."""
+        return self[0].negative_completion is not None
+
     def column(self, name: str) -> Iterator[Any]:
         """Yield one field of each completion, e.g. "query", in order."""
         return self._rows.column(name)

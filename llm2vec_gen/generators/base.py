@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 
 from llm2vec_gen.errors import InputError
@@ -39,6 +40,20 @@ class Generator(ABC):
                 self.report.get("queries_with_control_tokens", 0) + control_tokens
             )
         self.report["blank"] += sum(not completion.completion for completion in completions)
+
+
+def with_negatives(queries: Sequence[Query]) -> list[Query]:
+    """Return the queries, and behind them the hard negatives that they have, to be completed in the same call."""
+    return [*queries, *(query.negative for query in queries if query.negative is not None)]
+
+
+def paired_with_negatives(completions: Sequence[Completion]) -> list[Completion]:
+    """Return the first half of the completions, each with that of its hard negative from the second half."""
+    rows = len(completions) // 2
+    return [
+        replace(own, negative_query=negative.query, negative_completion=negative.completion)
+        for own, negative in zip(completions[:rows], completions[rows:], strict=True)
+    ]
 
 
 def check_blank(rows: int, blank: int, report: Mapping[str, int]) -> None:

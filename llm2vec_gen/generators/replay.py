@@ -23,6 +23,7 @@ class Replay(Generator):
         if query.answer is None:
             raise InputError(
                 f"the query {query.id!r} has no answer to replay; name the column with data.answer_column "
-                "(data.answers=true for the pocket), or choose a generator that writes answers"
+                "(data.answers=true for the pocket; data.negative_answer_column for hard negatives), or choose a "
+                "generator that writes answers"
             )
         return Completion(query.id, query.text, query.answer.strip(), "replay")

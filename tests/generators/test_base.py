@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from llm2vec_gen.generators.base import query_seed
-from llm2vec_gen.types import Query
+from llm2vec_gen.generators.base import paired_with_negatives, query_seed, with_negatives
+from llm2vec_gen.generators.replay import Replay
+from llm2vec_gen.types import Completion, Query
 
 
 def test_query_seeds_follow_the_id_and_the_generators_seed():
@@ -9,3 +10,14 @@ def test_query_seeds_follow_the_id_and_the_generators_seed():
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**31 for seed in seeds)
     assert query_seed(0, Query("id0", "other text")) == seeds[0]
+
+
+def test_hard_negatives_are_completed_in_the_same_call_and_paired_again() -> None:
+    rows = [Query("1", "a", "x", Query("1/negative", "b", "y")), Query("2", "c", "z", Query("2/negative", "d", "w"))]
+    asked = with_negatives(rows)
+    assert [query.id for query in asked] == ["1", "2", "1/negative", "2/negative"]
+    assert paired_with_negatives(Replay().complete(asked)) == [
+        Completion("1", "a", "x", "replay", negative_query="b", negative_completion="y"),
+        Completion("2", "c", "z", "replay", negative_query="d", negative_completion="w"),
+    ]
+    assert with_negatives([Query("3", "e")]) == [Query("3", "e")]
