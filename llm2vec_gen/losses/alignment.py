@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, smooth_l1_loss
 
 from llm2vec_gen.errors import InputError, check_integer
-from llm2vec_gen.losses.base import Loss
+from llm2vec_gen.losses.base import DOCUMENTS, NEGATIVES, Loss, choice, documents_of, negatives_of
 from llm2vec_gen.types import Batch, EncoderOutput, TargetMoments
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 REDUCTIONS = ("mean", "sum", "variance")
 DISTANCES = ("squared_error", "smooth_l1", "cosine")
+SIDES = ("queries", NEGATIVES, DOCUMENTS)
 
 
 class AlignmentLoss(Loss):
@@ -43,12 +44,17 @@ class AlignmentLoss(Loss):
     With `matryoshka` (arXiv 2205.13147) the loss is the mean of the distances of the first m dimensions of e and t, for
     each prefix m of it and for all E; "variance" divides by the variance of the prefix.
 
+    `of` is which embeddings: those of "queries"; of their hard "negatives", with the targets of the negatives'
+    completions; or of "documents", the completions behind an instruction of their own, with their own targets (the
+    mean is then over completions and the negatives' completions, where there are any).
+
     Args:
         weight: factor of this loss in the training's sum, 0 or more.
         reduction: how the values of the dimensions are reduced, see the table; "cosine" has none.
         distance: see the table.
         matryoshka: prefixes, whole numbers from 1 to E - 1 in rising order; None is none.
         schedule: how the weight changes, see schedule.py; None keeps it.
+        of: "queries", "negatives" or "documents".
 
     Raises:
         InputError: for another reduction, distance or prefix; in `prepare`, with "variance", if all targets are the
@@ -69,7 +75,7 @@ class AlignmentLoss(Loss):
         tensor(1.7500)
     """
 
-    digest_defaults = {**Loss.digest_defaults, "distance": "squared_error", "matryoshka": None}
+    digest_defaults = {**Loss.digest_defaults, "distance": "squared_error", "matryoshka": None, "of": "queries"}
 
     def __init__(
         self,
@@ -78,8 +84,11 @@ class AlignmentLoss(Loss):
         distance: str = "squared_error",
         matryoshka: Sequence[int] | None = None,
         schedule: Mapping[str, Any] | None = None,
+        of: str = "queries",
     ):
         super().__init__(weight, schedule)
+        self.of = choice("loss.alignment.of", of, SIDES)
+        self.needs = frozenset({of} - {"queries"})
         if reduction not in REDUCTIONS:
             raise InputError(f"loss.alignment.reduction is {reduction!r}; expected {' or '.join(REDUCTIONS)}")
         if distance not in DISTANCES:
@@ -99,8 +108,13 @@ class AlignmentLoss(Loss):
         self._variances = moments.variances
 
     def forward(self, model: LLM2VecGen, output: EncoderOutput, batch: Batch) -> Tensor:
-        """Return the loss, a scalar; gradients flow through `output.embedding`. The model is not used."""
-        embedding, targets = output.embedding, batch.targets.to(output.embedding)
+        """Return the loss, a scalar; gradients flow through the embeddings. The model is not used."""
+        if self.of == NEGATIVES:
+            output, batch = negatives_of(output, batch)
+        embedding, targets = output.embedding, batch.targets
+        if self.of == DOCUMENTS:
+            embedding, targets = documents_of(output, batch)
+        targets = targets.to(embedding)
         if targets.shape != embedding.shape:
             raise InputError(
                 f"targets have shape {tuple(targets.shape)}, the embeddings {tuple(embedding.shape)}; "

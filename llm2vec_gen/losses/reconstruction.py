@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from llm2vec_gen.losses.base import Loss
+from llm2vec_gen.losses.base import NEGATIVES, Loss, choice, negatives_of
 from llm2vec_gen.types import Batch, EncoderOutput
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class ReconstructionLoss(Loss):
     Args:
         weight: factor of this loss in the training's sum, 0 or more.
         schedule: how the weight changes, see schedule.py; None keeps it.
+        of: the soft prompts and completions of "queries", or of their hard "negatives".
 
     Example (`model` is any LLM2VecGen):
         >>> import torch
@@ -42,11 +44,21 @@ class ReconstructionLoss(Loss):
 
     needs_soft_prompts = True
 
+    digest_defaults = {**Loss.digest_defaults, "of": "queries"}
+
+    def __init__(self, weight: float = 1.0, schedule: Mapping[str, Any] | None = None, of: str = "queries"):
+        super().__init__(weight, schedule)
+        self.of = choice("loss.reconstruction.of", of, ("queries", NEGATIVES))
+        self.needs = frozenset({of} - {"queries"})
+
     def forward(self, model: LLM2VecGen, output: EncoderOutput, batch: Batch) -> Tensor:
-        """Return the loss, a scalar; gradients flow through `output.soft_prompts`."""
+        """Return the loss, a scalar; gradients flow through the soft prompts."""
+        if self.of == NEGATIVES:
+            output, batch = negatives_of(output, batch)
         total, tokens = model.backbone.reconstruction_loss(output.soft_prompts, batch.completions)
         return total / max(tokens, 1)
 
     def terms(self, batch: Batch) -> int:
         """Return the number of terms of the mean, N: ranks with more tokens weigh more."""
-        return sum(len(completion) for completion in batch.completions)
+        side = batch.negatives if self.of == NEGATIVES and batch.negatives is not None else batch
+        return sum(len(completion) for completion in side.completions)

@@ -143,3 +143,40 @@ def test_a_prefix_that_never_varies_is_named() -> None:
 def test_an_unknown_distance_is_refused() -> None:
     with pytest.raises(InputError, match="squared_error or smooth_l1 or cosine"):
         AlignmentLoss(distance="euclid")
+
+
+# ---- of negatives and documents
+
+
+def supervised() -> tuple[EncoderOutput, Batch]:
+    def output(*rows: list[float]) -> EncoderOutput:
+        embedding, documents = torch.tensor(rows[:2]), torch.tensor(rows[2:])
+        return EncoderOutput(torch.zeros(2, 1, 1), embedding, documents=documents)
+
+    both = output([1.0, 1.0], [1.0, 1.0], [2.0, 0.0], [0.0, 4.0])
+    both.negatives = output([3.0, 0.0], [0.0, 5.0], [0.0, 0.0], [6.0, 0.0])
+    batch = Batch([], [], [], torch.zeros(2, 2), Batch([], [], [], torch.ones(2, 2)))
+    return both, batch
+
+
+def test_negatives_and_documents_are_compared_with_their_own_targets() -> None:
+    output, batch = supervised()
+    # negatives against ones: 4 + 1 + 1 + 16; documents against zeros: 4 + 16, negatives' against ones: 1 + 1 + 25 + 1
+    assert AlignmentLoss(of="queries")(None, output, batch).item() == 1.0
+    assert AlignmentLoss(of="negatives")(None, output, batch).item() == pytest.approx(22 / 4)
+    assert AlignmentLoss(of="documents")(None, output, batch).item() == pytest.approx((20 + 28) / 8)
+    output.negatives = batch.negatives = None
+    assert AlignmentLoss(of="documents")(None, output, batch).item() == pytest.approx(20 / 4)
+
+
+def test_what_a_batch_lacks_is_named() -> None:
+    output, batch = supervised()
+    output.documents = output.negatives = None
+    with pytest.raises(InputError, match="needs hard negatives"):
+        AlignmentLoss(of="negatives")(None, output, batch)
+    with pytest.raises(InputError, match="needs documents"):
+        AlignmentLoss(of="documents")(None, output, batch)
+    with pytest.raises(InputError, match=r"loss\.alignment\.of='answers'"):
+        AlignmentLoss(of="answers")
+    needs = {of: set(AlignmentLoss(of=of).needs) for of in ("queries", "negatives", "documents")}
+    assert needs == {"queries": set(), "negatives": {"negatives"}, "documents": {"documents"}}

@@ -80,6 +80,100 @@ def test_a_batch_of_one_is_refused() -> None:
     compose("loss=[alignment,reconstruction,contrastive]", "loss.contrastive.weight=0", "training.batch_size=1")
 
 
+# ---- hard negatives, documents, dot products, hardness
+
+
+def supervised(count: int = 4) -> list[Tensor]:
+    """Embeddings, documents, negatives' documents, targets, negatives' targets (B, E)."""
+    found = torch.randn(5, count, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    found[3, 2] = found[3, 0]  # the same completion twice
+    found[4, 1] = found[3, 1]  # a negative that is the own completion
+    return list(found)
+
+
+def supervised_loss(leaves: list[Tensor], **arguments: object) -> Tensor:
+    embedding, documents, negative_documents, targets, negative_targets = leaves
+    nothing = torch.zeros(len(embedding), 1, 1)
+    negatives = EncoderOutput(nothing, torch.zeros_like(embedding), documents=negative_documents)
+    output = EncoderOutput(nothing, embedding, negatives=negatives, documents=documents)
+    batch = Batch([], [], [], targets.detach(), Batch([], [], [], negative_targets.detach()))
+    return ContrastiveLoss(hard_negatives=True, **arguments)(None, output, batch)  # type: ignore[arg-type]
+
+
+def supervised_loop(leaves: list[Tensor], candidates: str, similarity: str, scale: float, alpha: float) -> float:
+    embedding, documents, negative_documents, targets, negative_targets = leaves
+    sides = (documents, negative_documents) if candidates == "documents" else (targets, negative_targets)
+    total, count = 0.0, len(embedding)
+    for i in range(count):
+        numerator, denominator = 0.0, 0.0
+        for j in range(2 * count):
+            candidate, target = torch.cat(sides)[j], torch.cat([targets, negative_targets])[j]
+            if j != i and torch.equal(target, targets[i]):
+                continue
+            s = float(embedding[i] @ candidate)
+            if similarity == "cosine":
+                s /= float(embedding[i].norm() * candidate.norm())
+            value = math.exp(scale * s) * (math.exp(alpha * s) if j == count + i else 1.0)
+            numerator, denominator = (value if j == i else numerator), denominator + value
+        total -= math.log(numerator / denominator)
+    return total / count
+
+
+@pytest.mark.parametrize("candidates", ["targets", "documents"])
+@pytest.mark.parametrize(("similarity", "scale", "alpha"), [("cosine", 20, 0.0), ("dot", 0.5, 0.0), ("cosine", 5, 2.0)])
+def test_hard_negatives_are_candidates_as_in_a_plain_loop(candidates, similarity, scale, alpha) -> None:
+    leaves = supervised()
+    arguments = {"candidates": candidates, "similarity": similarity, "temperature": 1 / scale, "hardness": alpha}
+    expected = supervised_loop(leaves, candidates, similarity, scale, alpha)
+    assert supervised_loss(leaves, **arguments).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_one_query_and_its_negative_by_hand() -> None:
+    # cosines 1 and 0.6 of e = (1, 0); s = 2, alpha = 3: log(1 + exp(2 * 0.6 + 3 * 0.6) / exp(2)) = log(1 + e)
+    embedding, own, negative = torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0]]), torch.tensor([[0.6, 0.8]])
+    found = supervised_loss([embedding, own, negative, own, negative], candidates="documents", temperature=0.5,
+                            hardness=3.0)  # fmt: skip
+    assert found.item() == pytest.approx(math.log(1 + math.e), rel=1e-6)
+
+
+def test_the_weight_of_hardness_carries_no_gradient() -> None:
+    leaves = [leaf.requires_grad_() for leaf in supervised()]
+    arguments = {"candidates": "documents", "temperature": 1.0, "similarity": "dot"}
+    hard = torch.autograd.grad(supervised_loss(leaves, hardness=1.5, **arguments), leaves[1])[0]
+    embedding, documents, negative_documents = leaves[:3]
+    logits = embedding.detach() @ torch.cat([documents, negative_documents]).T
+    count, bonus = len(embedding), torch.zeros_like(logits)
+    bonus[range(count), range(count, 2 * count)] = 1.5 * (embedding * negative_documents).sum(dim=1).detach()
+    masked = torch.zeros_like(logits, dtype=torch.bool)
+    masked[0, 2] = masked[2, 0] = masked[1, count + 1] = True
+    wanted = torch.nn.functional.cross_entropy((logits + bonus).masked_fill(masked, -math.inf), torch.arange(count))
+    assert torch.allclose(hard, torch.autograd.grad(wanted, leaves[1])[0], atol=1e-14)
+
+
+def against_documents(leaves: list[Tensor]) -> Tensor:
+    return supervised_loss(leaves, candidates="documents", temperature=0.2, hardness=1.5, symmetric=True)
+
+
+def test_two_ranks_share_documents_and_negatives(tmp_path: Path) -> None:
+    leaves = supervised()
+    alone, together = in_one(against_documents, leaves), on_two_ranks(against_documents, leaves, tmp_path)
+    assert together[0].item() == pytest.approx(alone[0].item(), rel=1e-12)
+    for one, two in zip(alone[1][:3], together[1][:3], strict=True):
+        assert one.abs().max() > 1e-3 and torch.allclose(one, two, rtol=1e-12, atol=1e-15)
+
+
+def test_settings_of_negatives_are_checked() -> None:
+    with pytest.raises(InputError, match="hard_negatives=true"):
+        ContrastiveLoss(hardness=1.0)
+    for wrong in ({"similarity": "euclid"}, {"candidates": "answers"}, {"hardness": -1}, {"hard_negatives": "yes"}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            ContrastiveLoss(**wrong)  # type: ignore[arg-type]
+    assert ContrastiveLoss(candidates="documents", hard_negatives=True).needs == {"documents", "negatives"}
+    with pytest.raises(InputError, match="needs hard negatives"):
+        output = EncoderOutput(torch.zeros(2, 1, 1), torch.eye(2))
+        ContrastiveLoss(hard_negatives=True)(None, output, Batch([], [], [], torch.eye(2)))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("temperature", [0, -1, "warm", True, math.nan])
 def test_a_temperature_is_over_0(temperature: object) -> None:
     with pytest.raises(InputError, match="temperature"):

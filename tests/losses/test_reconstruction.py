@@ -35,3 +35,16 @@ def test_every_token_of_the_batch_weighs_the_same() -> None:
 
 def test_terms_counts_the_tokens_of_the_mean() -> None:
     assert ReconstructionLoss().terms(Batch([], [], rows(1, 7, 3), torch.zeros(3, 1))) == 11
+
+
+def test_negatives_have_a_mean_of_their_own() -> None:
+    language, negatives = backbone("qwen3"), rows(2, 5)
+    soft_prompts = torch.randn(2, 4, language.hidden_size, dtype=torch.float64)
+    output = EncoderOutput(torch.zeros(2, 4, 1), torch.zeros(2, 1))
+    output.negatives = EncoderOutput(soft_prompts, torch.zeros(2, 1))
+    batch = Batch([], [], rows(1, 1), torch.zeros(2, 1), Batch([], [], negatives, torch.zeros(2, 1)))
+    loss = ReconstructionLoss(of="negatives")
+    tokens = [value for row in range(2) for value in by_hand(language, soft_prompts[row], negatives[row])]
+    found = loss(SimpleNamespace(backbone=language), output, batch)
+    assert found.item() == pytest.approx(sum(tokens) / 7, rel=1e-9) and loss.terms(batch) == 7
+    assert loss.needs == {"negatives"} and ReconstructionLoss().needs == set()
