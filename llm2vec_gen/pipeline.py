@@ -136,6 +136,7 @@ def embed(plan: Plan) -> Path:
 def train(plan: Plan) -> Path:
     """Completions and targets -> checkpoint: suffix tokens and two projections over a frozen backbone."""
     from llm2vec_gen.training.fit import finish, fit
+    from llm2vec_gen.training.negatives import negatives_of_rows
 
     completions = artifacts.Completions(plan.require("complete"))
     targets = artifacts.Targets(plan.require("embed"), completions)
@@ -155,7 +156,8 @@ def train(plan: Plan) -> Path:
             model = plan.build("model", backbone=backbone, embedding_dim=targets.dim)
             counts = fit(model, losses, completions, targets, training, trainer, artifact.folder,
                          plan.settings["seed"], plan.loggers, plan.callbacks(), plan.build("optimizer"),
-                         plan.build("scheduler"), plan.settings["data.validation"])  # fmt: skip
+                         plan.build("scheduler"), plan.settings["data.validation"],
+                         negatives_of_rows(completions, targets))  # fmt: skip
             model.card = plan.card(training) | {"run": artifact.folder.name}
             model.instructions = texts
             with collectives.folder_of(artifact) as folder:

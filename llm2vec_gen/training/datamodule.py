@@ -11,14 +11,21 @@ import numpy as np
 import torch
 
 from llm2vec_gen.distributed import collectives
-from llm2vec_gen.errors import InputError
+from llm2vec_gen.errors import InputError, check_texts
+from llm2vec_gen.losses.base import DOCUMENTS, NEGATIVES
 from llm2vec_gen.refusals import Refusals
 from llm2vec_gen.training.loader import BatchLoader, Counts, Shuffle
+from llm2vec_gen.training.negatives import Negatives, rows_with_negatives
 from llm2vec_gen.training.refusal_share import rows_at_share
 from llm2vec_gen.training.settings import TrainingSettings
 from llm2vec_gen.training.target_transform import TargetTransform
 from llm2vec_gen.training.validation import ValidationBatches, hashes_of, held_out_rows
 from llm2vec_gen.types import Batch, Completion
+
+NO_NEGATIVES = (
+    "a loss needs hard negatives, which this data has not; name its columns with data.negative_query_column and "
+    "data.negative_answer_column, mine them with data.negatives=mined, or leave the loss out"
+)
 
 
 class Rows(Protocol):
@@ -82,6 +89,9 @@ class CompletionDataModule(ResumableDataModule):
     are stripped and share their `max_length` with the suffix; completions end with the family's end token, and what
     the language model has no positions for behind the soft prompts is cut like all beyond `max_completion_tokens`.
     validation: the queries that are held out of training for `val_dataloader`, see `held_out_rows`; 0 is none.
+    needs: what the losses need beside these, NEGATIVES or DOCUMENTS. With negatives, rows that have none are left out,
+    see `rows_with_negatives`. Documents are the completions behind `settings.document_instruction`, tokenised and cut
+    as queries are.
     """
 
     def __init__(
@@ -92,6 +102,8 @@ class CompletionDataModule(ResumableDataModule):
         settings: TrainingSettings,
         seed: int,
         validation: int | float | str = 0,
+        needs: frozenset[str] = frozenset(),
+        negatives: Negatives | None = None,
     ):
         if len(completions) != len(targets):
             raise InputError(
@@ -100,16 +112,35 @@ class CompletionDataModule(ResumableDataModule):
             )
         self.validation_rows = held_out_rows(_texts(completions, "query"), validation, settings.batch_size)
         trained = np.setdiff1d(np.arange(len(completions)), self.validation_rows)
-        self._selected: dict[str, int] = {}
+        self.needs, self._selected = needs, dict[str, int]()
+        self.negatives = negatives if NEGATIVES in needs else None
+        if NEGATIVES in needs:
+            trained = self._with_negatives(completions, trained, settings)
         if settings.refusal_share is not None:
             trained = self._at_refusal_share(completions, trained, settings)
         super().__init__(len(trained), settings, seed)
         self.transform: TargetTransform | None = None  # of the targets, before they are trained on
-        self._model, self._validated = model, (completions, targets)
+        self._model, self._all, self._trained = model, (completions, targets), trained
         self.completions, self.targets = completions, targets  # those that are trained on
         if len(trained) < len(completions):
             self.completions, self.targets = _Part(completions, trained), _Part(targets, trained)
         Shuffle(self._rows, settings.batch_size, seed)  # complains before anything is loaded
+
+    def _with_negatives(self, completions: Rows, rows: np.ndarray, settings: TrainingSettings) -> np.ndarray:
+        """Return those of the rows that have a hard negative to train on, and count the others."""
+        if self.negatives is None:
+            raise InputError(NO_NEGATIVES)
+        if len(self.negatives) != len(completions):
+            raise InputError(f"{len(self.negatives)} hard negatives for {len(completions)} completions: of another set")
+        hashes = hashes_of(_texts(completions, "query"))
+        kept, self.validation_rows, counts = rows_with_negatives(self.negatives, rows, self.validation_rows, hashes)
+        self._selected |= counts
+        if len(kept) < settings.batch_size:
+            raise InputError(
+                f"{len(kept)} of {len(rows)} rows have a hard negative that may be trained on, less than one batch of "
+                f"training.batch_size={settings.batch_size}; lower it, or take more data"
+            )
+        return kept
 
     def _at_refusal_share(self, completions: Rows, rows: np.ndarray, settings: TrainingSettings) -> np.ndarray:
         """Return those of the rows that are trained on, see `rows_at_share`, and count what it chose."""
@@ -118,20 +149,18 @@ class CompletionDataModule(ResumableDataModule):
         refuses = np.fromiter(map(refusals.refuses, texts), dtype=bool)
         hashes = hashes_of(_texts(completions, "query"))
         kept = rows[rows_at_share(refuses[rows], hashes[rows], settings.refusal_share or 0.0)]
-        self._selected = {"refusals": int(refuses[kept].sum()), "rows_left_out": len(rows) - len(kept)}
+        self._selected |= {"refusals": int(refuses[kept].sum()), "rows_left_out": len(rows) - len(kept)}
         return kept
 
     def counts(self) -> dict[str, int]:
-        """What was trained on so far over all ranks; with training.refusal_share also the rows that it chose."""
+        """What was trained on so far over all ranks; also the rows that training.refusal_share and negatives chose."""
         return super().counts() | self._selected
 
     def val_dataloader(self) -> ValidationBatches | list[Any]:
         """Return the batches of the held-out queries; an empty list without any, which Lightning skips."""
         if not len(self.validation_rows):
             return []
-        return ValidationBatches(
-            self.validation_rows, self.settings.batch_size, lambda rows: self._batch(rows, *self._validated)[0]
-        )
+        return ValidationBatches(self.validation_rows, self.settings.batch_size, lambda rows: self._batch(rows)[0])
 
     def examples(self, count: int) -> list[Completion]:
         """At most `count` rows that are trained on, spread evenly over all: the same ones at each call."""
@@ -139,20 +168,32 @@ class CompletionDataModule(ResumableDataModule):
         return [self.completions[rows * place // min(count, rows)] for place in range(min(count, rows))]
 
     def batch(self, step: int, rows: np.ndarray) -> tuple[Batch, Counts]:
-        """Counts: samples, tokens, how many queries and completions were cut, and how many spell a control token."""
-        return self._batch(rows, self.completions, self.targets)
+        """Counts: samples, tokens, how many queries and completions were cut, and how many spell a control token.
 
-    def _batch(self, rows: np.ndarray, source: Rows, vectors: Rows) -> tuple[Batch, Counts]:
-        completions: list[Completion] = [source[int(row)] for row in rows]
+        Those of hard negatives are named negative_*.
+        """
+        return self._batch(self._trained[rows])
+
+    def _batch(self, rows: np.ndarray) -> tuple[Batch, Counts]:
+        completions, targets = self._all
+        batch, counts = self._side([completions[int(row)] for row in rows], [targets[int(row)] for row in rows])
+        if self.negatives is None:
+            return batch, counts
+        found, vectors = zip(*(self.negatives[int(row)] for row in rows), strict=True)
+        batch.negatives, more = self._side(found, vectors)
+        return batch, {**counts, **{f"negative_{name}": count for name, count in more.items() if name != "samples"}}
+
+    def _side(self, completions: Sequence[Completion], vectors: Sequence[Any]) -> tuple[Batch, dict[str, int]]:
+        """Return completions and their targets as a batch, with its counts."""
         asked, answered = [row.query for row in completions], [row.completion for row in completions]
         queries, queries_cut = self._model.tokenize_and_count(asked, strip=True)
         answers, answers_cut = self._answers(answered)
         tokenization = self._model.backbone.tokenization
-        targets = torch.from_numpy(np.stack([np.asarray(vectors[int(row)], dtype=np.float32) for row in rows]))
+        targets = torch.from_numpy(np.stack([np.asarray(vector, dtype=np.float32) for vector in vectors]))
         targets = targets if self.transform is None else self.transform(targets)
         batch = Batch([completion.id for completion in completions], queries, answers, targets)
         counts = {
-            "samples": len(rows),
+            "samples": len(completions),
             "query_tokens": sum(map(len, queries)),
             "completion_tokens": sum(map(len, answers)),
             "queries_cut": queries_cut,
@@ -160,6 +201,10 @@ class CompletionDataModule(ResumableDataModule):
             "queries_with_control_tokens": tokenization.count(asked),
             "completions_with_control_tokens": tokenization.count(answered),
         }
+        if DOCUMENTS in self.needs:
+            texts = check_texts([text.strip() for text in answered], self.settings.document_instruction)
+            batch.documents, counts["documents_cut"] = self._model.tokenize_and_count(texts)
+            counts["document_tokens"] = sum(map(len, batch.documents))
         return batch, counts
 
     def _answers(self, texts: Sequence[str]) -> tuple[list[torch.Tensor], int]:

@@ -31,8 +31,9 @@ from llm2vec_gen.training.callbacks import (
 from llm2vec_gen.training.datamodule import CompletionDataModule, Rows
 from llm2vec_gen.training.metrics_file import MetricsFile
 from llm2vec_gen.training.module import LLM2VecGenModule
+from llm2vec_gen.training.negatives import Negatives
 from llm2vec_gen.training.optimizers import MakeOptimizer
-from llm2vec_gen.training.settings import TrainingSettings, check_losses, schedule_of, weight_of
+from llm2vec_gen.training.settings import TrainingSettings, check_losses, needs_of, schedule_of, weight_of
 from llm2vec_gen.training.target_transform import TargetTransform, target_moments
 from llm2vec_gen.training.trainer import build_trainer, check_device, join_processes, silence_lightning
 from llm2vec_gen.training.trainer_settings import TrainerSettings
@@ -57,10 +58,12 @@ def fit(
     optimizer: MakeOptimizer | None = None,
     scheduler: Callable[..., Any] | None = None,
     validation: int | float | str = 0,
+    negatives: Negatives | None = None,
 ) -> dict[str, float | int]:
     """Train `model` in place up to `max_steps`, continuing from `folder/resume/last.ckpt` where that exists.
 
     validation: the queries that are held out for validation, see `validation.held_out_rows`.
+    negatives: the hard negatives of the rows, for the losses that need them.
 
     Writes `folder/metrics.csv` whatever the loggers. Returns counts and the last row of metrics. The caller saves the
     model, and may remove `folder/resume` after that.
@@ -70,12 +73,14 @@ def fit(
     """
     check_losses(losses)
     settings = trainer_settings.limited(settings)
-    data = CompletionDataModule(model, completions, targets, settings, seed, validation)
+    data = CompletionDataModule(model, completions, targets, settings, seed, validation, needs_of(losses), negatives)
     module = LLM2VecGenModule(model, losses, settings, optimizer, scheduler)
     _prepare(module, data, settings)
     identity = _identity(model, losses, completions, settings, seed)
     if held_out := len(data.validation_rows):  # their number decides which they are
         identity["validation queries"] = held_out
+    if data.negatives is not None:
+        identity["rows with hard negatives"] = len(data.completions)
     identity |= {name: _described(make) for name, make in (("optimizer", optimizer), ("scheduler", scheduler)) if make}
     watching = [MetricLog(settings.log_every_n_steps), *callbacks]
     reached = run(module, data, identity, settings, trainer_settings, Path(folder), loggers, watching)

@@ -67,8 +67,7 @@ class LLM2VecGenModule(ResumableModule):
         weights = {name: weight_at(loss, self.global_step) for name, loss in self.losses.items()}
         total = torch.stack([weights[name] * value for name, value in values.items()]).sum()
         detached = {name: value.detach() for name, value in values.items()}
-        tokens = sum(map(len, batch.queries)) + sum(map(len, batch.completions))
-        self.record({"loss": total.detach(), **detached, **observe(output, batch.targets)}, tokens)
+        self.record({"loss": total.detach(), **detached, **observe(output, batch.targets)}, tokens_of(batch))
         return total
 
     def _losses(self, batch: Batch) -> tuple[EncoderOutput, dict[str, Tensor]]:
@@ -157,10 +156,39 @@ class LLM2VecGenModule(ResumableModule):
 def encode_batch(model: Any, batch: Batch, chunk_size: int | None) -> EncoderOutput:
     """Return `model(batch)`: soft prompts (B, K, D) and embeddings (B, E), with gradients.
 
+    Hard negatives and documents go through the same call, where the batch has them.
+
     With a chunk size (GradCache, arXiv 2101.06983), each chunk of so many queries runs without keeping its activations.
     A loss then sees the complete batch, and in the backward pass each chunk runs once more, alone, with the gradients
     of its own rows. So losses over pairs of a batch are exact, and memory is that of one chunk.
     """
+    sides = [batch] if batch.negatives is None else [batch, batch.negatives]
+    parts = [rows for side in sides for rows in (side.queries, side.documents) if rows is not None]
+    if len(parts) == 1:
+        return _encode(model, batch, chunk_size)
+    queries = [row for rows in parts for row in rows]
+    ids = [f"{part}/{row}" for part, rows in enumerate(parts) for row in range(len(rows))]
+    output = _encode(model, Batch(ids, queries, [], batch.targets[:0]), chunk_size)
+    *earlier, last = (_separated(hop, sides) for hop in (*output.earlier, output))
+    last.earlier = tuple(earlier)
+    return last
+
+
+def _separated(joined: EncoderOutput, sides: list[Batch]) -> EncoderOutput:
+    """Return the output of a batch (and its negatives) from that of its queries and documents, one after another."""
+    sizes = [len(rows) for side in sides for rows in (side.queries, side.documents) if rows is not None]
+    parts = iter(zip(joined.soft_prompts.split(sizes), joined.embedding.split(sizes), strict=True))
+    found = []
+    for side in sides:
+        output = EncoderOutput(*next(parts))
+        output.documents = None if side.documents is None else next(parts)[1]
+        found.append(output)
+    found[0].negatives = found[1] if len(found) > 1 else None
+    return found[0]
+
+
+def _encode(model: Any, batch: Batch, chunk_size: int | None) -> EncoderOutput:
+    """Return the model's output of a batch's queries, in chunks where `chunk_size` is smaller than the batch."""
     size = len(batch.ids)
     if chunk_size is None or chunk_size >= size or not torch.is_grad_enabled():
         return model(batch)
@@ -190,3 +218,9 @@ def observe(output: EncoderOutput, targets: Tensor) -> dict[str, Tensor]:
         "embedding_norm": embeddings.norm(dim=-1).mean(),
         "target_norm": targets.norm(dim=-1).mean(),
     }
+
+
+def tokens_of(batch: Batch) -> int:
+    """Return the tokens that a batch's passes read: of queries, completions and documents, its negatives' too."""
+    own = sum(len(row) for rows in (batch.queries, batch.completions, batch.documents or ()) for row in rows)
+    return own if batch.negatives is None else own + tokens_of(batch.negatives)

@@ -30,6 +30,7 @@ COUNTS = {  # whole numbers and the least each may be
 
 
 NULLABLE = ("max_tokens_per_micro_batch", "query_chunk_size")
+DOCUMENT_INSTRUCTION = "Repeat this text word for word:"
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class TrainingSettings:
     whiten_targets: float | None = None  # shrinkage of whitening.zca
     refusal_share: float | None = None  # of the rows that are trained on; None: as it is
     refusal_patterns: Sequence[str] | None = None  # None: those of llm2vec_gen/refusals.py
+    document_instruction: str | None = DOCUMENT_INSTRUCTION  # before completions that are embedded as documents
     max_tokens_per_micro_batch: int | None = None  # None: as the backbone has it
     query_chunk_size: int | None = None  # queries whose activations are kept at a time; None: all
     gradient_checkpointing: bool = False
@@ -63,6 +65,7 @@ class TrainingSettings:
         "whiten_targets": None,
         "refusal_share": None,
         "refusal_patterns": None,
+        "document_instruction": DOCUMENT_INSTRUCTION,
     }
 
     def __post_init__(self) -> None:
@@ -78,6 +81,8 @@ class TrainingSettings:
         check_flag("training.centre_targets", self.centre_targets)
         check_shrinkage("training.whiten_targets", self.whiten_targets)
         check_refusals(self.refusal_share, self.refusal_patterns)
+        if self.document_instruction is not None and not isinstance(self.document_instruction, str):
+            raise InputError(f"training.document_instruction={self.document_instruction}: expected a text, or null")
         if self.schedule_steps < self.max_steps:
             raise InputError(
                 f"training.schedule_steps={self.schedule_steps} ends before training.max_steps={self.max_steps}: the "
@@ -210,6 +215,12 @@ def check_soft_prompts(losses: Mapping[str, Any], readout: Any) -> None:
                 f"loss.{name} needs soft prompts, and readout={readout.name} has none; leave it out ('~loss.{name}'), "
                 "or choose another readout"
             )
+
+
+def needs_of(losses: Mapping[str, Any]) -> frozenset[str]:
+    """Return what the batches of the built losses that are used must have: NEGATIVES, DOCUMENTS of losses/base.py."""
+    used = [loss for loss in losses.values() if weight_of(loss) > 0]
+    return frozenset[str]().union(*(getattr(loss, "needs", ()) for loss in used))
 
 
 def weight_of(loss: Any) -> float:

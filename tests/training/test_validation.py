@@ -145,7 +145,7 @@ def plain_validation(model: StubModel, data: CompletionDataModule) -> dict[str, 
     """The same with one row at a time, and lists."""
     rows = []
     for row in data.validation_rows:
-        batch = data._batch(np.array([row]), StubRows(30), StubTargets(30))[0]
+        batch = data._batch(np.array([row]))[0]
         with torch.no_grad():
             output = model(batch)
             values = {name: float(loss(model, output, batch)) for name, loss in stub_losses().items()}
