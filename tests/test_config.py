@@ -133,6 +133,9 @@ def test_prefixes_of_the_loss_are_encoders_of_their_own() -> None:
 
 
 def test_arguments_that_came_later_change_no_digest_at_their_defaults() -> None:
+    plain, lora = compose(), compose("model.lora={rank: 8, alpha: 16}")
+    model = {key: value for key, value in plain.settings["model"].items() if key not in ("lora", "full_gradient")}
+    assert hashed_config(model) == hashed_config(plain.settings["model"]) != hashed_config(lora.settings["model"])
     node = {"_target_": "llm2vec_gen.losses.alignment.AlignmentLoss", "weight": 1.0, "reduction": "mean"}
     later = {"distance": "squared_error", "matryoshka": None, "schedule": None}
     assert hashed_config({**node, **later}) == hashed_config(node)
@@ -163,6 +166,9 @@ def test_a_baseline_is_scored_once_for_all_students(tmp_path: Path) -> None:
         (["~loss.alignment", "~loss.reconstruction"], "no loss is left"),
         (["model.num_compression_tokens=600"], "leave no tokens"),
         (["model.num_compression_tokens=0"], "model.num_compression_tokens"),
+        (["model.lora=true"], "model.lora=True: expected a mapping"),
+        (["model.lora={rank: 0, alpha: 16}"], "model.lora.rank=0"),
+        (["model.lora={rank: 8, alpha: 16, dropout: 1.5}"], "model.lora.dropout=1.5"),
         (["model.num_thought_tokens=-1"], "model.num_thought_tokens"),
         (["model.max_length=1.5"], "model.max_length"),
         (["data=query_log"], "data.path must be chosen"),

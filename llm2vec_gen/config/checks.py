@@ -15,6 +15,7 @@ from llm2vec_gen.config.messages import CONF
 from llm2vec_gen.errors import InputError, check_flag, check_integer
 from llm2vec_gen.interpreters.embedding_map import check_method
 from llm2vec_gen.models.arguments import check_hops
+from llm2vec_gen.models.lora import check_settings
 from llm2vec_gen.models.readouts.mean_linear import MeanLinear
 from llm2vec_gen.paths import on_disk
 from llm2vec_gen.training.settings import check_batch_size, check_losses, check_soft_prompts, check_validation
@@ -203,11 +204,13 @@ def _check_suffix(model: dict[str, Any]) -> None:
 
 
 def _check_variant(model: dict[str, Any], losses: dict[str, Any]) -> None:
-    """Raise InputError where readout, hops, losses and compression tokens contradict each other."""
+    """Raise InputError where readout, hops, losses, LoRA and compression tokens cannot work, or not together."""
     node = model.get("readout")
     readout = MeanLinear() if node is None else targets.build(node, "model.readout")
     check_hops(model.get("num_hops", 1), model.get("hop_loss", "last"), readout)
     check_soft_prompts(losses, readout)
+    if model.get("lora") is not None:
+        check_settings(model["lora"])
     if readout.reads_suffix and "num_compression_tokens" in model:
         readout.check(model["num_compression_tokens"])
 

@@ -47,7 +47,7 @@ class LLM2VecGen(nn.Module):
     """
 
     digest_defaults: ClassVar[Mapping[str, Any]] = {
-        "readout": {"_target_": MEAN_LINEAR}, "num_hops": 1, "hop_loss": "last",
+        "readout": {"_target_": MEAN_LINEAR}, "num_hops": 1, "hop_loss": "last", "full_gradient": False, "lora": None,
     }  # fmt: skip
 
     def __init__(self, backbone: Backbone, embedding_dim: int, num_thought_tokens: int = 10,
@@ -63,7 +63,7 @@ class LLM2VecGen(nn.Module):
         arguments.check_flags(full_gradient=full_gradient)
         arguments.check_sizes(embedding_dim, num_thought_tokens, num_compression_tokens, max_length, self.readout)
         arguments.check_hops(num_hops, hop_loss, self.readout)
-        if lora:
+        if lora is not None:
             check_settings(lora)
         self.embedding_dim, self.num_hops, self.hop_loss = int(embedding_dim), int(num_hops), hop_loss
         self.num_thought_tokens, self.num_compression_tokens = int(num_thought_tokens), int(num_compression_tokens)
@@ -77,7 +77,7 @@ class LLM2VecGen(nn.Module):
         self.alignment_projection = self.readout.projection(*sizes, projection_init).to(device)
         later = [initialization.suffix(backbone, self.num_suffix_tokens) for _ in range(1, self.num_hops)]
         self.hop_suffixes = nn.Parameter(torch.stack(later)) if later else None  # (hops - 1, S, D), after the first
-        self.lora = QueryLora.fresh(self.lm, **lora).to(device) if lora else None
+        self.lora = QueryLora.fresh(self.lm, **lora).to(device) if lora is not None else None
         self.suffix_tokenization = SuffixTokenization(backbone)
         self.matryoshka_dims: tuple[int, ...] = ()  # prefixes of the embedding that were trained, in rising order
         self.end_marker: str | None = None  # published checkpoints: the literal text that ends a decoded completion

@@ -96,12 +96,15 @@ class QueryLora(nn.Module):
 def check_settings(lora: Mapping[str, Any]) -> None:
     """Raise InputError unless a mapping has the settings of `QueryLora.fresh`, with numbers that can work."""
     known = ("rank", "alpha", "dropout", "target_modules")
+    if not isinstance(lora, Mapping):
+        raise InputError(f"model.lora={lora}: expected a mapping, e.g. 'model.lora={{rank: 8, alpha: 16}}', or null")
     if unknown := [key for key in lora if key not in known]:
         raise InputError(f"model.lora.{unknown[0]} is an unknown setting: LoRA takes {', '.join(known)}")
     if missing := [key for key in ("rank", "alpha") if key not in lora]:
         raise InputError(
             f"model.lora lacks {', '.join(missing)}; expected rank and alpha, e.g. {{rank: 16, alpha: 32}}"
         )
+    check_integer("model.lora.rank", lora["rank"])
     alpha, dropout = lora["alpha"], lora.get("dropout", 0.0)
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < float("inf"):
         raise InputError(f"model.lora.alpha={alpha}: expected a finite number over 0")

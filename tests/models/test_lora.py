@@ -116,6 +116,11 @@ def test_what_does_not_fit_is_named() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        (True, "model.lora=True: expected a mapping"),
+        ([8, 16], "model.lora=.8, 16.: expected a mapping"),
+        ({}, "model.lora lacks rank, alpha"),
+        ({"rank": 0, "alpha": 8}, "model.lora.rank=0"),
+        ({"rank": 2.5, "alpha": 8}, "model.lora.rank=2.5"),
         ({"rank": 4}, "model.lora lacks alpha"),
         ({"target_modules": ["q_proj"]}, "model.lora lacks rank, alpha"),
         ({"rank": 4, "alpha": 8, "drop": 0.1}, "model.lora.drop is an unknown setting"),
