@@ -60,6 +60,7 @@ def run(plan: Plan) -> Path:
         plan.build("trainer").check_devices()
         check_tasks(plan.tasks())  # an unknown task is an error before the training, not after it
         plan.interpreted_evaluations()
+        plan.check_adapters()
     for step in (complete, embed, train) if trains else ():
         step(plan)
     failed: list[artifacts.TasksFailed | artifacts.TasksRefused] = []

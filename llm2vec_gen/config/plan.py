@@ -26,6 +26,7 @@ from llm2vec_gen.config.messages import CONF, CONFIG_ERRORS, format_config_error
 from llm2vec_gen.config.renamed import current_overrides
 from llm2vec_gen.config.search_path import check_choices, search_folders
 from llm2vec_gen.config.world import remove_pocket_defaults, without_hydra
+from llm2vec_gen.encoders import adapted
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.loggers.base import Job
 from llm2vec_gen.tables import score_files
@@ -104,6 +105,15 @@ class Plan:
         encoder = self.build_encoder(name)
         cached = instantiate.cache_vectors(self.settings, encoder, self.outputs, self.fingerprint(name))
         return instantiate.truncate_vectors(cached, dimensions_of(name))
+
+    def check_adapters(self) -> None:
+        """Raise InputError where the adapter of a teacher or baseline, without scores yet, fits another model."""
+        for name in self.encoders():
+            if not is_trained_model(name) and not self.artifact("evaluate", name).is_complete:
+                component = instantiate.encoder_component(self.settings, name)
+                node = instantiate.find_node(self.settings, component)
+                if names := getattr(targets.locate(node["_target_"]), "adapters", ()):
+                    adapted.check_adapters(node, names, component)
 
     def document_encoder(self) -> Callable[[], Any]:
         """Return a function, which can be sent to another process, that builds what embeds an index's documents."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from llm2vec_gen.encoders.llm2vec import FILES, adapter_folder, merged, with_adapter
+import torch
+
+from llm2vec_gen.encoders.llm2vec import FILES, adapter_folder, fitted, merged, with_adapter
 from llm2vec_gen.errors import InputError
-from llm2vec_gen.paths import PathOrId
+from llm2vec_gen.paths import PathOrId, on_disk
 
 if TYPE_CHECKING:
     from llm2vec_gen.backbones.backbone import Backbone
@@ -30,15 +33,59 @@ def merge_adapter(backbone: Backbone, adapter: PathOrId | None, revision: str, k
     folder = adapter_folder(None if adapter is None else str(adapter), revision, key)
     if folder is None:
         return
-    if backbone.quantization != "none":
-        raise InputError(
-            f"{key}={adapter} is merged into the backbone's weights, which backbone.quantization="
-            f"{backbone.quantization} does not allow; set backbone.quantization=none"
-        )
+    _check_weights(backbone.quantization, f"{key}={adapter}")
     _check_backbone(backbone, folder, f"{key}={adapter}")
-    lm = backbone.lm
-    merged(with_adapter(lm if _names_the_head(folder, lm.base_model_prefix) else lm.base_model, folder))
+    merged(with_adapter(_wearer(backbone.lm, folder), folder))
     backbone.lm.requires_grad_(False)
+
+
+def check_adapters(node: Mapping[str, Any], names: Sequence[str], component: str) -> None:
+    """Raise InputError where an adapter that an encoder's config names is incomplete, or fits another model.
+
+    Only names and shapes are compared, with a model without weights, so that a long run can ask before it begins.
+
+    Args:
+        node: the encoder's settings, with the model's `path`, its own or that of its `backbone`.
+        names: which of them are adapters (`adapters` of the encoder's class).
+        component: where they stand in the config ("baseline.gircse"), for messages.
+    """
+    wearer = node["backbone"] if isinstance(node.get("backbone"), Mapping) else node
+    for name in names:
+        key, revision = f"{component}.{name}", str(node.get(f"{name}_revision", "main"))
+        folder = adapter_folder(None if node.get(name) is None else str(node[name]), revision, key)
+        if folder is None:
+            continue
+        _check_weights(wearer.get("quantization", "none"), f"{key}={node[name]}")
+        if (lm := _without_weights(str(wearer["path"]), str(wearer.get("revision", "main")))) is not None:
+            fitted(_wearer(lm, folder), folder)
+
+
+def _without_weights(path: str, revision: str) -> Any:
+    """Return the language model on the meta device; None where its config alone does not tell, as of a GGUF file."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    place = on_disk(path)
+    try:
+        config = AutoConfig.from_pretrained(
+            str(place) if place.exists() else path, revision=revision, trust_remote_code=False
+        )
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError):
+        return None  # loading reports it
+
+
+def _wearer(lm: Any, folder: Path) -> Any:
+    """Return the causal language model or its bare model, whichever the adapter's tensors name."""
+    return lm if _names_the_head(folder, lm.base_model_prefix) else lm.base_model
+
+
+def _check_weights(quantization: str, given: str) -> None:
+    if quantization != "none":
+        raise InputError(
+            f"{given} is merged into the backbone's weights, which backbone.quantization={quantization} does not "
+            "allow; set backbone.quantization=none"
+        )
 
 
 def _check_backbone(backbone: Backbone, folder: Path, given: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from llm2vec_gen.encoders.adapted import merge_adapter
 from llm2vec_gen.encoders.base import PooledEncoder, Row
@@ -32,6 +32,8 @@ class InBedder(PooledEncoder):
     """
 
     backbone: Backbone
+    adapters: ClassVar[tuple[str, ...]] = ("adapter",)
+    """Settings that name LoRA adapters, which `run` checks before it begins."""
 
     def __init__(
         self,

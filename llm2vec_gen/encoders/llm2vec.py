@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ class LLM2Vec(PooledEncoder):
     too, which is faster, equal in float32, and in bfloat16 rounds away what it changes by less than half a step. Either
     may be null. All three are local folders or hub ids.
     """
+
+    adapters: ClassVar[tuple[str, ...]] = ("adapter", "second_adapter")
+    """Settings that name LoRA adapters, which `run` checks before it begins."""
 
     def __init__(
         self,
@@ -93,6 +96,18 @@ def _fetch(path: str, revision: str, key: str) -> Path:
 def with_adapter(model: Any, folder: Path) -> Any:
     """Return the model with a LoRA adapter on top, every tensor of which was checked to be in its place."""
     import peft
+
+    adapted, tensors = fitted(model, folder)
+    peft.set_peft_model_state_dict(adapted, tensors)
+    return adapted.eval()
+
+
+def fitted(model: Any, folder: Path) -> tuple[Any, dict[str, Tensor]]:
+    """Return the model with empty adapter layers, and the adapter's tensors for them, which fit.
+
+    The model may be on the meta device: shapes are enough. InputError for tensors of another model.
+    """
+    import peft
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -108,8 +123,7 @@ def with_adapter(model: Any, folder: Path) -> Any:
     expected = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
     tensors = _without_copies(tensors, adapted, folder)
     _check_tensors(tensors, {name: tuple(tensor.shape) for name, tensor in expected.items()}, folder)
-    peft.set_peft_model_state_dict(adapted, tensors)
-    return adapted.eval()
+    return adapted, tensors
 
 
 def merged(adapted: Any) -> Any:
@@ -138,10 +152,10 @@ def _without_copies(tensors: dict[str, Tensor], adapted: Any, folder: Path) -> d
         given = tensors[name]
         if given.shape != value.shape:
             wrong = f"of shape {tuple(given.shape)} instead of {tuple(value.shape)}"
-        elif not torch.allclose(given.to(value), value, rtol=0.01, atol=1e-5):  # rounded to another dtype is the same
-            wrong = "with other values"
-        else:
+        elif value.is_meta or torch.allclose(given.to(value), value, rtol=0.01, atol=1e-5):  # rounded is the same
             continue
+        else:
+            wrong = "with other values"
         raise InputError(
             f"the adapter {folder} carries {name.replace('.base_layer', '')} of its base, {wrong}; expected an adapter "
             "of this base: give the base it was trained on, with the same vocabulary"

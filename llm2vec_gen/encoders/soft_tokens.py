@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,8 @@ class SoftTokenEncoder:
 
     name = ""  # of the baseline, for messages
     reads_text = False
+    adapters: ClassVar[tuple[str, ...]] = ("adapter",)
+    """Settings that name LoRA adapters, which `run` checks before it begins."""
 
     def __init__(
         self,

@@ -1,0 +1,108 @@
+"""Adapters of another backbone, for each trained baseline: refused before a text is encoded, or a run begins."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from llm2vec_gen import pipeline
+from llm2vec_gen.backbones.backbone import Backbone
+from llm2vec_gen.config import compose
+from llm2vec_gen.encoders.adapted import check_adapters
+from llm2vec_gen.encoders.gircse import GIRCSE
+from llm2vec_gen.encoders.inbedder import InBedder
+from llm2vec_gen.encoders.laser import LaSER
+from llm2vec_gen.encoders.llm2vec import LLM2Vec
+from llm2vec_gen.errors import InputError
+from tests.builders import lora_adapter_folder, tiny_backbone_folder
+
+ENCODERS = {"inbedder": InBedder, "gircse": GIRCSE, "laser": LaSER}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Backbone `lm` with an adapter `own` of it, and adapters of others, one per reason to refuse it."""
+    place = tmp_path_factory.mktemp("adapters")
+    base = tiny_backbone_folder(place, "qwen3")
+    own = lora_adapter_folder(place / "own", base, seed=2)
+    lora_adapter_folder(place / "causal", base, seed=2, prefix="base_model.model.model.")
+    for name, changes in {"wider": {"hidden_size": 48}, "deeper": {"num_hidden_layers": 3}}.items():
+        lora_adapter_folder(place / name, tiny_backbone_folder(place, "qwen3", name=f"lm_{name}", **changes))
+    settings = json.loads((own / "adapter_config.json").read_text())
+    names = shutil.copytree(own, place / "names")  # layers by the names of another architecture
+    (names / "adapter_config.json").write_text(json.dumps(settings | {"target_modules": ["c_attn"]}))
+    tensors = load_file(own / "adapter_model.safetensors")
+    save_file(
+        {name.replace("q_proj", "c_attn"): tensor for name, tensor in tensors.items()},
+        names / "adapter_model.safetensors",
+    )
+    cut = shutil.copytree(own, place / "cut")
+    (cut / "adapter_model.safetensors").write_bytes((own / "adapter_model.safetensors").read_bytes()[:100])
+    kind = shutil.copytree(own, place / "kind")
+    (kind / "adapter_config.json").write_text(json.dumps({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 2}))
+    (place / "empty").mkdir()
+    return place
+
+
+REFUSED = {
+    "wider": "does not match its base model: .* of another shape",
+    "deeper": "does not match its base model: .* unexpected",
+    "names": "cannot be used: .*c_attn",
+    "cut": "cannot be used",
+    "kind": "cannot be used: it is of the kind .*PROMPT_TUNING, expected LORA",
+    "empty": "lacks adapter_config.json and adapter_model.safetensors",
+    "nowhere/at/all": "is no folder here",
+}
+
+
+def lm(place: Path) -> str:
+    return str(place / "qwen3")
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("adapter", REFUSED)
+def test_an_adapter_of_another_backbone_is_refused_when_it_is_loaded(place: Path, name: str, adapter: str) -> None:
+    backbone = Backbone.from_pretrained(lm(place), device="cpu")
+    with pytest.raises(InputError, match=REFUSED[adapter]) as error:
+        ENCODERS[name](backbone, str(place / adapter))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("adapter", REFUSED)
+def test_it_is_refused_without_the_weights(place: Path, adapter: str) -> None:
+    with pytest.raises(InputError, match=REFUSED[adapter]):
+        check_adapters({"backbone": {"path": lm(place)}, "adapter": str(place / adapter)}, ["adapter"], "baseline.x")
+    teacher = {"path": lm(place), "adapter": str(place / "own"), "second_adapter": str(place / adapter)}
+    with pytest.raises(InputError, match=REFUSED[adapter]):
+        check_adapters(teacher, LLM2Vec.adapters, "teacher")
+
+
+@pytest.mark.parametrize("adapter", ["own", "causal", None])
+def test_a_fitting_one_passes_and_loads(place: Path, adapter: str | None) -> None:
+    given = None if adapter is None else str(place / adapter)
+    for encoder in ENCODERS.values():
+        check_adapters({"backbone": {"path": lm(place)}, "adapter": given}, encoder.adapters, "baseline.x")
+        encoder(Backbone.from_pretrained(lm(place), device="cpu"), given)
+    wrong = {"backbone": {"path": lm(place), "quantization": "nf4"}, "adapter": given}
+    if given:
+        with pytest.raises(InputError, match=r"baseline.x.adapter=.*set backbone.quantization=none"):
+            check_adapters(wrong, ["adapter"], "baseline.x")
+    else:
+        check_adapters(wrong, ["adapter"], "baseline.x")
+
+
+def test_a_config_that_does_not_tell_is_left_to_loading(place: Path) -> None:
+    for path in ("nobody/nothing-here", str(place / "model.gguf"), str(place / "empty")):
+        check_adapters({"backbone": {"path": path}, "adapter": str(place / "own")}, ["adapter"], "baseline.x")
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_run_refuses_it_before_it_completes_a_query(place: Path, name: str, tmp_path: Path) -> None:
+    overrides = [f"baseline=[{name}]", f"baseline.{name}.adapter={place / 'wider'}", f"paths.outputs={tmp_path}"]
+    with pytest.raises(InputError, match="does not match its base model"):
+        pipeline.run(compose("experiment=smoke", *overrides))
+    assert not list(tmp_path.rglob("manifest.json")) and not list(tmp_path.glob("complete/*/*.parquet"))
