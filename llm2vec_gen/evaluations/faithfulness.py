@@ -83,6 +83,8 @@ class Faithfulness(Decoding):
         decoded, completions = self.decoded(encoder, queries), self.completions(encoder, queries)
         compare = self._compare if task == "faithfulness" else self._refused
         values, main = compare([query.id for query in queries], decoded, completions)
+        if task == "faithfulness":
+            values |= self._losses(encoder, queries, completions)
         facts = {"category": "decoding", "data_revision": data_revision([[query.id, query.text] for query in queries])}
         return [
             self.row(encoder, task, scores, metric=metric, main=metric == main, **facts)
@@ -111,6 +113,19 @@ class Faithfulness(Decoding):
             values["cosine"] = dict(zip(ids, cosine_similarity(read, own).tolist(), strict=True))
             values["cosine_shuffled"] = dict(zip(ids, cosine_similarity(read, own.roll(-1, 0)).tolist(), strict=True))
         return values, "token_f1"
+
+    @torch.no_grad()
+    def _losses(self, model: Any, queries: list[Query], completions: list[str]) -> dict[str, dict[str, float]]:
+        starts = range(0, len(queries), self.batch_size)
+        texts = [query.text for query in queries]
+        prompts = torch.cat([model.soft_prompts(texts[start : start + self.batch_size]) for start in starts])  # (N, K, D)
+        ids = model.completion_ids(completions, self.max_new_tokens)
+        values: dict[str, dict[str, float]] = {"reconstruction_loss": {}, "reconstruction_loss_shuffled": {}}
+        for row, query in enumerate(queries):
+            for (_, found), other in zip(values.items(), (row, (row + 1) % len(queries)), strict=True):
+                total, tokens = model.backbone.reconstruction_loss(prompts[other : other + 1], ids[row : row + 1])
+                found[query.id] = float(total) / tokens
+        return values
 
     def _refused(
         self, ids: list[str], decoded: list[str], completions: list[str]

@@ -32,7 +32,11 @@ class Model:
             chat_ids=lambda query: torch.tensor([list(answers).index(query)]),
             generate=lambda prompts, max_new_tokens: [(ids, "stop") for ids in prompts],
             tokenizer=SimpleNamespace(decode=lambda ids, skip_special_tokens: f" {words[int(ids[0])]}"),
+            reconstruction_loss=lambda prompts, rows: (abs(float(prompts) - len(rows[0])) * len(rows[0]), len(rows[0])),
         )
+
+    def completion_ids(self, texts, max_length):
+        return [torch.zeros(len(text.split()))[:max_length] for text in texts]
 
     def encode(self, texts, instruction=None):
         raise AssertionError("not needed")

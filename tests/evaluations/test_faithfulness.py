@@ -5,10 +5,13 @@ import math
 import pytest
 import torch
 
+from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.evaluations.faithfulness import Faithfulness, token_f1
+from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 from llm2vec_gen.refusals import Refusals
 from llm2vec_gen.types import Query
+from tests.builders import tiny_backbone_folder
 from tests.evaluations.test_decoding import Model, Source
 
 QUERIES = [Query("1", "a"), Query("2", "b"), Query("3", "c")]
@@ -59,6 +62,25 @@ def test_values_of_each_query_by_hand():
         (13 * 23 + 4 * 5) / (math.hypot(13, 4) * math.hypot(23, 5))
     )
     assert [metric for metric, row in rows.items() if row.main] == ["token_f1"]
+    # the stub's loss is |prompt - tokens| a token: prompts are 0, 1, 2, completions have 3, 5 and 20 words
+    assert rows["reconstruction_loss"].per_query == pytest.approx({"1": 3.0, "2": 4.0, "3": 18.0})
+    assert rows["reconstruction_loss_shuffled"].per_query == pytest.approx({"1": 2.0, "2": 3.0, "3": 20.0})
+
+
+def test_losses_are_those_of_transformers(tmp_path):
+    backbone = Backbone.from_pretrained(str(tiny_backbone_folder(tmp_path)), device="cpu", dtype="float32")
+    model = LLM2VecGen(backbone, 8, num_thought_tokens=0, num_compression_tokens=2)
+    queries = [Query("1", "what colour is the sky"), Query("2", "name a fruit"), Query("3", "hello")]
+    completions = ["it is blue", "an apple of course", "hello to you too"]
+    found = Faithfulness(Source(queries), batch_size=2, max_new_tokens=4)._losses(model, queries, completions)
+    prompts = model.soft_prompts([query.text for query in queries])
+    for row, (query, ids) in enumerate(zip(queries, model.completion_ids(completions, 4), strict=True)):
+        for name, other in (("reconstruction_loss", row), ("reconstruction_loss_shuffled", (row + 1) % 3)):
+            inputs = torch.cat([prompts[other], model.lm.get_input_embeddings()(ids)])[None]
+            labels = torch.cat([torch.full((2,), -100), ids])[None]
+            with torch.no_grad():
+                expected = float(model.lm(inputs_embeds=inputs, labels=labels).loss)
+            assert found[name][query.id] == pytest.approx(expected, rel=1e-4)
 
 
 def test_refusals_of_decoded_texts_and_of_completions():
