@@ -118,7 +118,7 @@ class Faithfulness(Decoding):
     def _losses(self, model: Any, queries: list[Query], completions: list[str]) -> dict[str, dict[str, float]]:
         starts = range(0, len(queries), self.batch_size)
         texts = [query.text for query in queries]
-        prompts = torch.cat([model.soft_prompts(texts[start : start + self.batch_size]) for start in starts])  # (N, K, D)
+        prompts = torch.cat([model.soft_prompts(texts[start : start + self.batch_size]) for start in starts])
         ids = model.completion_ids(completions, self.max_new_tokens)
         values: dict[str, dict[str, float]] = {"reconstruction_loss": {}, "reconstruction_loss_shuffled": {}}
         for row, query in enumerate(queries):
