@@ -1,9 +1,9 @@
 """The pipeline steps: complete -> embed -> train -> evaluate, interpret -> tabulate. Read this page first.
 
-`teach` trains teachers; `index` and `expand` use a trained model. Each of these steps gets its artifact from the plan
-and returns at once if it is complete. Otherwise it reads the artifacts of the steps before it, builds the components of
-the config, and writes the missing rows; `tabulate` always writes. Components are known only by their contracts (base.py
-of each folder).
+`mine` finds hard negatives among completions; `teach` trains teachers; `index` and `expand` use a trained model. Each
+of these steps gets its artifact from the plan and returns at once if it is complete. Otherwise it reads the artifacts
+of the steps before it, builds the components of the config, and writes the missing rows; `tabulate` always writes.
+Components are known only by their contracts (base.py of each folder).
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def run(plan: Plan) -> Path:
         check_tasks(plan.tasks())  # an unknown task is an error before the training, not after it
         plan.interpreted_evaluations()
         plan.check_adapters()
-    for step in (complete, embed, train) if trains else ():
+    before = (complete, embed) if plan.mining is None else (complete, embed, mine)
+    for step in (*before, train) if trains else ():
         step(plan)
     failed: list[artifacts.TasksFailed | artifacts.TasksRefused] = []
     for encoder in plan.encoders():
@@ -89,6 +90,8 @@ def complete(plan: Plan) -> Path:
             log_start(artifact)
             source = plan.build("data")
             total = sum(1 for _ in plan.build("data").queries())  # a source counts its queries as it reads them
+            if plan.mining is not None:
+                plan.mining.check_rows(total)
             texts = 2 if source.has_negatives else 1  # to be completed for each row
             with executor.workers(plan.recipe("generator"), "complete") as generators:
                 missing = artifact.missing_rows(source.queries(), plan.settings["shard_size"], executor.job_shard)
@@ -134,6 +137,57 @@ def embed(plan: Plan) -> Path:
 
 
 @logged
+def mine(plan: Plan) -> Path:
+    """Completions -> hard negatives: for each row the number of another one, near to its query but no answer to it.
+
+    The vectors that are compared stay in <outputs>/cache/mine, for other settings of `mine`.
+    """
+    from llm2vec_gen.training.mining import NO_NEGATIVE, Miner
+
+    if (settings := plan.mining) is None:
+        raise InputError("mine needs data.negatives=mined: without it no training reads what is mined")
+    completions = artifacts.Completions(plan.require("complete"))
+    settings.check_rows(len(completions))
+    artifact, vectors = plan.artifact("mine"), plan.mining_vectors()
+    if not artifact.is_complete and not _encode_pairs(plan, completions, vectors):
+        return artifact.folder
+    with artifact.lock() as unfinished:
+        if unfinished:
+            log_start(artifact)
+            miner = Miner(settings, completions, vectors.folder)
+            with track("mine", len(completions), "rows", artifact.rows) as progress:
+                for start, ids in artifact.missing_rows(completions.column("id"), settings.block_size):
+                    negatives = miner.mine(start, ids)
+                    none = int((negatives == NO_NEGATIVE).sum())
+                    artifact.write_tensors(start, {"negatives": negatives}, without_negative=none)
+                    progress.advance_to(artifact.rows)
+            none = artifact.total("without_negative")
+            settings.check_found(len(completions) - none)
+            artifact.finish(plan.settings, without_negative=none)
+            log_counts(artifact)
+    return artifact.folder
+
+
+def _encode_pairs(plan: Plan, completions: artifacts.Completions, vectors: artifacts.Artifact) -> bool:
+    """Write what is missing of the vectors of queries and completions; return whether all are there."""
+    executor = plan.build("executor")
+    with vectors.lock(executor.job_shard) as unfinished:
+        if unfinished:
+            log_start(vectors)
+            with executor.workers(plan.pair_encoder(), "embed") as encoders:
+                missing = vectors.missing_rows(completions, plan.settings["shard_size"], executor.job_shard)
+                with track("mine: encode", 2 * len(completions), "texts", 2 * vectors.rows) as progress:
+                    for start, (queries, answers) in encoders.each(missing):
+                        vectors.write_tensors(start, {"queries": queries, "completions": answers})
+                        progress.advance_to(2 * vectors.rows)
+                with vectors.finalize(len(completions), executor.job_shard) as last:
+                    if last:
+                        vectors.finish(plan.settings, embedding_dim=encoders.metadata["embedding_dim"])
+            log_counts(vectors)
+    return vectors.is_complete
+
+
+@logged
 def train(plan: Plan) -> Path:
     """Completions and targets -> checkpoint: suffix tokens and two projections over a frozen backbone."""
     from llm2vec_gen.training.fit import finish, fit
@@ -141,6 +195,7 @@ def train(plan: Plan) -> Path:
 
     completions = artifacts.Completions(plan.require("complete"))
     targets = artifacts.Targets(plan.require("embed"), completions)
+    mined = None if plan.mining is None else artifacts.read_negatives(plan.require("mine"), completions)
     artifact = plan.artifact("train")
     with collectives.lock(artifact) as unfinished:
         if unfinished:
@@ -158,7 +213,7 @@ def train(plan: Plan) -> Path:
             counts = fit(model, losses, completions, targets, training, trainer, artifact.folder,
                          plan.settings["seed"], plan.loggers, plan.callbacks(), plan.build("optimizer"),
                          plan.build("scheduler"), plan.settings["data.validation"],
-                         negatives_of_rows(completions, targets))  # fmt: skip
+                         negatives_of_rows(completions, targets, mined))  # fmt: skip
             model.card = plan.card(training) | {"run": artifact.folder.name}
             model.instructions = texts
             with collectives.folder_of(artifact) as folder:

@@ -17,6 +17,7 @@ from llm2vec_gen.artifacts.readers import (
     Targets,
     read_curves,
     read_manifest,
+    read_negatives,
     read_readings,
     read_scores,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "raise_first",
     "read_curves",
     "read_manifest",
+    "read_negatives",
     "read_readings",
     "read_scores",
     "runs",

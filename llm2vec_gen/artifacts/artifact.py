@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -196,16 +196,21 @@ class Artifact:
 
         negatives: (n, E) of the completions of the rows' hard negatives, where they have some.
         """
-        from safetensors.torch import save_file
-
         tensors = {"targets": targets} if negatives is None else {"targets": targets, "negative_targets": negatives}
         for name, vectors in tensors.items():
             if not bool(vectors.isfinite().all()):
                 row = start + int((~vectors.isfinite().all(dim=1)).nonzero()[0])
                 what = "vector" if name == "targets" else "vector of the hard negative"
                 raise InputError(f"the teacher's {what} of row {row} is not finite; use a wider teacher dtype")
-        tensors = {name: vectors.float().contiguous() for name, vectors in tensors.items()}
-        self._write_rows(start, len(targets), "safetensors", lambda path: save_file(tensors, path))
+        self.write_tensors(start, {name: vectors.float() for name, vectors in tensors.items()})
+
+    def write_tensors(self, start: int, tensors: Mapping[str, torch.Tensor], **metadata: Any) -> None:
+        """Write one shard of tensors whose first dimension are its rows."""
+        from safetensors.torch import save_file
+
+        rows = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        count = len(next(iter(rows.values())))
+        self._write_rows(start, count, "safetensors", lambda path: save_file(rows, path), **metadata)
 
     def write_records(self, name: str, records: Sequence[Score] | Sequence[Reading]) -> None:
         """Write one shard of the evaluate or interpret step: JSON lines of `Score` or `Reading`."""

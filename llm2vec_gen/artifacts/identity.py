@@ -14,7 +14,7 @@ from llm2vec_gen.targets import NODE_KEYS, locate, parameters
 RUNTIME_KEYS = frozenset({
     "device", "prefetch_batches", "max_tokens_per_micro_batch", "query_chunk_size", "gradient_checkpointing",
     "log_every_n_steps", "checkpoint_every_n_steps", "recommended", "compile", "cpu_kernels", "max_tokens_per_batch",
-    "concurrency", "timeout", "retries", "api_key_variable", "max_texts_per_batch", "shard_size", "cache",
+    "concurrency", "timeout", "retries", "api_key_variable", "max_texts_per_batch", "shard_size", "cache", "block_size",
 })  # fmt: skip
 RUNTIME_GROUPS = RUNTIME_KEYS | {
     "hydra", "paths", "executor", "trainer", "logger", "callbacks", "sweep", "name", "keep", "embedding_cache"

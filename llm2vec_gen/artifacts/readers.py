@@ -152,6 +152,20 @@ def _tensor_names(file: Path) -> set[str]:
         return set(opened.keys())
 
 
+def read_negatives(folder: Path | str, completions: Completions) -> np.ndarray:
+    """Return the row number of each completion's mined hard negative (N,), int64; -1 is none."""
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    made_from = read_manifest(folder)["upstream"].get("complete")
+    if made_from != completions.digest:
+        raise InputError(
+            f"{folder} holds hard negatives of the completions {made_from}, but these are {completions.digest}; "
+            "run experiments/mine.py with the same overrides"
+        )
+    return np.concatenate([load_file(shard.file)["negatives"] for shard in finished_shards(Path(folder))])
+
+
 def read_scores(folder: Path | str) -> list[Score]:
     """Return all score rows of an evaluate artifact."""
     return [Score(**record) for record in _records(folder)]

@@ -14,14 +14,16 @@ class Step:
 
     name         that of its function in pipeline.py, its script and the folder of its artifacts
     inputs       components of the config that its digest covers; of callbacks and trainer only the settings that
-                 decide the result; data.validation is a key of its own, which `data` does not count
-    upstream     steps whose artifacts it reads: the digest covers theirs
+                 decide the result; data.validation and data.negatives are keys of their own, which `data` does not
+                 count
+    upstream     steps whose artifacts it reads: the digest covers theirs; train reads mine's where data.negatives=mined
     version      increase it when the code changes what the step writes: old folders then have another digest
     label        readable name of an artifact, filled with the choices of the config (see `config.naming`)
     summary      what it does, for the help of the command
     product      what an artifact holds, for messages
     distributed  whether all ranks of a job run it; rank 0 alone runs the others
-    parts        names of the steps that it runs in turn; such a step has no artifact of its own
+    parts        names of the steps that it runs in turn (`mine` where data.negatives=mined); such a step has no
+                 artifact of its own
     """
 
     name: str
@@ -54,6 +56,14 @@ STEPS = {
             version=2,
             label="{data}-{generator}-{teacher}",
             product="targets",
+        ),
+        Step(
+            "mine",
+            "completions -> hard negatives among them",
+            inputs=("mine",),
+            upstream=("complete",),
+            label="{data}-{generator}-{mine}",
+            product="hard negatives",
         ),
         Step(
             "train",
@@ -127,7 +137,7 @@ STEPS = {
         Step(
             "run",
             "all steps in order, skipping what exists",
-            parts=("complete", "embed", "train", "evaluate", "interpret", "tabulate"),
+            parts=("complete", "embed", "mine", "train", "evaluate", "interpret", "tabulate"),
         ),
     )
 }

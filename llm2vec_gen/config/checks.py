@@ -11,13 +11,17 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from llm2vec_gen import targets
+from llm2vec_gen.config.instantiate import find_node, mining_component
 from llm2vec_gen.config.messages import CONF
+from llm2vec_gen.config.naming import MINED
+from llm2vec_gen.data.base import gives_negatives
 from llm2vec_gen.errors import InputError, check_flag, check_integer
 from llm2vec_gen.interpreters.embedding_map import check_method
 from llm2vec_gen.models.arguments import check_hops
 from llm2vec_gen.models.lora import check_settings
 from llm2vec_gen.models.readouts.mean_linear import MeanLinear
 from llm2vec_gen.paths import on_disk
+from llm2vec_gen.training.mining import MiningSettings
 from llm2vec_gen.training.settings import check_batch_size, check_losses, check_soft_prompts, check_validation
 from llm2vec_gen.training.trainer_settings import TrainerSettings
 
@@ -168,6 +172,7 @@ def check(settings: dict[str, Any]) -> None:
     losses = {name: targets.build(node, f"loss.{name}") for name, node in settings["loss"].items()}
     check_batch_size(losses, training.batch_size)
     check_validation(settings["data.validation"])
+    _check_negatives(settings)
     trainer: TrainerSettings = targets.build(settings["trainer"], "trainer")
     trainer.check_batch("training.batch_size", settings["training"]["batch_size"])
     _check_suffix(settings["model"])
@@ -175,6 +180,33 @@ def check(settings: dict[str, Any]) -> None:
     for key, path in _local_paths(settings):
         if not on_disk(path).exists():
             raise InputError(f"{key}={path} does not exist (looked from {Path.cwd()})")
+
+
+def has_negatives(settings: dict[str, Any]) -> bool:
+    """Return whether a training has hard negatives: columns of the data, or mined."""
+    return settings["data.negatives"] == MINED or gives_negatives(settings["data"])
+
+
+def _check_negatives(settings: dict[str, Any]) -> None:
+    """Raise InputError where the hard negatives that data.negatives names cannot be there."""
+    if (given := settings["data.negatives"]) is None:
+        return
+    if given != MINED:
+        raise InputError(
+            f"data.negatives={given}: expected {MINED}, or null (data.negative_query_column names those of the data)"
+        )
+    if gives_negatives(settings["data"]):
+        raise InputError(
+            f"data.negatives={MINED}: the data has hard negatives of its own; take these (data.negatives=null), or set "
+            "data.negative_query_column=null data.negative_answer_column=null"
+        )
+    mining = MiningSettings(**settings["mine"])
+    component = mining_component(settings)
+    for key, path in _local_paths({component: find_node(settings, component)}):
+        if not on_disk(path).exists():
+            raise InputError(f"{key}={path} does not exist (looked from {Path.cwd()})")
+    if isinstance(limit := settings["data"].get("limit"), int):
+        mining.check_rows(limit)
 
 
 def check_outputs(folder: Path) -> None:

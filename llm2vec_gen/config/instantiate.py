@@ -35,18 +35,21 @@ def build(settings: Settings, component: str, **dependencies: Any) -> Any:
     return targets.build(find_node(settings, component), component, **dependencies)
 
 
-def take_validation(settings: Settings) -> None:
-    """Move the key `validation` of `data` to the settings' own key "data.validation".
+TRAINING_KEYS = {"validation": 0, "negatives": None}
+"""Keys of `data` that no query source takes, with the values of a `data` that lacks them."""
 
-    It is a setting of the training alone: no query source takes it, and no digest of completions or targets covers it.
-    Copies of `data` elsewhere (`interpret.queries: ${data}`) are without it too. A `data` that lacks it validates on
-    nothing.
+
+def take_training_keys(settings: Settings) -> None:
+    """Move the keys `validation` and `negatives` of `data` to the settings' own "data.validation", "data.negatives".
+
+    They are settings of the training alone: no query source takes them, and no digest of completions or targets covers
+    them. Copies of `data` elsewhere (`interpret.queries: ${data}`) are without them too.
     """
     given = settings.get("data")
     if not isinstance(given, dict) or "data.validation" in settings:
         return
-    settings["data.validation"] = given.get("validation", 0)
-    plain = {key: value for key, value in given.items() if key != "validation"}
+    settings |= {f"data.{key}": given.get(key, absent) for key, absent in TRAINING_KEYS.items()}
+    plain = {key: value for key, value in given.items() if key not in TRAINING_KEYS}
     for key in settings:
         settings[key] = _replaced(settings[key], dict(given), plain)
 
@@ -113,6 +116,25 @@ def build_document_encoder(settings: Settings, checkpoint: Path | None, fingerpr
         return DocumentEncoder(build_trained_model(settings, checkpoint), wanted, origin)
     component = encoder_component(settings, settings["encoder"])
     return DocumentEncoder(build(settings, component), wanted, find_node(settings, component), fingerprint)
+
+
+def mining_component(settings: Settings) -> str:
+    """Return the component of the encoder that mines hard negatives; InputError where the config has none like it."""
+    name = settings["mine"]["encoder"]
+    if name != "teacher" and name not in baselines(settings):
+        raise InputError(
+            f"mine.encoder={name} is unknown; expected {', '.join(['teacher', *baselines(settings)])}, or another "
+            "encoder as a baseline: baseline=[<name>] mine.encoder=<name>"
+        )
+    return encoder_component(settings, name)
+
+
+def build_pair_encoder(settings: Settings) -> Any:
+    """Return what embeds queries and completions for the miner of hard negatives."""
+    from llm2vec_gen.training.mining import PairEncoder
+
+    instructions = (settings["mine"]["query_instruction"], settings["mine"]["document_instruction"])
+    return PairEncoder(build(settings, mining_component(settings)), *instructions)
 
 
 def cache_vectors(settings: Settings, encoder: Encoder, outputs: Path, fingerprint: str) -> Encoder:

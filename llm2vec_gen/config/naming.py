@@ -12,13 +12,16 @@ from omegaconf.errors import OmegaConfBaseException
 from llm2vec_gen.artifacts import Artifact, digest, read_manifest
 from llm2vec_gen.artifacts.identity import RUNTIME_GROUPS, deciding_callbacks, deciding_trainer, hashed_config
 from llm2vec_gen.artifacts.steps import VERSIONS, Step
-from llm2vec_gen.config.instantiate import encoder_component, find_node
+from llm2vec_gen.config.instantiate import encoder_component, find_node, mining_component
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.paths import on_disk
 from llm2vec_gen.types import MODEL, dimensions_of, is_trained_model
 
 DECIDING = {"callbacks": deciding_callbacks, "trainer": deciding_trainer}
 """Components of which only a part decides the result, with the function that returns that part."""
+
+MINED = "mined"
+"""The value of data.negatives that takes hard negatives from the data itself."""
 
 ENCODER_STEPS = ("evaluate", "index")
 """Steps that run with any encoder of the config."""
@@ -40,6 +43,7 @@ def artifact_label(step: Step, settings: Mapping[str, Any], choices: Mapping[str
         "student": student,
         "seed": seed,
         "encoder": choices.get("teacher") if encoder == "teacher" else encoder.replace(MODEL, student),
+        "mine": choices.get("teacher") if (miner := settings["mine"]["encoder"]) == "teacher" else miner,
         "table": choices.get("table") if settings["sweep"]["folder"] is None else "sweep",
     }
     chosen = {group: choices.get(group) for group in ("data", "generator", "teacher", "teacher_training", "corpus")}
@@ -51,6 +55,9 @@ def hashed_inputs(step: Step, settings: dict[str, Any], encoder: str = MODEL) ->
     config: dict[str, Any] = {}
     for name in step.inputs:
         config |= DECIDING[name](settings) if name in DECIDING else {name: hashed_config(settings.get(name))}
+    if step.name == "mine":
+        config = {"mine": {key: value for key, value in config["mine"].items() if key != "encoder"}}
+        config["encoder"] = hashed_config(find_node(settings, mining_component(settings)))
     if step.name == "interpret" and (named := settings["interpret"]["evaluations"]):
         evaluations = settings.get("evaluation") or {}
         config["evaluation"] = {name: hashed_config(evaluations.get(name)) for name in named}
@@ -66,6 +73,8 @@ def upstream_steps(step: Step, settings: Mapping[str, Any], encoder: str = MODEL
     """Return the steps whose artifacts a step reads under this config."""
     if step.name in ENCODER_STEPS and not is_trained_model(encoder):  # neither teacher nor baseline needs a training
         return ()
+    if step.name == "train" and settings.get("data.negatives") == MINED:
+        return (*step.upstream, "mine")
     if step.name == "teach" and settings["teacher_training"]["corpus"] is not None:  # texts of its own
         return ()
     return step.upstream

@@ -35,6 +35,7 @@ from llm2vec_gen.types import MODEL, Score, dimensions_of, is_trained_model
 if TYPE_CHECKING:
     from llm2vec_gen.evaluations.base import Evaluation
     from llm2vec_gen.tables.base import Table
+    from llm2vec_gen.training.mining import MiningSettings
     from llm2vec_gen.training.settings import TrainingSettings
     from llm2vec_gen.types import Encoder
 
@@ -51,7 +52,7 @@ class Plan:
         self.settings, self.choices = settings, choices
         self.outputs = Path(settings["paths"]["outputs"])
         checks.drop_empty_members(settings)
-        instantiate.take_validation(settings)
+        instantiate.take_training_keys(settings)
         instantiate.add_checkpoint_baseline(settings)
         checks.check(settings)
         checks.check_outputs(self.outputs)
@@ -124,6 +125,18 @@ class Plan:
         fingerprint = None if name == MODEL else self.fingerprint(name)
         return functools.partial(instantiate.build_document_encoder, self.settings, checkpoint, fingerprint)
 
+    @property
+    def mining(self) -> MiningSettings | None:
+        """The settings of the step `mine`; None unless data.negatives=mined."""
+        from llm2vec_gen.training.mining import MiningSettings
+
+        mined = self.settings["data.negatives"] == naming.MINED
+        return MiningSettings(**self.settings["mine"]) if mined else None
+
+    def pair_encoder(self) -> Callable[[], Any]:
+        """Return a function, which can be sent to another process, that builds what embeds rows for the step `mine`."""
+        return functools.partial(instantiate.build_pair_encoder, self.settings)
+
     def fingerprint(self, encoder: str = MODEL) -> str:
         """Return a digest of all that changes an encoder's vectors."""
         return naming.encoder_fingerprint(self.settings, encoder, self.artifact("train"))
@@ -163,6 +176,13 @@ class Plan:
         upstream = {name: self.artifact(name).digest for name in naming.upstream_steps(record, self.settings, encoder)}
         label = naming.artifact_label(record, self.settings, self.choices, encoder)
         return Artifact(self.outputs, step, label, config, upstream)
+
+    def mining_vectors(self) -> Artifact:
+        """Return the artifact of the vectors that `mine` compares, in <outputs>/cache: one for all ways to choose."""
+        mined = self.artifact("mine")
+        config = {"encoder": mined.config["encoder"]}
+        config |= {key: mined.config["mine"][key] for key in ("query_instruction", "document_instruction")}
+        return Artifact(self.outputs / "cache", "mine", mined.name, config, mined.upstream)
 
     def require(self, step: str) -> Path:
         """Return the folder of a step's artifact; raise InputError where it is not complete."""

@@ -47,6 +47,7 @@ def test_the_label_of_every_artifact_can_be_filled(tmp_path: Path) -> None:
     assert names == {
         "complete": "pocket-transformers",
         "embed": "pocket-transformers-mean_pool",
+        "mine": "pocket-transformers-mean_pool",
         "train": "pocket-llm2vec_gen-alignment+reconstruction-seed7",
         "teach": "pocket-llm2vec-seed7",
         "expand": "pocket-llm2vec_gen-alignment+reconstruction-seed7",

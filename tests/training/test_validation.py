@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from llm2vec_gen.config import Plan, check_callbacks, compose
-from llm2vec_gen.config.instantiate import take_validation
+from llm2vec_gen.config.instantiate import take_training_keys
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.training.callbacks import Stopped
 from llm2vec_gen.training.datamodule import CompletionDataModule
@@ -415,7 +415,7 @@ def test_no_source_is_given_the_setting(tmp_path: Path) -> None:
 
 def test_data_without_the_key_has_no_validation() -> None:
     settings: dict[str, Any] = {"data": {"path": "a"}, "interpret": {"queries": {"path": "a"}}}
-    take_validation(settings)
+    take_training_keys(settings)
     assert settings == {"data": {"path": "a"}, "interpret": {"queries": {"path": "a"}}, "data.validation": 0}
 
 
