@@ -34,6 +34,7 @@ CHOICES = sorted(
 )
 GIVEN = {  # the pocket names no published teacher; query_mean has nothing to reconstruct from
     "teacher": ["backbone=qwen3_4b"], "baseline": ["backbone=qwen3_4b"], "readout": ["loss=[alignment]"],
+    "loss": ["data.negatives=mined"],
 }  # fmt: skip
 
 

@@ -17,12 +17,19 @@ from llm2vec_gen.config.naming import MINED
 from llm2vec_gen.data.base import gives_negatives
 from llm2vec_gen.errors import InputError, check_flag, check_integer
 from llm2vec_gen.interpreters.embedding_map import check_method
+from llm2vec_gen.losses.base import NEGATIVES
 from llm2vec_gen.models.arguments import check_hops
 from llm2vec_gen.models.lora import check_settings
 from llm2vec_gen.models.readouts.mean_linear import MeanLinear
 from llm2vec_gen.paths import on_disk
 from llm2vec_gen.training.mining import MiningSettings
-from llm2vec_gen.training.settings import check_batch_size, check_losses, check_soft_prompts, check_validation
+from llm2vec_gen.training.settings import (
+    check_batch_size,
+    check_losses,
+    check_soft_prompts,
+    check_validation,
+    needs_of,
+)
 from llm2vec_gen.training.trainer_settings import TrainerSettings
 
 MANY = ("loss", "evaluation", "baseline", "interpreter", "logger", "callbacks")  # groups of members, each with a key
@@ -172,7 +179,7 @@ def check(settings: dict[str, Any]) -> None:
     losses = {name: targets.build(node, f"loss.{name}") for name, node in settings["loss"].items()}
     check_batch_size(losses, training.batch_size)
     check_validation(settings["data.validation"])
-    _check_negatives(settings)
+    _check_negatives(settings, losses)
     trainer: TrainerSettings = targets.build(settings["trainer"], "trainer")
     trainer.check_batch("training.batch_size", settings["training"]["batch_size"])
     _check_suffix(settings["model"])
@@ -187,8 +194,15 @@ def has_negatives(settings: dict[str, Any]) -> bool:
     return settings["data.negatives"] == MINED or gives_negatives(settings["data"])
 
 
-def _check_negatives(settings: dict[str, Any]) -> None:
-    """Raise InputError where the hard negatives that data.negatives names cannot be there."""
+def _check_negatives(settings: dict[str, Any], losses: dict[str, Any]) -> None:
+    """Raise InputError where hard negatives that a loss needs, or that data.negatives names, cannot be there."""
+    needing = [name for name, loss in losses.items() if NEGATIVES in needs_of({name: loss})]
+    if needing and not has_negatives(settings):
+        raise InputError(
+            f"loss.{needing[0]} needs hard negatives, which the data has not; name its columns "
+            "(data.negative_query_column, data.negative_answer_column), mine them with data.negatives=mined, or leave "
+            "the loss out"
+        )
     if (given := settings["data.negatives"]) is None:
         return
     if given != MINED:

@@ -219,6 +219,7 @@ def test_training_reads_what_is_mined_and_nothing_else_changes_its_name() -> Non
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        (["loss=[alignment,margin]"], "loss.margin needs hard negatives, which the data has not; name its columns"),
         (["data.negatives=yes"], "data.negatives=yes: expected mined, or null"),
         (["data.negatives=true"], "data.negatives=True: expected mined, or null"),
         (["data.negatives=mine"], "data.negatives=mine: expected mined"),
