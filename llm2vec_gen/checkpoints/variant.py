@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 from llm2vec_gen.errors import InputError
 
@@ -32,9 +35,28 @@ def refuse(settings: Mapping[str, Any], what: str, readouts: tuple[str, ...] = (
         raise InputError(f"{what} has no place for model.num_hops={settings['num_hops']}; save with format='native'")
 
 
-def kept_states(settings: Mapping[str, Any]) -> tuple[int, int | None]:
-    """Return the slice of a text's states whose mean the head reads, counted from the end."""
-    tokens = settings["num_compression_tokens"]
-    kept = (settings.get("readout") or {}).get("kept") or [None, None]
-    start, stop, _ = slice(*kept).indices(tokens)
-    return start - tokens, None if stop == tokens else stop - tokens
+@dataclass(frozen=True, slots=True)
+class Pooling:
+    """What the head of a merged folder reads of a text's last states (L, D): those of [start:stop], counted from the
+    end (stop None: to it; start None: all), their mean (D,), or end to end (n D,) where they are `joined`."""
+
+    start: int | None
+    stop: int | None = None
+    joined: bool = False
+
+    def __call__(self, states: Tensor, mask: Tensor) -> Tensor:
+        """States (B, L, D) of a batch that is padded on the left, and its mask (B, L) -> (B, D) or (B, n D)."""
+        if self.start is None:
+            real = mask[..., None].bool()
+            return states.masked_fill(~real, 0).sum(dim=1) / real.sum(dim=1).clamp(min=1)
+        kept = states[:, self.start : self.stop]
+        return kept.flatten(1) if self.joined else kept.mean(dim=1)
+
+
+def pooling_of(settings: Mapping[str, Any]) -> Pooling:
+    """Return the pooling of a checkpoint with one of the readouts that a merged folder holds."""
+    tokens, readout = settings["num_compression_tokens"], settings.get("readout") or {}
+    if not tokens:
+        return Pooling(None)
+    start, stop, _ = slice(*(readout.get("kept") or [None, None])).indices(tokens)
+    return Pooling(start - tokens, None if stop == tokens else stop - tokens, "kept" not in readout and bool(readout))

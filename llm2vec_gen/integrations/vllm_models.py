@@ -1,4 +1,4 @@
-"""vLLM's own backbones with a pooler for merged folders: embedding = head(mean of the compression tokens' states).
+"""vLLM's own backbones with a pooler for merged folders: embedding = head(the states that the readout reads).
 
 Written against the interface of vLLM 0.33: `as_embedding_model`, `DispatchPooler`, `SequencePooler`,
 `EmbeddingPoolerHead`, `SequencePoolingMethod`.
@@ -26,28 +26,39 @@ from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
 
 from llm2vec_gen.checkpoints import native
 from llm2vec_gen.checkpoints.merged import HEAD, ORIGINAL
-from llm2vec_gen.checkpoints.variant import kept_states
+from llm2vec_gen.checkpoints.variant import Pooling, pooling_of
 
 
-class MeanOfLast(SequencePoolingMethod):
-    """The mean of states [start:stop] of each sequence, counted from its end (`variant.kept_states`).
+class ReadStates(SequencePoolingMethod):
+    """What the head reads of each sequence's states (`variant.Pooling`).
 
-    The tokenizer of a merged folder puts the compression tokens there; stop None is the end.
+    The tokenizer of a merged folder puts the compression tokens at a sequence's end.
     """
 
-    def __init__(self, start: int, stop: int | None) -> None:
+    def __init__(self, pooling: Pooling) -> None:
         super().__init__()
-        self.start, self.stop = start, stop or 0
+        self.pooling = pooling
 
     def forward(self, hidden_states: Tensor, pooling_metadata: Any) -> Tensor:
-        """Return float32 (N, D) of the flat states (T, D); sequences must come in one piece."""
+        """Return float32 (N, D), or (N, n D), of the flat states (T, D); sequences must come in one piece."""
         cursor = pooling_metadata.get_pooling_cursor()
         if cursor.is_partial_prefill():
-            raise RuntimeError("the last states of a sequence must be computed in one pass: no chunked prefill here")
-        first, last = cursor.first_token_indices_gpu[:, None], cursor.last_token_indices_gpu[:, None]  # (N, 1)
-        rows = last + 1 + torch.arange(self.start, self.stop, device=last.device)  # (N, n) of n states that are read
+            raise RuntimeError("the states of a sequence must be computed in one pass: no chunked prefill here")
+        first, last = cursor.first_token_indices_gpu, cursor.last_token_indices_gpu  # (N,)
+        if self.pooling.start is None:
+            return _means(hidden_states, first, last)
+        read = torch.arange(self.pooling.start, self.pooling.stop or 0, device=last.device)
+        rows = last[:, None] + 1 + read  # (N, n) of n states that are read
         # vLLM measures memory with sequences shorter than the suffix; those of texts never are.
-        return hidden_states[torch.maximum(rows, first)].float().mean(dim=1)
+        kept = hidden_states[torch.maximum(rows, first[:, None])].float()  # (N, n, D)
+        return kept.flatten(1) if self.pooling.joined else kept.mean(dim=1)
+
+
+def _means(states: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    """Return the means (N, D) of sequences that lie one behind the other in the states (T, D); T may go on."""
+    owner = torch.searchsorted(last, torch.arange(len(states), device=last.device))  # N for what belongs to none
+    sums = torch.zeros(len(last) + 1, states.shape[1], device=states.device)
+    return sums.index_add_(0, owner, states.float())[:-1] / (last - first + 1)[:, None]
 
 
 def generative_pooler(model_config: Any) -> DispatchPooler:
@@ -60,7 +71,7 @@ def generative_pooler(model_config: Any) -> DispatchPooler:
         projection.weight.copy_(head["weight"])
         projection.bias.copy_(head["bias"])
     pooled = EmbeddingPoolerHead(projector=projection, head_dtype=torch.float32, activation=PoolerNormalize())
-    return DispatchPooler({"embed": SequencePooler(MeanOfLast(*kept_states(settings)), pooled)})
+    return DispatchPooler({"embed": SequencePooler(ReadStates(pooling_of(settings)), pooled)})
 
 
 def _file(model_config: Any, name: str) -> Path:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llm2vec_gen.checkpoints.merged import HEAD
-from llm2vec_gen.checkpoints.variant import kept_states
+from llm2vec_gen.checkpoints.variant import pooling_of
 from llm2vec_gen.errors import InputError, one_line
 from llm2vec_gen.models.reference_embeddings import COARSE, TOLERANCE
 
@@ -64,10 +64,10 @@ def _merged(folder: Path, texts: list[str], model: LLM2VecGen) -> Tensor:
     # one text at a time where transformers lets texts of a batch change each other (storage.py warns of that)
     batches = [texts] if model.backbone.runner.ropes is None else [[text] for text in texts]
     described = {"num_compression_tokens": model.num_compression_tokens, "readout": model.readout.settings()}
-    kept = slice(*kept_states(described))
+    pooling = pooling_of(described)
     found = []
     for rows in batches:
         batch = tokenizer(rows, padding=True, truncation=True, return_tensors="pt")
-        states = plain(**batch).last_hidden_state[:, kept].mean(dim=1)
+        states = pooling(plain(**batch).last_hidden_state, batch["attention_mask"])
         found.append(states.float() @ head["weight"].T + head["bias"])
     return torch.cat(found)

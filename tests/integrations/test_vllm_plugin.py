@@ -19,19 +19,25 @@ from llm2vec_gen import LLM2VecGen
 from llm2vec_gen.integrations import vllm_plugin
 from llm2vec_gen.models.readouts.first_n import FirstN
 from llm2vec_gen.models.readouts.last_token import LastToken
+from llm2vec_gen.models.readouts.per_token import PerToken
+from llm2vec_gen.models.readouts.query_mean import QueryMean
 from tests.checkpoints.samples import FAMILIES
 from tests.integrations import fake_vllm
 
 TEXTS = ["Where does the cat sit?", "", " the dog ate ", "the cat sat " * 40]
 
 
-@pytest.fixture(scope="module", params=["mean_linear", "first_n", "last_token"])
+@pytest.fixture(scope="module", params=["mean_linear", "first_n", "last_token", "per_token", "query_mean"])
 def model(request) -> LLM2VecGen:
     """A published checkpoint, as it is and with the other readouts that a merged folder holds."""
     family = FAMILIES / "qwen3_lora"
     found = LLM2VecGen.from_pretrained(family / "checkpoint", device="cpu", backbone=str(family / "backbone"))
     other = {"first_n": FirstN(2), "last_token": LastToken()}
     found.readout = other.get(request.param, found.readout)
+    if request.param in ("per_token", "query_mean"):  # which have other tensors
+        readout = PerToken() if request.param == "per_token" else QueryMean()
+        torch.manual_seed(0)
+        return LLM2VecGen(found.backbone, 12, 2, 3, readout=readout, lora={"rank": 2, "alpha": 4}).eval()
     return found
 
 
@@ -59,18 +65,20 @@ def loaded(registry: fake_vllm.Registry, folder: Path) -> Any:
 
 
 @torch.no_grad()
-def states(folder: Path) -> tuple[torch.Tensor, list[int]]:
+def states(folder: Path, texts: list[str]) -> tuple[torch.Tensor, list[int]]:
     """The states of all texts, one behind the other (T, D), as vLLM's backbone gives them to the pooler."""
     tokenizer, plain = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
-    ids = [tokenizer(text, truncation=True).input_ids for text in TEXTS]
+    ids = [tokenizer(text, truncation=True).input_ids for text in texts]
     found = [plain(torch.tensor([row])).last_hidden_state[0] for row in ids]
     return torch.cat(found), [len(row) for row in ids]
 
 
 def test_the_embeddings_are_those_of_encode(model, folder, registry):
     served = loaded(registry, folder)
-    flat, lengths = states(folder)
-    wanted = model.encode(TEXTS)
+    texts = [text for text in TEXTS if text or model.readout.reads_suffix]  # vLLM takes no prompt without tokens
+    flat, lengths = states(folder, texts)
+    flat = torch.cat([flat, torch.full((3, flat.shape[1]), 9.0)])  # vLLM's batches may have rows of no sequence
+    wanted = model.encode(texts)
     raw = served.pooler(flat, fake_vllm.metadata(lengths, normalized=False))
     assert torch.allclose(raw, wanted, atol=1e-5)
     normal = served.pooler(flat, fake_vllm.metadata(lengths))
@@ -80,7 +88,7 @@ def test_the_embeddings_are_those_of_encode(model, folder, registry):
 def test_prompts_in_pieces_are_refused_and_memory_is_measured_with_short_ones(folder, registry):
     served = loaded(registry, folder)
     assert served.default_seq_pooling_type == "MEAN"  # by which vLLM splits no prompt and caches none
-    width = load_file(folder / "head.safetensors")["weight"].shape[1]
+    width = json.loads((folder / "config.json").read_text())["hidden_size"]
     with pytest.raises(RuntimeError, match="chunked prefill"):
         served.pooler(torch.zeros(4, width), fake_vllm.metadata([4], partial=True))
     assert served.pooler(torch.zeros(3, width), fake_vllm.metadata([1, 2])).shape[0] == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from llm2vec_gen.models.readouts.last_token import LastToken
 from llm2vec_gen.models.readouts.mean_linear import MeanLinear
 from llm2vec_gen.models.readouts.per_token import PerToken
 from llm2vec_gen.models.readouts.query_mean import QueryMean
-from tests.builders import tiny_backbone_folder
+from tests.builders import SPECIAL, appending_end, tiny_backbone_folder
 
 TEXTS = ["the cat sat on the mat", "a dog", ""]
 OTHERS = [FirstN(2), LastToken(), PerToken(), QueryMean()]
@@ -67,15 +68,9 @@ def test_exports_hold_what_they_can(backbone: Backbone, readout: Readout, tmp_pa
     with pytest.raises(InputError, match=f"the reference layout has no place for readout={readout.name}; save with"):
         model.save_pretrained(tmp_path / "reference", format="reference")
     assert not (tmp_path / "reference").exists()
-    if isinstance(readout, FirstN | LastToken):  # saving reads the folder by transformers alone and compares
-        model.save_pretrained(tmp_path / "merged", format="merged")
-        again = LLM2VecGen.from_pretrained(tmp_path / "merged", device="cpu")
-        assert torch.equal(again.encode(TEXTS), model.encode(TEXTS))
-        kept = "[:, -3:-1]" if isinstance(readout, FirstN) else "[:, -1:]"
-        assert f"last_hidden_state{kept}.mean(dim=1)" in (tmp_path / "merged" / "README.md").read_text()
-        return
-    with pytest.raises(InputError, match=f"a merged folder has no place for readout={readout.name}"):
-        model.save_pretrained(tmp_path / "merged", format="merged")
+    model.save_pretrained(tmp_path / "merged", format="merged")
+    again = LLM2VecGen.from_pretrained(tmp_path / "merged", device="cpu")
+    assert torch.equal(again.encode(TEXTS), model.encode(TEXTS))
 
 
 class Second(Pooled):
@@ -84,6 +79,50 @@ class Second(Pooled):
     @property
     def kept(self) -> slice:
         return slice(1, 2)
+
+
+READ = {
+    "first_n": "last_hidden_state[:, -3:-1].mean(dim=1)",
+    "last_token": "last_hidden_state[:, -1:].mean(dim=1)",
+    "per_token": "last_hidden_state[:, -3:].flatten(1)",
+    "query_mean": 'batch["attention_mask"]',
+}
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+@pytest.mark.parametrize("lora", [None, {"rank": 2, "alpha": 4}], ids=["frozen", "lora"])
+@pytest.mark.parametrize("readout", OTHERS, ids=lambda readout: readout.name)
+def test_a_merged_folder_gives_the_vectors_to_transformers_alone(
+    readout: Readout, family: str, lora: dict[str, int] | None, tmp_path: Path
+) -> None:
+    """Also where the tokenizer appends an end token to every text, beside longer and empty texts, and cut ones."""
+    folder = appending_end(tiny_backbone_folder(tmp_path, family), SPECIAL[family][1])
+    torch.manual_seed(0)
+    own = Backbone.from_pretrained(str(folder), device="cpu")
+    model = LLM2VecGen(own, 12, 2, 3, max_length=40, readout=readout, lora=lora).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(".B") or "projection" in name:
+                parameter.normal_(std=0.3)
+    model.save_pretrained(tmp_path / "m", format="merged")
+    text = (tmp_path / "m" / "README.md").read_text()
+    code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "AutoModel" in block)
+    assert READ[readout.name] in code and len(code.strip().splitlines()) <= 20
+    names: dict[str, Any] = {}
+    exec(code.replace('"this folder"', repr(str(tmp_path / "m"))), names)
+    texts = [*TEXTS, "the cat sat " * 30, f"a {''.join(SPECIAL[family])} b", "Wo schläft der Hund? 犬 🐕"]
+    wanted = model.encode(texts)
+    assert (names["embed"](texts) - wanted).abs().max() < 2e-5 * wanted.abs().max().clamp(min=1)
+    assert (names["embed"](texts[:1]) - wanted[:1]).abs().max() < 2e-5 * wanted.abs().max().clamp(min=1)
+
+
+def test_a_merged_folder_refuses_what_it_cannot_read(backbone: Backbone, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a merged folder has no place for readout=.*econd; save with"):
+        model_of(backbone, Second()).save_pretrained(tmp_path / "m", format="merged")
+    hops = LLM2VecGen(backbone, 12, 2, 3, max_length=40, readout=PerToken(), num_hops=2)
+    with pytest.raises(InputError, match=r"a merged folder has no place for model.num_hops=2; save with"):
+        hops.save_pretrained(tmp_path / "m", format="merged")
+    assert not (tmp_path / "m").exists()
 
 
 def test_a_class_of_your_own_is_found_by_its_name(backbone: Backbone, tmp_path: Path) -> None:
