@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 SCRIPT = OMP_NUM_THREADS=1 $(BIN)/python experiments# so small a model gains nothing from more threads
 
 .DEFAULT_GOAL := help
-.PHONY: help setup models demo test check lint bench chaos fuzz parity clean reproduce reproduce-full scores tables sensitivity
+.PHONY: help setup models demo test check lint bench chaos fuzz parity clean reproduce reproduce-full scores tables sensitivity study study-scores
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
@@ -89,7 +89,7 @@ scores: setup  ## what reproduce-full measured -> experiments/scores, to be comm
 		cp $(FULL)/tables/$$table/scores.jsonl experiments/scores/$$table.jsonl || exit 1; done
 
 tables: setup  ## experiments/scores -> every table and figure of the pocket, in outputs/tables
-	$(SCRIPT)/tabulate.py -m table=$(POCKET_TABLES) $(NAMED) \
+	$(SCRIPT)/tabulate.py -m table=$(POCKET_TABLES),study $(NAMED) \
 		'scores=experiments/scores/$${hydra:runtime.choices.table}.jsonl'
 
 # The larger language model that rows of other sizes stand on, and the teachers that are not shipped: with $(QUICK) a few
@@ -145,6 +145,40 @@ $(STUDIES:%=$(SENSITIVITY)/tables/%): $(SENSITIVITY)/reference
 		evaluation.sensitivity.reference.path=$$(cat $<) $(MANY) hydra.sweep.dir=$(SENSITIVITY)/sweeps/$(@F) $(study_$(@F))
 	$(SCRIPT)/tabulate.py experiment=sensitivity paths.outputs=$(SENSITIVITY) sweep.folder=$(SENSITIVITY)/sweeps/$(@F) \
 		sweep.figure=lines name=tables/$(@F) 'sweep.results=[$(SHOWN)]'
+
+# ---- variants of the recipe beside it, three seeds each (docs/study.md). Continues where it stopped.
+
+STUDY ?= outputs/study
+SEEDS = 42 43 44
+empty :=
+comma := ,
+commas = $(subst $(empty) $(empty),$(comma),$(strip $(1)))
+# The most important first; the others stand on the models of the row `main`.
+STUDIED = main alignment reconstruction hops_3_last hops_3_all hops_2_last hops_2_all jepa hybrid matryoshka cosine summed_error \
+	smooth_l1 per_token last_token first_n query_mean refusals_0 refusals_20 whitened_targets centred_targets variance_error
+OVER_MAIN = main_first_32 main_first_64 hyde router
+AT = scale=study paths.outputs=$(STUDY)
+
+study: $(SEEDS:%=$(STUDY)/thresholds/seed%)  ## recipes, hops, readouts, distances, a router: one table with verdicts, an hour
+	$(SCRIPT)/run.py -m experiment=$(call commas,$(OVER_MAIN:%=study/%)) seed=$(call commas,$(SEEDS)) $(AT) $(MANY)
+	$(SCRIPT)/tabulate.py table=study name=tables/study $(AT)
+
+study-scores: setup  ## what study measured -> experiments/scores/study.jsonl, to be committed
+	$(SCRIPT)/tabulate.py table=study name=tables/study $(AT)
+	cp $(STUDY)/tables/study/scores.jsonl experiments/scores/study.jsonl
+
+.PHONY: study-rows $(SEEDS:%=$(STUDY)/main/seed%) $(SEEDS:%=$(STUDY)/thresholds/seed%)
+study-rows: setup
+	$(SCRIPT)/run.py -m experiment=$(call commas,$(STUDIED:%=study/%)) seed=$(call commas,$(SEEDS)) $(AT) $(MANY)
+
+$(SEEDS:%=$(STUDY)/main/seed%): $(STUDY)/main/seed%: study-rows
+	mkdir -p $(@D) && rm -rf $@
+	$(call kept,$(SCRIPT)/train.py experiment=study/main seed=$* $(AT))
+
+$(SEEDS:%=$(STUDY)/thresholds/seed%): $(STUDY)/thresholds/seed%: $(STUDY)/main/seed%
+	mkdir -p $(@D) && rm -rf $@
+	$(call kept,$(SCRIPT)/evaluate.py experiment=study/router seed=$* baseline.router.threshold=null \
+		evaluation=[routing] evaluation.decoding=null $(AT))
 
 clean:  ## remove outputs and the virtual environment
 	rm -rf outputs multirun $(VENV) .parity build *.egg-info

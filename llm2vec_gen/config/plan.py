@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -226,12 +226,12 @@ class Plan:
         found: list[Score] = []
         named = [row.partition(":") for row in rows]
         for experiment in dict.fromkeys(name for name, _, _ in named):
-            plan = _plan_of_experiment(experiment, self.outputs, self.choices.get("scale"))
-            if plan is None:
-                continue
-            for encoder in [who for name, _, who in named if name == experiment and who in plan.encoders()]:
-                for artifact in _evaluations_of(plan, encoder, seeds):
-                    found += score_files.gathered(scores_for_table(artifact), f"{experiment}:{encoder}")
+            planned = [(seed, _plan_of_experiment(experiment, self.outputs, self.choices.get("scale"), seed))
+                       for seed in seeds]  # fmt: skip
+            plans = [(seed, plan) for seed, plan in planned if plan is not None]
+            for encoder in dict.fromkeys(who for name, _, who in named if name == experiment):
+                for scores in _scores_by_seed(plans, encoder):
+                    found += score_files.gathered(scores, f"{experiment}:{encoder}")
         return found
 
     # ---- descriptions
@@ -260,14 +260,20 @@ class Plan:
             seed(self.settings["seed"])
 
 
-def _evaluations_of(plan: Plan, encoder: str, seeds: list[int]) -> list[Artifact]:
-    """Return the evaluations of an encoder for each seed; one for all seeds where the encoder has no seed."""
-    artifacts = {}
-    for seed in seeds:
-        plan.settings["seed"] = seed
-        artifact = plan.artifact("evaluate", encoder)
-        artifacts[artifact.digest] = artifact
-    return list(artifacts.values())
+def _scores_by_seed(plans: Sequence[tuple[int, Plan]], encoder: str) -> list[list[Score]]:
+    """Return the scores of an encoder for each seed; once for all seeds where the encoder has no seed.
+
+    A baseline over a trained model (a router) differs by seed, which its scores do not record: they get it here.
+    """
+    artifacts: dict[str, tuple[int, Artifact]] = {}
+    for seed, plan in plans:
+        if encoder in plan.encoders():
+            artifact = plan.artifact("evaluate", encoder)
+            artifacts.setdefault(artifact.digest, (seed, artifact))
+    scores = [(seed, scores_for_table(artifact)) for seed, artifact in artifacts.values()]
+    if len(scores) == 1:
+        return [rows for _, rows in scores]
+    return [[replace(score, seed=seed) for score in rows] for seed, rows in scores]
 
 
 # ---- from Hydra's config to a plan
@@ -309,13 +315,13 @@ def compose(*overrides: str) -> Plan:
         return from_hydra(config)
 
 
-def _plan_of_experiment(experiment: str, outputs: Path, scale: str | None) -> Plan | None:
-    """Return the plan of experiment=<experiment>; None where there is no such file or it lacks inputs."""
+def _plan_of_experiment(experiment: str, outputs: Path, scale: str | None, seed: int) -> Plan | None:
+    """Return the plan of experiment=<experiment> with a seed; None where there is no such file or it lacks inputs."""
     if not any((folder / "experiment" / f"{experiment}.yaml").is_file() for folder in search_folders()):
         return None
     shrunk = [f"scale={scale}"] if scale else []
     try:
-        return compose(f"experiment={experiment}", f"paths.outputs={quoted(str(outputs))}", *shrunk)
+        return compose(f"experiment={experiment}", f"seed={seed}", f"paths.outputs={quoted(str(outputs))}", *shrunk)
     except InputError as error:  # its inputs are missing, so it was not measured here
         log.warning("the row %s stays empty: %s", experiment, error)
         return None

@@ -74,6 +74,11 @@ class PooledEncoder:
             progress.advance(len(batch))
         return vectors
 
+    def forward_tokens(self, texts: Sequence[str], instruction: str | None = None) -> list[int]:
+        """Return how many tokens go forward through the model to embed each text."""
+        rows = self.rows(check_texts(texts), (instruction or "").strip() if self.use_instruction else None)
+        return [len(row.ids) for row in rows]
+
     def rows(self, texts: Sequence[str], instruction: str | None) -> list[Row]:
         """Return the row of each text, behind its instruction if there is one; the positions are the text's."""
         found, skips = tokenized(partial(self.backbone.tokenize, max_length=self.max_length), texts, instruction)

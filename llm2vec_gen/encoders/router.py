@@ -80,18 +80,14 @@ class Router:
         texts = check_texts(texts)
         if not self.routes(instruction):
             return self.model.encode(texts, instruction)
-        if self.threshold is None:
-            raise InputError(
-                "baseline.router.threshold is not chosen: evaluate with evaluation=[routing], then give its folder, or "
-                "give a number"
-            )
+        threshold = self._chosen()
         vectors = torch.empty(len(texts), self.embedding_dim)
         hard = torch.zeros(len(texts), dtype=torch.bool)
-        for start in range(0, len(texts) if self.threshold else 0, CHUNK):
+        for start in range(0, len(texts) if threshold else 0, CHUNK):
             rows = slice(start, start + CHUNK)
             signal, vectors[rows] = self._one_pass(texts[rows], instruction)
-            hard[rows] = signal >= self.threshold
-        if not self.threshold:
+            hard[rows] = signal >= threshold
+        if not threshold:
             hard[:] = True
         written = [text for text, is_hard in zip(texts, hard.tolist(), strict=True) if is_hard]
         if written:
@@ -108,20 +104,38 @@ class Router:
         parts = [self._signal(texts[start : start + CHUNK], instruction)[0] for start in range(0, len(texts), CHUNK)]
         return torch.cat(parts) if parts else torch.empty(0)
 
-    def forward_tokens(self, texts: Sequence[str], instruction: str) -> tuple[list[int], list[int]]:
+    def _chosen(self) -> float:
+        if self.threshold is None:
+            raise InputError(
+                "baseline.router.threshold is not chosen: evaluate with evaluation=[routing], then give its folder, or "
+                "give a number"
+            )
+        return self.threshold
+
+    def forward_tokens(self, texts: Sequence[str], instruction: str | None = None) -> list[int]:
+        """Return each text's cost on the way that it takes, see `costs`."""
+        found = self.model.forward_tokens(texts, instruction)
+        if instruction and self.routes(instruction):
+            signals, threshold = self.signals(texts, instruction).tolist(), self._chosen()
+            hard = [row for row, signal in enumerate(signals) if signal >= threshold]
+            _, written = self.costs([texts[row] for row in hard], instruction)
+            for row, tokens in zip(hard, written, strict=True):
+                found[row] = tokens
+        return found
+
+    def costs(self, texts: Sequence[str], instruction: str) -> tuple[list[int], list[int]]:
         """Return each query's cost if it takes one pass, and if HyDE writes: tokens that go forward through a model.
 
-        One pass: instruction, query and suffix. HyDE: n prompts and answers, which are written and then embedded, and
-        the query, embedded; where the entropy decides, the pass that gives it too. Counted by the model's tokenizer,
-        without the few tokens of a chat template.
+        One pass: instruction, query and suffix, of every hop. HyDE: n prompts and answers, which are written and then
+        embedded, and the query, embedded; where the entropy decides, the pass that gives it too. Counted by the model's
+        tokenizer, without the few tokens of a chat template.
         """
         prompts = [f"{instruction.strip()} {text.strip()}" for text in texts]
-        hops, suffix = self.model.num_hops, self.model.num_suffix_tokens
-        after = hops * suffix + (hops - 1) * self.model.num_compression_tokens  # a hop reads soft prompts and a suffix
+        one_pass = self.model.forward_tokens(texts, instruction)
         prompted = [len(ids) for ids in self._ids(prompts)]
-        one_pass = [length + after for length in prompted]
         embedded = [len(ids) for ids in self._ids(list(texts))] if self.hyde.encode_query else [0] * len(texts)
-        deciding = one_pass if self.signal == "lens_entropy" else [0] * len(texts)
+        decides = self.signal == "lens_entropy" and self.threshold != 0  # 0 sends all to HyDE, unseen
+        deciding = one_pass if decides else [0] * len(texts)
         found = []
         for row, answers in enumerate(self.hyde.answers(prompts)):
             written = sum(len(ids) for ids in self._ids(answers))

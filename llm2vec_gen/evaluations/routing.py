@@ -32,7 +32,7 @@ class Routes(Protocol):
 
     def signals(self, texts: Sequence[str], instruction: str | None = None) -> Tensor: ...
 
-    def forward_tokens(self, texts: Sequence[str], instruction: str) -> tuple[list[int], list[int]]: ...
+    def costs(self, texts: Sequence[str], instruction: str) -> tuple[list[int], list[int]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class Routing(Evaluation):
     def evaluate(self, encoder: Encoder, task: str) -> list[Score]:
         """Return the rows that the class names."""
         self.check_task(task)
-        if not hasattr(encoder, "forward_tokens"):
+        if not hasattr(encoder, "costs"):
             log.info("routing: skipped, %s does not route (encoder=router does)", encoder_name(encoder))
             return []
         router = cast(Routes, encoder)
@@ -149,7 +149,7 @@ class Routing(Evaluation):
         if not instruction:
             raise InputError(f"evaluation.routing.tasks: {task} has no instruction, so its queries are not routed")
         asked = [texts[id_] for id_ in ids]
-        signals, costs = encoder.signals(asked, instruction).tolist(), encoder.forward_tokens(asked, instruction)
+        signals, costs = encoder.signals(asked, instruction).tolist(), encoder.costs(asked, instruction)
         return [
             RoutedQuery(f"{task}/{id_}", signal, ways[0][id_], ways[1][id_], *cost)
             for id_, signal, *cost in zip(ids, signals, *costs, strict=True)

@@ -254,6 +254,10 @@ class LLM2VecGen(nn.Module):
         """
         return self._collect(lambda states: states, hop, texts, instruction, batch_size, max_length, show_progress)
 
+    def forward_tokens(self, texts: str | Sequence[str], instruction: str | None = None) -> list[int]:
+        """Return how many tokens go forward through the language model to embed each text (`QueryPass`)."""
+        return QueryPass.of(self, texts, instruction, 32, None, False).forward_tokens()
+
     @torch.no_grad()
     def soft_prompts(self, texts: str | Sequence[str], instruction: str | None = None, batch_size: int = 32,
                      max_length: int | None = None, show_progress: bool = False, hop: int | None = None

@@ -65,6 +65,14 @@ class QueryPass:
                 progress.advance(len(micro_batch))
         return result
 
+    def forward_tokens(self) -> list[int]:
+        """Return how many tokens of each row go forward, over all hops: the query once, and what each hop reads behind
+        it, a suffix and the soft prompts that are fed back. A beginning that rows share is not taken off.
+        """
+        model = self.model
+        behind = model.num_hops * model.num_suffix_tokens + (model.num_hops - 1) * model.num_compression_tokens
+        return [len(row) + behind for row in self._before_suffix()]
+
     def _shared(self) -> Prefix | None:
         """Keys and values of the beginning that all texts have in common, where it is long enough to pay."""
         model = self.model

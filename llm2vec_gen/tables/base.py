@@ -54,22 +54,27 @@ class Table(ABC):
 class Column:
     """One column: the mean over the tasks of a category (default: the category named like the column), or one task.
 
+    category several are one column too: the mean over the tasks of all
     metric   another metric than the main score
     label    the heading, `name` if not given
+    percent  false: not printed times 100, whatever the table does
     """
 
     name: str
-    category: str | None = None
+    category: str | Sequence[str] | None = None
     task: str | None = None
     metric: str | None = None
     label: str | None = None
     lower_is_better: bool = False
+    percent: bool = True
 
     def takes(self, score: Score) -> bool:
         """Whether a score row belongs to this column."""
         right_metric = score.metric == self.metric if self.metric else score.main
-        right_task = score.task == self.task if self.task else score.category == (self.category or self.name)
-        return right_metric and right_task
+        if self.task:
+            return right_metric and score.task == self.task
+        wanted = self.category or self.name
+        return right_metric and (score.category == wanted if isinstance(wanted, str) else score.category in wanted)
 
     @property
     def heading(self) -> str:

@@ -90,8 +90,8 @@ def bars(axes: Axes, grid: Grid) -> None:
     for column, label in enumerate(grid.columns):
         cells = [row[column] for row in grid.cells]
         places = [row + (column - (len(grid.columns) - 1) / 2) * thickness for row in range(len(cells))]
-        _bars_of(axes, places, cells, grid.scale, thickness, COLOURS[column % len(COLOURS)], label)
-        _published(axes, places, cells, grid.scale)
+        _bars_of(axes, places, cells, grid.scale_of(column), thickness, COLOURS[column % len(COLOURS)], label)
+        _published(axes, places, cells, grid.scale_of(column))
     axes.set_xticks(range(len(grid.rows)), grid.rows, rotation=30, ha="right")
     axes.set_xlim(-0.6, len(grid.rows) - 0.4)
     _furnish(axes, grid)
@@ -110,9 +110,11 @@ def lines(axes: Axes, grid: Grid) -> None:
     """Draw a line per row along the columns; a missing cell interrupts it."""
     numbers = all(name.replace(".", "", 1).isdigit() for name in grid.columns)
     places = [float(name) for name in grid.columns] if numbers else [float(i) for i in range(len(grid.columns))]
+    scales = [grid.scale_of(column) for column in range(len(grid.columns))]
     for row, label in enumerate(grid.rows):
-        values = [float("nan") if c.value is None else grid.scale * c.value for c in grid.cells[row]]
-        errors = [grid.scale * cell.spread for cell in grid.cells[row]]
+        cells = list(zip(scales, grid.cells[row], strict=True))
+        values = [float("nan") if cell.value is None else scale * cell.value for scale, cell in cells]
+        errors = [scale * cell.spread for scale, cell in cells]
         colour = COLOURS[row % len(COLOURS)]
         axes.errorbar(places, values, yerr=errors if any(errors) else None, marker="o", color=colour, label=label)
         _published(axes, places, grid.cells[row], grid.scale)
@@ -125,7 +127,10 @@ def lines(axes: Axes, grid: Grid) -> None:
 
 def heat(axes: Axes, grid: Grid) -> None:
     """Draw a coloured cell per figure, darker is better, with the figure in it and the published one below."""
-    values = [[float("nan") if cell.value is None else grid.scale * cell.value for cell in row] for row in grid.cells]
+    values = [
+        [float("nan") if cell.value is None else grid.scale_of(column) * cell.value for column, cell in enumerate(row)]
+        for row in grid.cells
+    ]
     colours = "Blues_r" if grid.lower_is_better else "Blues"
     known = [value for row in values for value in row if value == value]
     if known:
@@ -135,7 +140,7 @@ def heat(axes: Axes, grid: Grid) -> None:
         axes.set_ylim(len(grid.rows) - 0.5, -0.5)
     for row, cells in enumerate(grid.cells):
         for column, cell in enumerate(cells):
-            text = MISSING if cell.value is None else f"{grid.scale * cell.value:.{grid.decimals}f}"
+            text = MISSING if cell.value is None else f"{values[row][column]:.{grid.decimals}f}"
             if cell.published is not None:
                 text += f"\n({grid.scale * cell.published:.{grid.decimals}f})"
             axes.text(column, row, text, ha="center", va="center", fontsize=8)

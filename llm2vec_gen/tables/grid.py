@@ -48,7 +48,10 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A table before it is drawn: cells[row][column], in the unit of the scores; `scale` is applied when drawing."""
+    """A table before it is drawn: cells[row][column], in the unit of the scores; `scale` is applied when drawing.
+
+    unscaled   headings of columns that it is not applied to
+    """
 
     title: str
     rows: list[str]
@@ -60,10 +63,17 @@ class Grid:
     decimals: int = 1
     corner: str = "method"
     bold: bool = True  # mark the best of each column
+    unscaled: frozenset[str] = frozenset()
+
+    def scale_of(self, column: int) -> float:
+        """Return the factor of a column's figures."""
+        return 1.0 if self.columns[column] in self.unscaled else self.scale
 
     def texts(self) -> list[list[str]]:
         """Return every cell as printed."""
-        return [[cell.text(self.scale, self.decimals) for cell in row] for row in self.cells]
+        return [
+            [cell.text(self.scale_of(column), self.decimals) for column, cell in enumerate(row)] for row in self.cells
+        ]
 
     def headings(self) -> list[str]:
         """Return the column names, with an arrow where less is better."""
@@ -73,7 +83,7 @@ class Grid:
         """Return the best rows of a column after rounding; none unless at least two rows have a figure."""
         column_values = [cells[column].value if self.bold else None for cells in self.cells]
         values = {
-            row: round(self.scale * value, self.decimals)
+            row: round(self.scale_of(column) * value, self.decimals)
             for row, value in enumerate(column_values)
             if value is not None
         }

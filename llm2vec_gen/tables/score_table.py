@@ -108,6 +108,7 @@ class ScoreTable(Table):
             note=note,
             scale=self.scale,
             decimals=self.decimals,
+            unscaled=frozenset(column.heading for column in self.columns if not column.percent),
         )
 
     def _row(self, columns: list[RunScores], tasks: list[dict[str, None]]) -> list[Cell]:

@@ -15,6 +15,7 @@ from llm2vec_gen.types import Score
 
 Values = Mapping[str, float]  # query -> value
 PerQuery = Mapping[Any, Mapping[str, Values]]  # task -> subset -> query -> value
+Spread = tuple[float, float, int]
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
@@ -88,6 +89,25 @@ def resampled_means(values: tuple[float, ...], resamples: int, seed: str) -> np.
     batch = max(1, 5_000_000 // len(sample))
     found = bootstrap((sample,), np.mean, n_resamples=resamples, batch=batch, method="percentile", rng=rng)
     return found.bootstrap_distribution
+
+
+def seeds_interval(ours: Spread, theirs: Spread, confidence: float = CONFIDENCE) -> tuple[float, float] | None:
+    """Return the interval of mean(ours) - mean(theirs) over seeds: Welch's, for two samples that are not paired.
+
+    A `Spread` is (mean, standard deviation, seeds); seeds 0 says that the figure depends on none and is exact. None
+    where a figure that does depend on them has only one.
+    """
+    from scipy.stats import t
+
+    if ours[2] == 1 or theirs[2] == 1:
+        return None
+    parts = [(sd * sd / n, n - 1) for _, sd, n in (ours, theirs) if n]
+    variance, difference = math.fsum(part for part, _ in parts), ours[0] - theirs[0]
+    if not variance:
+        return difference, difference
+    freedom = variance**2 / math.fsum(part * part / n for part, n in parts)
+    half = float(t.ppf((1 + confidence) / 2, freedom)) * math.sqrt(variance)
+    return difference - half, difference + half
 
 
 def relative_change(ours: float | None, theirs: float | None) -> float | None:

@@ -90,7 +90,7 @@ def test_documents_take_one_pass(model):
 
 def test_forward_tokens_by_hand(model):
     router, _ = routed(model)
-    one_pass, hyde = router.forward_tokens(["the cat sat"], ASK)
+    one_pass, hyde = router.costs(["the cat sat"], ASK)
 
     def count(text):
         return len(model.tokenizer(text)["input_ids"])
@@ -99,7 +99,7 @@ def test_forward_tokens_by_hand(model):
     assert one_pass == [count(prompt) + 4]
     written = 2 * (count(prompt) + 2 * count(answer)) + count("the cat sat")  # n = 2 prompts, answers twice, query
     assert hyde == [written + one_pass[0]], "the entropy takes the pass before it is known"
-    assert routed(model, signal="query_length")[0].forward_tokens(["the cat sat"], ASK) == (one_pass, [written])
+    assert routed(model, signal="query_length")[0].costs(["the cat sat"], ASK) == (one_pass, [written])
 
 
 @pytest.mark.parametrize("threshold", [-1.0, math.nan, True, [1], "nowhere"])
@@ -137,5 +137,24 @@ def test_a_router_that_cannot_work(model):
 
 def test_further_hops_cost_soft_prompts_and_a_suffix(model):
     hops = LLM2VecGen(model.backbone, model.embedding_dim, 1, 3, num_hops=3)
-    once, thrice = (routed(each)[0].forward_tokens(QUERIES, ASK)[0] for each in (model, hops))
+    once, thrice = (routed(each)[0].costs(QUERIES, ASK)[0] for each in (model, hops))
     assert [more - one for one, more in zip(once, thrice, strict=True)] == [2 * (3 + 4)] * len(QUERIES)
+
+
+@pytest.mark.parametrize("signal", ["lens_entropy", "query_length"])
+def test_forward_tokens_are_those_of_the_way_taken(model, signal):
+    router, generator = routed(model, signal=signal)
+    one_pass, hyde = router.costs(QUERIES, ASK)
+    signals = router.signals(QUERIES, ASK)
+    middle = float(signals.sort().values[2])
+    taken = zip(signals.tolist(), one_pass, hyde, strict=True)
+    assert router.at(middle).forward_tokens(QUERIES, ASK) == [h if value >= middle else o for value, o, h in taken]
+    assert router.at(math.inf).forward_tokens(QUERIES, ASK) == one_pass == model.forward_tokens(QUERIES, ASK)
+    unseen = [more - less for more, less in zip(hyde, one_pass, strict=True)] if signal == "lens_entropy" else hyde
+    assert router.at(0).forward_tokens(QUERIES, ASK) == unseen, "nothing decides where all go to HyDE"
+    generator.asked.clear()
+    for instruction in (None, DOCUMENT):
+        assert router.forward_tokens(QUERIES, instruction) == model.forward_tokens(QUERIES, instruction)
+    assert generator.asked == []
+    with pytest.raises(InputError, match="threshold is not chosen"):
+        router.forward_tokens(QUERIES, ASK)

@@ -56,7 +56,7 @@ class Lengths:
     def signals(self, texts, instruction=None):
         return torch.tensor([float(len(text)) for text in texts])
 
-    def forward_tokens(self, texts, instruction):
+    def costs(self, texts, instruction):
         return [len(text) for text in texts], [100 + len(text) for text in texts]
 
     def encode(self, texts, instruction=None):
