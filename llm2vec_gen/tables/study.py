@@ -87,7 +87,8 @@ class StudyTable(Table):
         return [_difference(ours, theirs, name in seeded, self.main in seeded) for ours, theirs in pairs]
 
     def _verdict(self, grid: Grid, differences: list[Cell]) -> str:
-        better, worse = [], []
+        better: list[str] = []
+        worse: list[str] = []
         known = [number for number in self.compared if differences[number].interval is not None]
         for number in known:
             low, high = differences[number].interval  # type: ignore[misc]
