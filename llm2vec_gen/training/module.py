@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import cosine_similarity, normalize
 from torch.utils.checkpoint import checkpoint
 
 from llm2vec_gen.distributed import collectives
+from llm2vec_gen.losses.base import NEGATIVES
 from llm2vec_gen.training import validation
 from llm2vec_gen.training.base import ResumableModule
 from llm2vec_gen.training.optimizers import MakeOptimizer
@@ -21,6 +22,7 @@ from llm2vec_gen.training.settings import (
     check_batch_size,
     check_losses,
     check_soft_prompts,
+    needs_of,
     schedule_of,
     weight_at,
     weight_of,
@@ -54,7 +56,8 @@ class LLM2VecGenModule(ResumableModule):
         check_batch_size(losses, settings.batch_size)
         check_soft_prompts(losses, getattr(model, "readout", None))
         used = {name: loss for name, loss in losses.items() if weight_of(loss) > 0}
-        super().__init__(model, settings, used, [*OBSERVED, *used], optimizer, scheduler)
+        observed = [*OBSERVED, *(["cosine_negative"] if NEGATIVES in needs_of(losses) else [])]
+        super().__init__(model, settings, used, [*observed, *used], optimizer, scheduler)
         self._loss_modules = nn.ModuleList(loss for loss in used.values() if isinstance(loss, nn.Module))
         self._compared = False
         self.initialize_model: Callable[[], None] | None = None  # set by fit, which has the training queries
@@ -67,7 +70,8 @@ class LLM2VecGenModule(ResumableModule):
         weights = {name: weight_at(loss, self.global_step) for name, loss in self.losses.items()}
         total = torch.stack([weights[name] * value for name, value in values.items()]).sum()
         detached = {name: value.detach() for name, value in values.items()}
-        self.record({"loss": total.detach(), **detached, **observe(output, batch.targets)}, tokens_of(batch))
+        observed = observe(output, batch.targets, None if batch.negatives is None else batch.negatives.targets)
+        self.record({"loss": total.detach(), **detached, **observed}, tokens_of(batch))
         return total
 
     def _losses(self, batch: Batch) -> tuple[EncoderOutput, dict[str, Tensor]]:
@@ -207,12 +211,16 @@ def _encode(model: Any, batch: Batch, chunk_size: int | None) -> EncoderOutput:
 
 
 @torch.no_grad()
-def observe(output: EncoderOutput, targets: Tensor) -> dict[str, Tensor]:
-    """Cosines and norms of a rank's batch: to the matching target, and the mean over all others (NaN for B = 1)."""
+def observe(output: EncoderOutput, targets: Tensor, negatives: Tensor | None = None) -> dict[str, Tensor]:
+    """Cosines and norms of a rank's batch: to the matching target, and the mean over all others (NaN for B = 1).
+
+    negatives: targets (B, E) of the hard negatives; `cosine_negative` is then the mean cosine of each query to its own.
+    """
     embeddings, targets = output.embedding.detach().float(), targets.float()
     cosines = normalize(embeddings, dim=-1) @ normalize(targets, dim=-1).T
     matches, rows = cosines.diagonal().sum(), len(embeddings)
-    return {
+    found = {} if negatives is None else {"cosine_negative": cosine_similarity(embeddings, negatives.float()).mean()}
+    return found | {
         "cosine_match": matches / rows,
         "cosine_other": (cosines.sum() - matches) / (rows * (rows - 1)),
         "embedding_norm": embeddings.norm(dim=-1).mean(),

@@ -19,6 +19,10 @@ def test_cosines_and_norms_equal_a_loop_over_pairs() -> None:
     assert float(seen["cosine_other"]) == pytest.approx(sum(others) / 20, abs=1e-6)
     assert float(seen["embedding_norm"]) == pytest.approx(sum(float(e.norm()) for e in embeddings) / 5, rel=1e-6)
     assert float(seen["target_norm"]) == pytest.approx(sum(float(t.norm()) for t in targets) / 5, rel=1e-6)
+    assert "cosine_negative" not in seen
+    negatives = targets[[1, 2, 3, 4, 0]]
+    seen = observe(EncoderOutput(torch.zeros(5, 2, 7), embeddings), targets, negatives)
+    assert float(seen["cosine_negative"]) == pytest.approx(sum(cosine[i][(i + 1) % 5] for i in range(5)) / 5, abs=1e-6)
 
 
 def test_a_single_query_has_no_other_targets() -> None:

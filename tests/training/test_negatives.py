@@ -184,5 +184,5 @@ def test_a_run_with_negatives_counts_and_validates(tmp_path: Path, chunk: int | 
                  seed=3, validation=4, negatives=negatives)  # fmt: skip
     assert counts["samples"] == 24 and counts["rows_without_negative"] == 1 and counts["validation_queries"] == 4
     header, *rows = (tmp_path / "metrics.csv").read_text().splitlines()
-    assert {"train/margin", "train/contrastive"} <= set(header.split(",")) and len(rows) >= 3
+    assert {"train/margin", "train/contrastive", "train/cosine_negative"} <= set(header.split(",")) and len(rows) >= 3
     assert counts["contrastive"] > 0 and counts["margin"] >= 0
