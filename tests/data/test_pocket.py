@@ -31,3 +31,29 @@ def test_kinds():
         Pocket("heldout", kinds=["nonsense"])
     with pytest.raises(InputError, match="data.split=none"):
         Pocket("none")
+
+
+def test_the_hard_negative_is_the_next_of_its_kind_with_another_completion():
+    pairs = world.embedder_queries()
+    queries = list(Pocket("train", answers=True, hard_negatives=True).queries())
+    assert len(queries) == len(pairs)
+    for place, query in list(enumerate(queries))[:300] + list(enumerate(queries))[-300:]:
+        after = [*pairs[place + 1 :], *pairs[:place]]
+        expected = next(
+            other for other in after if other.kind == pairs[place].kind and other.completion != pairs[place].completion
+        )
+        assert query.negative is not None
+        assert (query.negative.text, query.negative.answer) == (expected.query, expected.completion)
+    assert next(iter(Pocket("train", hard_negatives=True).queries())).negative.answer is None  # type: ignore[union-attr]
+    assert next(iter(Pocket("train").queries())).negative is None
+    assert Pocket.gives_negatives({"hard_negatives": True}) and not Pocket.gives_negatives({"negatives": "mined"})
+    with pytest.raises(InputError, match="data.hard_negatives=yes"):
+        Pocket(hard_negatives="yes")  # type: ignore[arg-type]
+
+
+def test_artifacts_of_the_pocket_keep_their_names():
+    from llm2vec_gen.artifacts.identity import hashed_config
+
+    node = {"_target_": "llm2vec_gen.data.pocket.Pocket", "split": "train"}
+    assert hashed_config({**node, "hard_negatives": False}) == hashed_config(node)
+    assert hashed_config({**node, "hard_negatives": True}) != hashed_config(node)

@@ -139,6 +139,10 @@ def test_rows_share_what_they_can():
     assert changed("paper/figure4/tokens_20", "paper/figure4/tokens_10", "scale=pocket") == ["train", "evaluate"]
     assert changed("paper/figure6/completions_4b_teacher_4b", "paper/table3/both_losses") == ["evaluate"], "two suites"
     assert changed("paper/table10/qwen3_4b", "paper/table1/qwen3_4b", "scale=pocket") == ALL[1:]
+    for scale in ([], ["scale=pocket"]):
+        assert changed("paper/table10/qwen3_4b_hard_negatives", "paper/table10/qwen3_4b", *scale) == ALL
+        assert changed("paper/table10/qwen3_4b_lora", "paper/table10/qwen3_4b_hard_negatives", *scale) == ALL[2:]
+        assert changed("paper/table10/qwen3_4b_echo_data", "paper/table10/qwen3_4b_lora", *scale) == ALL
     assert changed("paper/v1/qwen3_4b", "paper/table1/qwen3_4b") == ["train", "evaluate"]
     pocket = [digests(f"paper/figure6/completions_{g}_teacher_{t}", "scale=pocket")["train"]
               for g in ("4b", "8b") for t in ("4b", "8b")]  # fmt: skip
