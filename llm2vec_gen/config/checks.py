@@ -20,6 +20,7 @@ from llm2vec_gen.interpreters.embedding_map import check_method
 from llm2vec_gen.losses.base import NEGATIVES
 from llm2vec_gen.models.arguments import check_hops
 from llm2vec_gen.models.lora import check_settings
+from llm2vec_gen.models.readouts.base import Readout
 from llm2vec_gen.models.readouts.mean_linear import MeanLinear
 from llm2vec_gen.paths import on_disk
 from llm2vec_gen.training.mining import MiningSettings
@@ -253,6 +254,8 @@ def _check_variant(model: dict[str, Any], losses: dict[str, Any]) -> None:
     """Raise InputError where readout, hops, losses, LoRA and compression tokens cannot work, or not together."""
     node = model.get("readout")
     readout = MeanLinear() if node is None else targets.build(node, "model.readout")
+    if not isinstance(readout, Readout):
+        raise InputError(f"model.readout={node}: expected a node with the _target_ of a readout; choose readout=<name>")
     check_hops(model.get("num_hops", 1), model.get("hop_loss", "last"), readout)
     check_soft_prompts(losses, readout)
     if model.get("lora") is not None:

@@ -45,6 +45,8 @@ def format_config_error(error: Exception, choices: Mapping[str, Any] | None = No
             text = _no_key(one)
         elif found := re.search(r"Ambiguous value for argument '(.*)'$", str(one), re.MULTILINE):
             text = _unquoted(found[1], "its commas make it several values") + "; with -m it is a sweep"
+        elif "Config group override must be a string or a list" in str(one):
+            text = "a group is set to null or a number: <group>=<name> chooses one of its files, ~<group> leaves it out"
         elif found := re.search(r"Could not delete from config\. '(.*)' does not exist", str(one)):
             text = f"~{found[1]}: this config has no {found[1]} to remove"
         if text:

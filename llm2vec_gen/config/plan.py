@@ -310,7 +310,7 @@ def compose(*overrides: str) -> Plan:
     with contextlib.nullcontext() if running else hydra.initialize_config_dir(str(CONF), version_base=None):
         try:
             config = hydra.compose("config", current_overrides(overrides), return_hydra_config=True)
-        except CONFIG_ERRORS as error:
+        except (*CONFIG_ERRORS, ValueError) as error:  # Hydra raises bare ones too
             raise format_config_error(error) from error
         return from_hydra(config)
 

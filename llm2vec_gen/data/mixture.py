@@ -69,8 +69,10 @@ class Mixture(QuerySource):
     @staticmethod
     def gives_negatives(settings: Mapping[str, Any]) -> bool:
         """Return whether each source of the mixture with a weight over 0 has hard negatives."""
-        weights = settings.get("weights") or {}
-        nodes = [node for name, node in (settings.get("sources") or {}).items() if weights.get(name, 1)]
+        weights, sources = settings.get("weights"), settings.get("sources")
+        if not isinstance(sources, Mapping) or not isinstance(weights, Mapping | None):
+            return False  # the constructor refuses them
+        nodes = [node for name, node in sources.items() if (weights or {}).get(name, 1)]
         return bool(nodes) and all(isinstance(node, Mapping) and gives_negatives(node) for node in nodes)
 
     def rows(self) -> Iterator[Row]:
@@ -114,6 +116,11 @@ class Mixture(QuerySource):
 
 def checked_weights(weights: Mapping[str, float] | None, names: list[str]) -> dict[str, float]:
     """Return the weight of each source that has one over 0; InputError where weights and sources do not fit."""
+    if weights is not None and not isinstance(weights, Mapping):
+        raise InputError(
+            f"data.weights={weights}: expected a weight for each source by its name, e.g. "
+            f"'data.weights={{{', '.join(f'{name}: 1' for name in names)}}}', or null"
+        )
     found = dict.fromkeys(names, 1.0) if weights is None else dict(weights)
     if unknown := [name for name in found if name not in names]:
         raise InputError(f"data.weights.{unknown[0]} belongs to no source; the sources are {', '.join(names)}")

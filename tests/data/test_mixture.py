@@ -98,6 +98,8 @@ def test_answers_are_there_if_every_source_has_them():
     ("weights", "message"),
     [
         ({"a": 0, "b": 0}, r"sum to nothing positive \(a 0, b 0\)"),
+        ([1, 2], r"data.weights=\[1, 2\]: expected a weight for each source .*'data.weights=\{a: 1, b: 1\}', or null"),
+        (1, "data.weights=1: expected a weight for each source"),
         ({"a": 1}, "no weight for the source b"),
         ({"a": 1, "b": 1, "c": 1}, "data.weights.c belongs to no source"),
         ({"a": -1, "b": 2}, "data.weights.a=-1"),
