@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,8 @@ def test_a_job_array_encodes_together_and_its_last_process_mines(log: Path, tmp_
     for plan in (alone, *arrays):
         pipeline.complete(plan)
     expected = read_negatives(pipeline.mine(alone), Completions(alone.require("complete")))
+    worker = pickle.loads(pickle.dumps(arrays[0].pair_encoder()))()  # as Ray sends it
+    assert worker.embed(Completions(arrays[0].require("complete"))[:2]).shape == (2, 2, worker.embedding_dim)
     pipeline.mine(arrays[0])
     assert not arrays[0].artifact("mine").is_complete and arrays[0].mining_vectors().rows == 32
     found = read_negatives(pipeline.mine(arrays[1]), Completions(arrays[1].require("complete")))
