@@ -212,8 +212,8 @@ def _check_negatives(settings: dict[str, Any], losses: dict[str, Any]) -> None:
         )
     if gives_negatives(settings["data"]):
         raise InputError(
-            f"data.negatives={MINED}: the data has hard negatives of its own; take these (data.negatives=null), or set "
-            "data.negative_query_column=null data.negative_answer_column=null"
+            f"data.negatives={MINED}: the data has hard negatives of its own; take them (data.negatives=null) or leave "
+            "them out of the data (data.negative_query_column=null; data.hard_negatives=false in the pocket)"
         )
     mining = MiningSettings(**settings["mine"])
     component = mining_component(settings)
