@@ -87,7 +87,7 @@ class AlignmentLoss(Loss):
         of: str = "queries",
     ):
         super().__init__(weight, schedule)
-        self.of = choice("loss.alignment.of", of, SIDES)
+        self.of = choice("AlignmentLoss: of", of, SIDES)
         self.needs = frozenset({of} - {"queries"})
         if reduction not in REDUCTIONS:
             raise InputError(f"loss.alignment.reduction is {reduction!r}; expected {' or '.join(REDUCTIONS)}")

@@ -83,19 +83,19 @@ class ContrastiveLoss(Loss):
     ):
         super().__init__(weight, schedule)
         if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not temperature > 0:
-            raise InputError(f"loss.contrastive.temperature={temperature}: expected a number over 0")
-        check_flag("loss.contrastive.symmetric", symmetric)
-        check_flag("loss.contrastive.hard_negatives", hard_negatives)
+            raise InputError(f"ContrastiveLoss: temperature={temperature}: expected a number over 0")
+        check_flag("ContrastiveLoss: symmetric", symmetric)
+        check_flag("ContrastiveLoss: hard_negatives", hard_negatives)
         if isinstance(hardness, bool) or not isinstance(hardness, int | float) or not 0 <= hardness < math.inf:
-            raise InputError(f"loss.contrastive.hardness={hardness}: expected a number of 0 or more")
+            raise InputError(f"ContrastiveLoss: hardness={hardness}: expected a number of 0 or more")
         if hardness and not hard_negatives:
             raise InputError(
-                f"loss.contrastive.hardness={hardness} weighs hard negatives, which are left out; set "
-                "loss.contrastive.hard_negatives=true or loss.contrastive.hardness=0"
+                f"ContrastiveLoss: hardness={hardness} weighs hard negatives, which are left out; set "
+                "hard_negatives=true or hardness=0"
             )
         self.temperature, self.symmetric, self.hardness = float(temperature), symmetric, float(hardness)
-        self.candidates = choice("loss.contrastive.candidates", candidates, CANDIDATES)
-        self.similarity = choice("loss.contrastive.similarity", similarity, SIMILARITIES)
+        self.candidates = choice("ContrastiveLoss: candidates", candidates, CANDIDATES)
+        self.similarity = choice("ContrastiveLoss: similarity", similarity, SIMILARITIES)
         self.hard_negatives = hard_negatives
         self.needs = frozenset({candidates} - {"targets"} | ({NEGATIVES} if hard_negatives else set()))
 

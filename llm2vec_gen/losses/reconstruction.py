@@ -48,7 +48,7 @@ class ReconstructionLoss(Loss):
 
     def __init__(self, weight: float = 1.0, schedule: Mapping[str, Any] | None = None, of: str = "queries"):
         super().__init__(weight, schedule)
-        self.of = choice("loss.reconstruction.of", of, ("queries", NEGATIVES))
+        self.of = choice("ReconstructionLoss: of", of, ("queries", NEGATIVES))
         self.needs = frozenset({of} - {"queries"})
 
     def forward(self, model: LLM2VecGen, output: EncoderOutput, batch: Batch) -> Tensor:

@@ -176,7 +176,7 @@ def test_what_a_batch_lacks_is_named() -> None:
         AlignmentLoss(of="negatives")(None, output, batch)
     with pytest.raises(InputError, match="needs documents"):
         AlignmentLoss(of="documents")(None, output, batch)
-    with pytest.raises(InputError, match=r"loss\.alignment\.of='answers'"):
+    with pytest.raises(InputError, match=r"AlignmentLoss: of='answers'"):
         AlignmentLoss(of="answers")
     needs = {of: set(AlignmentLoss(of=of).needs) for of in ("queries", "negatives", "documents")}
     assert needs == {"queries": set(), "negatives": {"negatives"}, "documents": {"documents"}}

@@ -1,0 +1,42 @@
+"""The steps from data with hard negatives to a checkpoint, with every supervised loss at once."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from llm2vec_gen import LLM2VecGen, pipeline
+from llm2vec_gen.artifacts import read_manifest
+from llm2vec_gen.config import compose
+
+LOSSES = (
+    "alignment", "reconstruction", "negative_alignment", "negative_reconstruction", "document_alignment", "margin",
+    "supervised_contrastive",
+)  # fmt: skip
+SMALL = [
+    f"loss=[{','.join(LOSSES)}]", "data.limit=24", "data.answers=true", "data.validation=4", "generator=replay",
+    "training.max_steps=2", "training.schedule_steps=2", "training.warmup_steps=0", "training.batch_size=4",
+    "training.query_chunk_size=6", "trainer.log_every_n_steps=1", "model.lora={rank: 2, alpha: 4}",
+    "loss.supervised_contrastive.hardness=1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "negatives", [["data.hard_negatives=true"], ["data.negatives=mined", "mine.top_k=5", "mine.margin=null"]],
+    ids=["paired", "mined"],
+)  # fmt: skip
+def test_a_run_trains_on_negatives_and_documents(tmp_path: Path, negatives: list[str]) -> None:
+    plan = compose(f"paths.outputs={tmp_path}", *SMALL, *negatives)
+    steps = [pipeline.complete, pipeline.embed, *([] if plan.mining is None else [pipeline.mine]), pipeline.train]
+    folder = [step(plan) for step in steps][-1]
+    counts = read_manifest(folder)["counts"]
+    assert counts["samples"] == 8 and counts["validation_queries"] == 4
+    assert min(counts[f"{side}_tokens"] for side in ("document", "negative_query", "negative_document")) > 0
+    header, *rows = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
+    for name in (*LOSSES, "cosine_negative"):
+        assert math.isfinite(float(rows[0][header.index(f"train/{name}")])), name
+    assert {f"val/{name}" for name in LOSSES} <= set(header)
+    width = read_manifest(plan.require("embed"))["counts"]["embedding_dim"]
+    assert LLM2VecGen.from_pretrained(folder).encode(["what is the money of japan?"]).shape == (1, width)
