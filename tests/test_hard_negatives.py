@@ -91,3 +91,25 @@ def test_negatives_without_an_answer_are_completed_by_the_generator_and_replay_r
     generator = plan_of(log, tmp_path, *written).build("generator")
     alone = generator.complete([Query("a", row.negative_query) for row in completions])
     assert [row.completion for row in alone] == [row.negative_completion for row in completions]
+
+
+@pytest.mark.parametrize("mined", [False, True])
+def test_a_run_trains_on_negatives_of_columns_and_on_mined_ones(log: Path, tmp_path: Path, mined: bool) -> None:
+    steps = [
+        "training.max_steps=2",
+        "training.batch_size=2",
+        "trainer.log_every_n_steps=1",
+    ]
+    given = ["loss=[alignment,negative_alignment,margin]", *steps]
+    given += ["data.negatives=mined", "mine.top_k=3", "mine.margin=null"] if mined else COLUMNS
+    plan = plan_of(log, tmp_path, *given)
+    pipeline.complete(plan)
+    pipeline.embed(plan)
+    if mined:
+        with pytest.raises(InputError, match="missing hard negatives .*experiments/mine.py"):
+            pipeline.train(plan)
+        pipeline.mine(plan)
+    counts = read_manifest(pipeline.train(plan))["counts"]
+    assert counts["steps"] == 2 and counts["samples"] == 4 and counts["negative_query_tokens"] > 0
+    assert counts["margin"] > 0 and counts["negative_alignment"] > 0
+    assert ("mine" in plan.artifact("train").upstream) == mined
