@@ -142,15 +142,17 @@ def mine(plan: Plan) -> Path:
 
     The vectors that are compared stay in <outputs>/cache/mine, for other settings of `mine`.
     """
-    from llm2vec_gen.training.mining import NO_NEGATIVE, Miner
+    from llm2vec_gen.training.mining import NO_NEGATIVE, Miner, encode_pairs
 
     if (settings := plan.mining) is None:
         raise InputError("mine needs data.negatives=mined: without it no training reads what is mined")
     completions = artifacts.Completions(plan.require("complete"))
     settings.check_rows(len(completions))
     artifact, vectors = plan.artifact("mine"), plan.mining_vectors()
-    if not artifact.is_complete and not _encode_pairs(plan, completions, vectors):
-        return artifact.folder
+    if not artifact.is_complete:
+        encode_pairs(vectors, completions, plan.build("executor"), plan.pair_encoder(), plan.settings)
+        if not vectors.is_complete:  # other processes of a job array write the rest; the last one searches
+            return artifact.folder
     with artifact.lock() as unfinished:
         if unfinished:
             log_start(artifact)
@@ -166,25 +168,6 @@ def mine(plan: Plan) -> Path:
             artifact.finish(plan.settings, without_negative=none)
             log_counts(artifact)
     return artifact.folder
-
-
-def _encode_pairs(plan: Plan, completions: artifacts.Completions, vectors: artifacts.Artifact) -> bool:
-    """Write what is missing of the vectors of queries and completions; return whether all are there."""
-    executor = plan.build("executor")
-    with vectors.lock(executor.job_shard) as unfinished:
-        if unfinished:
-            log_start(vectors)
-            with executor.workers(plan.pair_encoder(), "embed") as encoders:
-                missing = vectors.missing_rows(completions, plan.settings["shard_size"], executor.job_shard)
-                with track("mine: encode", 2 * len(completions), "texts", 2 * vectors.rows) as progress:
-                    for start, (queries, answers) in encoders.each(missing):
-                        vectors.write_tensors(start, {"queries": queries, "completions": answers})
-                        progress.advance_to(2 * vectors.rows)
-                with vectors.finalize(len(completions), executor.job_shard) as last:
-                    if last:
-                        vectors.finish(plan.settings, embedding_dim=encoders.metadata["embedding_dim"])
-            log_counts(vectors)
-    return vectors.is_complete
 
 
 @logged

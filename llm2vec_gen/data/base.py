@@ -163,7 +163,7 @@ class QuerySource(ABC):
 
 
 def gives_negatives(node: Mapping[str, Any]) -> bool:
-    """Return whether the source of a config's node has hard negatives; True where only the source itself can tell."""
+    """Return whether the source of a config's node has hard negatives; True where its class has no such method."""
     known = getattr(locate(node["_target_"]), "gives_negatives", None)
     return True if known is None else known(node)
 

@@ -70,7 +70,7 @@ def _negatives(pairs: list[world.Pair]) -> dict[str, world.Pair]:
     """
     found: dict[str, world.Pair] = {}
     following: dict[str, list[world.Pair]] = {}  # kind -> the next pair, and the next with another completion than it
-    for pair in reversed([*pairs, *pairs]):  # the second time round gives the last pairs what stands in front
+    for pair in reversed([*pairs, *pairs]):  # twice, as the last pairs continue with the first ones
         near = following.get(pair.kind, [])
         others = [other for other in near if other.completion != pair.completion]
         if others:

@@ -35,33 +35,33 @@ def merge_adapter(backbone: Backbone, adapter: PathOrId | None, revision: str, k
         return
     _check_weights(backbone.quantization, f"{key}={adapter}")
     _check_backbone(backbone, folder, f"{key}={adapter}")
-    merged(with_adapter(_wearer(backbone.lm, folder), folder))
+    merged(with_adapter(_adapted_model(backbone.lm, folder), folder))
     backbone.lm.requires_grad_(False)
 
 
 def check_adapters(node: Mapping[str, Any], names: Sequence[str], component: str) -> None:
     """Raise InputError where an adapter that an encoder's config names is incomplete, or fits another model.
 
-    Only names and shapes are compared, with a model without weights, so that a long run can ask before it begins.
+    Only names and shapes are compared, with a model without weights, so that a long run can check before it begins.
 
     Args:
         node: the encoder's settings, with the model's `path`, its own or that of its `backbone`.
         names: which of them are adapters (`adapters` of the encoder's class).
         component: where they stand in the config ("baseline.gircse"), for messages.
     """
-    wearer = node["backbone"] if isinstance(node.get("backbone"), Mapping) else node
+    model = node["backbone"] if isinstance(node.get("backbone"), Mapping) else node
     for name in names:
         key, revision = f"{component}.{name}", str(node.get(f"{name}_revision", "main"))
         folder = adapter_folder(None if node.get(name) is None else str(node[name]), revision, key)
         if folder is None:
             continue
-        _check_weights(wearer.get("quantization", "none"), f"{key}={node[name]}")
-        if (lm := _without_weights(str(wearer["path"]), str(wearer.get("revision", "main")))) is not None:
-            fitted(_wearer(lm, folder), folder)
+        _check_weights(model.get("quantization", "none"), f"{key}={node[name]}")
+        if (lm := _without_weights(str(model["path"]), str(model.get("revision", "main")))) is not None:
+            fitted(_adapted_model(lm, folder), folder)
 
 
 def _without_weights(path: str, revision: str) -> Any:
-    """Return the language model on the meta device; None where its config alone does not tell, as of a GGUF file."""
+    """Return the language model on the meta device; None where its config alone is not enough, as of a GGUF file."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     place = on_disk(path)
@@ -75,7 +75,7 @@ def _without_weights(path: str, revision: str) -> Any:
         return None  # loading reports it
 
 
-def _wearer(lm: Any, folder: Path) -> Any:
+def _adapted_model(lm: Any, folder: Path) -> Any:
     """Return the causal language model or its bare model, whichever the adapter's tensors name."""
     return lm if _names_the_head(folder, lm.base_model_prefix) else lm.base_model
 

@@ -134,7 +134,7 @@ class Router:
         one_pass = self.model.forward_tokens(texts, instruction)
         prompted = [len(ids) for ids in self._ids(prompts)]
         embedded = [len(ids) for ids in self._ids(list(texts))] if self.hyde.encode_query else [0] * len(texts)
-        decides = self.signal == "lens_entropy" and self.threshold != 0  # 0 sends all to HyDE, unseen
+        decides = self.signal == "lens_entropy" and self.threshold != 0  # 0 sends all to HyDE without a pass
         deciding = one_pass if decides else [0] * len(texts)
         found = []
         for row, answers in enumerate(self.hyde.answers(prompts)):

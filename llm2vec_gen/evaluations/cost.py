@@ -21,7 +21,7 @@ class Cost(Evaluation):
                  instruction
     tasks        their tasks; null: all that have queries
 
-    The encoder counts by itself (`forward_tokens(texts, instruction)`), in its own tokens: instruction, query and
+    The encoder's `forward_tokens(texts, instruction)` counts, in its own tokens: instruction, query and
     suffix, once for each hop; prompts, answers and texts embedded where HyDE writes. A token counts 1 wherever it
     stands and however large the model is, so compare encoders of one backbone. An encoder that does not count gets no
     rows, with one line in the log.
@@ -41,13 +41,28 @@ class Cost(Evaluation):
             for name, node in evaluations.items()
             if node
         }
-        known = [task for evaluation in self.evaluations.values() for task in evaluation.tasks()]
-        if not known or (unknown := sorted(set(tasks or []) - set(known))):
-            raise InputError(
-                f"evaluation.cost.tasks: {', '.join(unknown) if known else 'no evaluation'} among the tasks "
-                f"{', '.join(known) or '(none)'} of evaluation.cost.evaluations"
-            )
         self.wanted = tasks
+        self._check_wanted()
+
+    def _check_wanted(self) -> None:
+        """Raise InputError where a wanted task is in no evaluation, or an evaluation has no wanted task."""
+        of_each = {name: evaluation.tasks() for name, evaluation in self.evaluations.items()}
+        known, wanted = [task for tasks in of_each.values() for task in tasks], self.wanted
+        if not known:
+            raise InputError("evaluation.cost.evaluations names none; expected one at least, or leave `cost` out")
+        if wanted is None:
+            return
+        if unknown := sorted(set(wanted) - set(known)):
+            raise InputError(
+                f"evaluation.cost.tasks={unknown}: expected some of the tasks {', '.join(known)} of "
+                "evaluation.cost.evaluations, or null for all"
+            )
+        if uncounted := [name for name, tasks in of_each.items() if not set(tasks) & set(wanted)]:
+            raise InputError(
+                f"evaluation.cost.evaluations.{uncounted[0]}: evaluation.cost.tasks={list(wanted)} names none of its "
+                f"tasks {', '.join(of_each[uncounted[0]])}; add one, or set evaluation.cost.evaluations."
+                f"{uncounted[0]}=null"
+            )
 
     def tasks(self) -> list[str]:
         """Return the one task."""

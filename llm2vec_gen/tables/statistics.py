@@ -94,7 +94,7 @@ def resampled_means(values: tuple[float, ...], resamples: int, seed: str) -> np.
 def seeds_interval(ours: Spread, theirs: Spread, confidence: float = CONFIDENCE) -> tuple[float, float] | None:
     """Return the interval of mean(ours) - mean(theirs) over seeds: Welch's, for two samples that are not paired.
 
-    A `Spread` is (mean, standard deviation, seeds); seeds 0 says that the figure depends on none and is exact. None
+    A `Spread` is (mean, standard deviation, seeds); seeds 0 is a figure that depends on none and is exact. None
     where a figure that does depend on them has only one.
     """
     from scipy.stats import t

@@ -27,7 +27,7 @@ class StudyTable(Table):
     main       the row that all others are compared with
     compared   the names of the columns that verdicts are about; None: all
 
-    The interval is over seeds, not over queries: it says whether another training would differ as well. A row whose
+    The interval is over seeds, not over queries: it covers what another training would change. A row whose
     scores have no seed (a teacher) counts as exact; one with a single seed gets no verdict.
     """
 

@@ -9,7 +9,7 @@ margin are left out: a completion that fits the query about as well as its own i
 The search is exact, block by block. N rows of E dimensions take, with 160K x 4,096 and 10M x 4,096 as examples:
 
     vectors on disk, float16            2 N E 2 bytes                      2.6 GB      164 GB
-    texts to tell positives by          2 N 8 bytes and N                  2.7 MB      170 MB
+    texts, to recognise positives       2 N 8 bytes and N                  2.7 MB      170 MB
     block of queries in memory          block_size E 4 bytes               270 MB (16,384 queries), whatever N is
     a shard of candidates, its scores   shard_size (E + 2 block_size) 4    150 MB (1,000 rows), whatever N is
     arithmetic                          2 N^2 E                            2.1e14      8.2e17 operations
@@ -23,7 +23,7 @@ so for 10M rows raise `block_size` as far as memory goes: 131,072 queries (2.1 G
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -35,9 +35,10 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from llm2vec_gen.artifacts import Completions, finished_shards
+from llm2vec_gen.artifacts import Artifact, Completions, finished_shards, log_counts, log_start
 from llm2vec_gen.devices import usable
 from llm2vec_gen.errors import InputError, check_integer
+from llm2vec_gen.progress import track
 from llm2vec_gen.training.validation import hashes_of
 from llm2vec_gen.types import Completion, Encoder
 
@@ -53,7 +54,7 @@ class MiningSettings:
     margin                a candidate's cosine is below that of the row's own completion by this, 0 to 2; None: any
     seed                  of the draw among the candidates that are left, with the row's id
     query_instruction     before the queries, and document_instruction before the completions, for the encoder
-    block_size            queries that are compared with all completions at a time; a kill costs one block
+    block_size            queries that are compared with all completions at a time; a stopped step repeats one
     device                where they are compared; None: the first GPU, else the CPU
 
     Raises InputError for values that cannot work.
@@ -115,6 +116,38 @@ class PairEncoder:
         if not bool(vectors.isfinite().all()):
             raise InputError("mine.encoder gave a vector that is not finite; use a wider dtype for it")
         return normalize(vectors.double(), dim=-1).half()
+
+
+def encode_pairs(
+    vectors: Artifact,
+    completions: Completions,
+    executor: Any,
+    make_encoder: Callable[[], PairEncoder],
+    settings: dict[str, Any],
+) -> None:
+    """Write the vectors of queries and completions that are still missing: all, or those of the executor's shard.
+
+    Args:
+        vectors: the artifact to write, rows of `queries` and `completions`, each (n, E).
+        completions: the rows to encode.
+        executor: where they are encoded.
+        make_encoder: builds the `PairEncoder` in each worker.
+        settings: the config, for `shard_size` and the manifest.
+    """
+    with vectors.lock(executor.job_shard) as unfinished:
+        if not unfinished:
+            return
+        log_start(vectors)
+        with executor.workers(make_encoder, "embed") as encoders:
+            missing = vectors.missing_rows(completions, settings["shard_size"], executor.job_shard)
+            with track("mine: encode", 2 * len(completions), "texts", 2 * vectors.rows) as progress:
+                for start, (queries, answers) in encoders.each(missing):
+                    vectors.write_tensors(start, {"queries": queries, "completions": answers})
+                    progress.advance_to(2 * vectors.rows)
+            with vectors.finalize(len(completions), executor.job_shard) as last:
+                if last:
+                    vectors.finish(settings, embedding_dim=encoders.metadata["embedding_dim"])
+        log_counts(vectors)
 
 
 class Miner:

@@ -44,6 +44,11 @@ def backbone(tmp_path_factory):
     return Backbone.from_pretrained(str(tiny_backbone_folder(tmp_path_factory.mktemp("lm"))), device="cpu")
 
 
+class Own(Toy):
+    def tasks(self):
+        return ["own"]
+
+
 def cost(**settings):
     return Cost(InstructionTable({"retrieval": ASK}), {"toy": {"_target_": HERE}}, **settings)
 
@@ -111,7 +116,10 @@ def test_what_cannot_be_counted(backbone):
     assert cost().evaluate(Plain(), "query_cost") == []
     with pytest.raises(InputError, match="toy's bare has no queries of its own"):
         cost(tasks=["bare"]).evaluate(MeanPool(backbone), "query_cost")
-    with pytest.raises(InputError, match="other among the tasks easy, hard, bare"):
+    with pytest.raises(InputError, match="some of the tasks easy, hard, bare"):
         cost(tasks=["other"])
-    with pytest.raises(InputError, match="no evaluation among the tasks"):
+    both = {"toy": {"_target_": HERE}, "own": {"_target_": f"{__name__}.Own"}}
+    with pytest.raises(InputError, match="names none of its tasks own; add one"):
+        Cost(InstructionTable({}), both, tasks=["easy"])
+    with pytest.raises(InputError, match="names none"):
         Cost(InstructionTable({}), {"toy": None})
