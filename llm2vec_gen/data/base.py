@@ -60,6 +60,7 @@ class QuerySource(ABC):
 
     digest_defaults: ClassVar[Mapping[str, Any]] = {  # what digests leave out
         "input_column": None,
+        "skip": 0,
         "quality": None,
         "negative_query_column": None,
         "negative_answer_column": None,
