@@ -60,7 +60,7 @@ def run(plan: Plan) -> Path:
         plan.build("trainer").check_devices()
         check_tasks(plan.tasks())  # an unknown task is an error before the training, not after it
         plan.interpreted_evaluations()
-        plan.check_adapters()
+        plan.check_encoders()
     before = (complete, embed) if plan.mining is None else (complete, embed, mine)
     for step in (*before, train) if trains else ():
         step(plan)

@@ -185,9 +185,9 @@ def check(settings: dict[str, Any]) -> None:
     trainer.check_batch("training.batch_size", settings["training"]["batch_size"])
     _check_suffix(settings["model"])
     _check_variant(settings["model"], losses)
-    for key, path in _local_paths(settings):
-        if not on_disk(path).exists():
-            raise InputError(f"{key}={path} does not exist (looked from {Path.cwd()})")
+    for component, node in settings.items():
+        if isinstance(node, dict):
+            _check_path(f"{component}.path", node.get("path"))
 
 
 def has_negatives(settings: dict[str, Any]) -> bool:
@@ -217,9 +217,7 @@ def _check_negatives(settings: dict[str, Any], losses: dict[str, Any]) -> None:
         )
     mining = MiningSettings(**settings["mine"])
     component = mining_component(settings)
-    for key, path in _local_paths({component: find_node(settings, component)}):
-        if not on_disk(path).exists():
-            raise InputError(f"{key}={path} does not exist (looked from {Path.cwd()})")
+    _check_path(f"{component}.path", find_node(settings, component).get("path"))
     if isinstance(limit := settings["data"].get("limit"), int):
         mining.check_rows(limit)
 
@@ -264,13 +262,17 @@ def _check_variant(model: dict[str, Any], losses: dict[str, Any]) -> None:
         readout.check(model["num_compression_tokens"])
 
 
-def _local_paths(settings: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return (key, path) of every component whose path is meant to be on this disk: it starts like a path or ends like
-    a file."""
+def check_paths(node: Any, where: str) -> None:
+    """Raise InputError where a `path` within a node is meant to be on this disk and is not there."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "path":
+                _check_path(f"{where}.path", value)
+            check_paths(value, f"{where}.{key}")
+
+
+def _check_path(key: str, path: Any) -> None:
+    """Raise InputError for a path that starts like one on this disk, or ends like a file, and is not there."""
     looks_local = re.compile(r"^(\.{0,2}/|~)|\.(jsonl|csv|parquet|gguf)$")
-    found = []
-    for component, node in settings.items():
-        path = node.get("path") if isinstance(node, dict) else None
-        if isinstance(path, str) and looks_local.search(path):
-            found.append((f"{component}.path", path))
-    return found
+    if isinstance(path, str) and looks_local.search(path) and not on_disk(path).exists():
+        raise InputError(f"{key}={path} does not exist (looked from {Path.cwd()})")

@@ -107,12 +107,15 @@ class Plan:
         cached = instantiate.cache_vectors(self.settings, encoder, self.outputs, self.fingerprint(name))
         return instantiate.truncate_vectors(cached, dimensions_of(name))
 
-    def check_adapters(self) -> None:
-        """Raise InputError where the adapter of a teacher or baseline, without scores yet, fits another model."""
+    def check_encoders(self) -> None:
+        """Raise InputError where a teacher or baseline, without scores yet, or an evaluation names a folder that is not
+        there, or an adapter that fits another model."""
+        checks.check_paths(self.settings.get("evaluation"), "evaluation")
         for name in self.encoders():
             if not is_trained_model(name) and not self.artifact("evaluate", name).is_complete:
                 component = instantiate.encoder_component(self.settings, name)
                 node = instantiate.find_node(self.settings, component)
+                checks.check_paths(node, component)
                 if names := getattr(targets.locate(node["_target_"]), "adapters", ()):
                     adapted.check_adapters(node, names, component)
 

@@ -77,12 +77,14 @@ class Routing(Evaluation):
         tolerance: float = 0.0,
     ) -> None:
         super().__init__(instruction)
-        for key, value, least, most in (("validation", validation, 0, 1), ("tolerance", tolerance, -1, math.inf)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not least < value < most:
-                raise InputError(f"evaluation.routing.{key}={value}: expected a number over {least} and under {most}")
+        for key, value in (("validation", validation), ("tolerance", tolerance)):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not 0 <= value < 1 or (key == "validation" and not value):
+                least = "over 0" if key == "validation" else "of 0 or more"
+                raise InputError(f"evaluation.routing.{key}={value}: expected a number {least} and under 1")
         self.evaluations = {
             name: targets.build(node, f"evaluation.routing.evaluations.{name}", instruction=instruction)
-            for name, node in evaluations.items()
+            for name, node in (evaluations or {}).items()
             if node
         }
         self.wanted, self.validation, self.tolerance = tasks, validation, tolerance

@@ -29,6 +29,12 @@ class OffTopic(Generator):
         if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction <= 1:
             raise InputError(f"generator.fraction={fraction}: expected a number from 0 to 1")
         check_integer("generator.seed", seed, least=0)
+        if not isinstance(generator, Generator) or not isinstance(queries, QuerySource):
+            raise InputError(
+                f"generator=off_topic needs generator.generator (what writes: {generator!r:.60}) and generator.queries "
+                f"(the data: {queries!r:.60}); choose the one by generator@generator.generator=<name>, leave the other "
+                "as it is"
+            )
         self.generator, self.queries, self.fraction, self.seed = generator, queries, fraction, seed
         self.report = {**generator.report, "off_topic": 0}
         self._others: list[Query] = []

@@ -100,6 +100,29 @@ def test_a_config_that_does_not_tell_is_left_to_loading(place: Path) -> None:
         check_adapters({"backbone": {"path": path}, "adapter": str(place / "own")}, ["adapter"], "baseline.x")
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["baseline=[router]", "baseline.router.model.path=./nowhere"],
+            "baseline.router.model.path=./nowhere does not",
+        ),
+        (
+            ["evaluation=[sensitivity]", "evaluation.sensitivity.reference.path=/no/where"],
+            "evaluation.sensitivity.reference.path=/no/where does not exist",
+        ),
+    ],
+)
+def test_a_run_looks_for_the_folders_of_all_encoders_first(overrides: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        pipeline.run(compose("experiment=smoke", *overrides, f"paths.outputs={tmp_path}"))
+    assert not list(tmp_path.glob("complete/*/*.parquet"))
+
+
+def test_a_run_without_evaluations_or_baselines_has_nothing_to_look_for() -> None:
+    compose("experiment=smoke", "evaluation=[]", "baseline=[]").check_encoders()
+
+
 @pytest.mark.parametrize("name", ENCODERS)
 def test_a_run_refuses_it_before_it_completes_a_query(place: Path, name: str, tmp_path: Path) -> None:
     overrides = [f"baseline=[{name}]", f"baseline.{name}.adapter={place / 'wider'}", f"paths.outputs={tmp_path}"]

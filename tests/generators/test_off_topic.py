@@ -59,6 +59,13 @@ def test_fractions_that_are_none(fraction):
         OffTopic(Replay(), Source(), fraction)
 
 
+def test_without_a_generator_or_data():
+    with pytest.raises(InputError, match="needs generator.generator .what writes: None"):
+        OffTopic(None, Source())
+    with pytest.raises(InputError, match="and generator.queries .the data: None"):
+        OffTopic(Replay(), None)
+
+
 def test_a_single_query_has_no_other():
     with pytest.raises(InputError, match="one query alone"):
         OffTopic(Replay(), Source(QUERIES[:1]), 1.0).complete(QUERIES[:1])
