@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from llm2vec_gen.data.base import COLUMN_KEYS, LocalRows, QuerySource, Row, check_columns, row_from
 from llm2vec_gen.data.quality import QualityFilter
@@ -55,13 +54,9 @@ class HubDataset(QuerySource):
             raise InputError("data.split is null; give the name of a split, or a model's name as data.split_of")
         self.path, self.name, self.revision = path, name, revision
         self.split: str = split or split_name(split_of or "")
-        self.columns = (query_column, answer_column, id_column)
-        self.further: dict[str, Any] = {
-            "context": input_column,
-            "negative_query": negative_query_column,
-            "negative_answer": negative_answer_column,
-        }
-        place, wanted = on_disk(path), dict(zip(COLUMN_KEYS, (*self.columns, *self.further.values()), strict=True))
+        negatives = (negative_query_column, negative_answer_column)
+        self.columns = (query_column, answer_column, id_column, input_column, *negatives)
+        place, wanted = on_disk(path), dict(zip(COLUMN_KEYS, self.columns, strict=True))
         self._rows: Iterable[tuple[str, Record]]
         if place.exists():
             self._rows = LocalRows(self._local_files(place), wanted, encoding, delimiter)
@@ -76,7 +71,7 @@ class HubDataset(QuerySource):
     def rows(self) -> Iterator[Row]:
         """Yield the rows of the split, in its order."""
         for where, record in self._rows:
-            yield row_from(record, *self.columns, where, **self.further)
+            yield row_from(record, *self.columns[:3], where, *self.columns[3:])
 
     def _local_files(self, place: Path) -> list[Path]:
         """Return the split's files: those with its name, or in a folder of its name; for "train" all, if none is."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from llm2vec_gen import local_files
 from llm2vec_gen.data.base import COLUMN_KEYS, LocalRows, QuerySource, Row, row_from
@@ -53,13 +52,9 @@ class QueryLog(QuerySource):
             has_negative_answers=negative_answer_column is not None,
         )
         self.path = on_disk(path)
-        self.columns = (query_column, answer_column, id_column)
-        self.further: dict[str, Any] = {
-            "context": input_column,
-            "negative_query": negative_query_column,
-            "negative_answer": negative_answer_column,
-        }
-        wanted = dict(zip(COLUMN_KEYS, (*self.columns, *self.further.values()), strict=True))
+        negatives = (negative_query_column, negative_answer_column)
+        self.columns = (query_column, answer_column, id_column, input_column, *negatives)
+        wanted = dict(zip(COLUMN_KEYS, self.columns, strict=True))
         self._rows = LocalRows(_files(self.path), wanted, encoding, delimiter)
         if not self._rows.files:
             raise InputError(f"data.path={path} is empty; expected at least one query")
@@ -67,7 +62,7 @@ class QueryLog(QuerySource):
     def rows(self) -> Iterator[Row]:
         """Yield the rows of all files, one after another."""
         for where, record in self._rows:
-            yield row_from(record, *self.columns, where, **self.further)
+            yield row_from(record, *self.columns[:3], where, *self.columns[3:])
 
     def __str__(self) -> str:
         return f"the query log {self.path}"
