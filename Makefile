@@ -88,8 +88,8 @@ scores: setup  ## what reproduce-full measured -> experiments/scores, to be comm
 	for table in $$(echo $(POCKET_TABLES) | tr , ' '); do \
 		cp $(FULL)/tables/$$table/scores.jsonl experiments/scores/$$table.jsonl || exit 1; done
 
-tables: setup  ## experiments/scores -> every table and figure of the pocket, in outputs/tables
-	$(SCRIPT)/tabulate.py -m table=$(POCKET_TABLES) $(NAMED) \
+tables: setup  ## experiments/scores -> the tables and figures of the pocket, the study and the real model, in outputs/tables
+	$(SCRIPT)/tabulate.py -m table=$(POCKET_TABLES),study,real_model $(NAMED) \
 		'scores=experiments/scores/$${hydra:runtime.choices.table}.jsonl'
 
 # The larger language model that rows of other sizes stand on, and the teachers that are not shipped: with $(QUICK) a few
