@@ -62,7 +62,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["+evaluation.pocket.instruction=x"], "evaluation.pocket.instruction is no setting"),
         (["loss=[alignment,contrast]"], "loss=contrast is unknown; expected one of contrastive"),
         (["backbone=pockets"], "backbone=pockets is unknown; expected one of pocket"),
-        (["data.path=x.jsonl"], "data.path is an unknown setting: .* data=echo_hard_negatives or hub or query_log has path"),
+        (["data.path=x.jsonl"], "data.path is an unknown .* data=echo_hard_negatives or hub or query_log has path"),
         (["~loss.contrast"], "~loss.contrast: this config has no loss.contrast to remove"),
         (["hydra.jobs=1"], "hydra.jobs is an unknown setting: hydra takes job"),
         (["loss.alignment._target_=llm2vec_gen.losses.alignment.Alignment"], "closest: .*AlignmentLoss"),
