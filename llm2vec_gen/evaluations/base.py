@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
+from llm2vec_gen import targets
 from llm2vec_gen.errors import InputError, closest
 from llm2vec_gen.types import Encoder, Instruction, Query, Score
 
@@ -69,6 +70,54 @@ class Evaluation(ABC):
             raise InputError(
                 f"evaluation {self.name!r} has no task {task!r}; expected one of {closest(task, self.tasks())}"
             )
+
+
+class OverEvaluations(Evaluation):
+    """An evaluation over the queries of other evaluations, each of which is built with this one's instruction.
+
+    evaluations  name -> evaluation, as nodes of a config; null leaves one out
+    tasks        their tasks; None: all
+
+    Raises InputError where a task is in none of them, or one of them has no task of `tasks`.
+    """
+
+    def __init__(
+        self, instruction: Instruction, evaluations: Mapping[str, Any] | None, tasks: Sequence[str] | None = None
+    ) -> None:
+        super().__init__(instruction)
+        where = f"evaluation.{self.name}"
+        self.evaluations: dict[str, Evaluation] = {
+            name: targets.build(node, f"{where}.evaluations.{name}", instruction=instruction)
+            for name, node in (evaluations or {}).items()
+            if node
+        }
+        self.wanted = tasks
+        of_each = {name: evaluation.tasks() for name, evaluation in self.evaluations.items()}
+        known = [task for found in of_each.values() for task in found]
+        if not known:
+            raise InputError(f"{where}.evaluations names none; expected one at least, or leave `{self.name}` out")
+        if tasks is None:
+            return
+        if unknown := sorted(set(tasks) - set(known)):
+            raise InputError(
+                f"{where}.tasks={unknown}: expected some of the tasks {', '.join(known)} of {where}.evaluations, or "
+                "null for all"
+            )
+        if unused := [name for name, found in of_each.items() if not set(found) & set(tasks)]:
+            raise InputError(
+                f"{where}.evaluations.{unused[0]}: {where}.tasks={list(tasks)} names none of its tasks "
+                f"{', '.join(of_each[unused[0]])}; add one, or set {where}.evaluations.{unused[0]}=null"
+            )
+
+    def check_data(self) -> None:
+        """Raise InputError where the data of one of the evaluations is missing or cannot be scored."""
+        for evaluation in self.evaluations.values():
+            evaluation.check_data()
+
+    def check(self, encoder: Encoder | None = None) -> None:
+        """Raise InputError where a task has no instruction."""
+        for evaluation in self.evaluations.values():
+            evaluation.check(encoder)
 
 
 def by_task(evaluations: Iterable[Evaluation]) -> dict[str, Evaluation]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llm2vec_gen import targets
 from llm2vec_gen.errors import InputError
-from llm2vec_gen.evaluations.base import Evaluation, data_revision, encoder_name, instruction_for
-from llm2vec_gen.types import Encoder, Instruction, Query, Score
+from llm2vec_gen.evaluations.base import Evaluation, OverEvaluations, data_revision, encoder_name, instruction_for
+from llm2vec_gen.types import Query, Score
 
 log = logging.getLogger(__name__)
 
 
-class Cost(Evaluation):
+class Cost(OverEvaluations):
     """Count the forward tokens of each query of other evaluations; nothing is timed.
 
     evaluations  name -> evaluation whose queries are counted, as nodes of a config: each is built with this one's
@@ -32,51 +30,9 @@ class Cost(Evaluation):
 
     name = "cost"
 
-    def __init__(
-        self, instruction: Instruction, evaluations: Mapping[str, Any], tasks: Sequence[str] | None = None
-    ) -> None:
-        super().__init__(instruction)
-        self.evaluations = {
-            name: targets.build(node, f"evaluation.cost.evaluations.{name}", instruction=instruction)
-            for name, node in evaluations.items()
-            if node
-        }
-        self.wanted = tasks
-        self._check_wanted()
-
-    def _check_wanted(self) -> None:
-        """Raise InputError where a wanted task is in no evaluation, or an evaluation has no wanted task."""
-        of_each = {name: evaluation.tasks() for name, evaluation in self.evaluations.items()}
-        known, wanted = [task for tasks in of_each.values() for task in tasks], self.wanted
-        if not known:
-            raise InputError("evaluation.cost.evaluations names none; expected one at least, or leave `cost` out")
-        if wanted is None:
-            return
-        if unknown := sorted(set(wanted) - set(known)):
-            raise InputError(
-                f"evaluation.cost.tasks={unknown}: expected some of the tasks {', '.join(known)} of "
-                "evaluation.cost.evaluations, or null for all"
-            )
-        if uncounted := [name for name, tasks in of_each.items() if not set(tasks) & set(wanted)]:
-            raise InputError(
-                f"evaluation.cost.evaluations.{uncounted[0]}: evaluation.cost.tasks={list(wanted)} names none of its "
-                f"tasks {', '.join(of_each[uncounted[0]])}; add one, or set evaluation.cost.evaluations."
-                f"{uncounted[0]}=null"
-            )
-
     def tasks(self) -> list[str]:
         """Return the one task."""
         return ["query_cost"]
-
-    def check_data(self) -> None:
-        """Raise InputError where the data of one of the evaluations is missing."""
-        for evaluation in self.evaluations.values():
-            evaluation.check_data()
-
-    def check(self, encoder: Encoder | None = None) -> None:
-        """Raise InputError where a task has no instruction."""
-        for evaluation in self.evaluations.values():
-            evaluation.check(encoder)
 
     def evaluate(self, encoder: Any, task: str) -> list[Score]:
         """Return a row for each task with queries; none for an encoder that does not count."""

@@ -12,9 +12,8 @@ from typing import Any, Protocol, cast
 
 from torch import Tensor
 
-from llm2vec_gen import targets
 from llm2vec_gen.errors import InputError
-from llm2vec_gen.evaluations.base import Evaluation, encoder_name
+from llm2vec_gen.evaluations.base import Evaluation, OverEvaluations, encoder_name
 from llm2vec_gen.types import Encoder, Instruction, Score
 
 log = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ class RoutedQuery:
     hyde_tokens: int
 
 
-class Routing(Evaluation):
+class Routing(OverEvaluations):
     """Choose the threshold of `encoder=router` on a part of the queries, and measure the router on the others.
 
     evaluations  name -> evaluation whose queries are scored one by one (retrieval; higher must be better), as nodes of
@@ -76,38 +75,17 @@ class Routing(Evaluation):
         validation: float = 0.5,
         tolerance: float = 0.0,
     ) -> None:
-        super().__init__(instruction)
+        super().__init__(instruction, evaluations, tasks)
         for key, value in (("validation", validation), ("tolerance", tolerance)):
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not 0 <= value < 1 or (key == "validation" and not value):
                 least = "over 0" if key == "validation" else "of 0 or more"
                 raise InputError(f"evaluation.routing.{key}={value}: expected a number {least} and under 1")
-        self.evaluations = {
-            name: targets.build(node, f"evaluation.routing.evaluations.{name}", instruction=instruction)
-            for name, node in (evaluations or {}).items()
-            if node
-        }
-        self.wanted, self.validation, self.tolerance = tasks, validation, tolerance
-        known = [task for evaluation in self.evaluations.values() for task in evaluation.tasks()]
-        if not known or (unknown := sorted(set(tasks or []) - set(known))):
-            raise InputError(
-                f"evaluation.routing.tasks: {', '.join(unknown) if known else 'no evaluation'} among the tasks "
-                f"{', '.join(known) or '(none)'} of evaluation.routing.evaluations"
-            )
+        self.validation, self.tolerance = validation, tolerance
 
     def tasks(self) -> list[str]:
         """Return the one task."""
         return ["routing"]
-
-    def check_data(self) -> None:
-        """Raise InputError where the data of one of the evaluations cannot be scored."""
-        for evaluation in self.evaluations.values():
-            evaluation.check_data()
-
-    def check(self, encoder: Encoder | None = None) -> None:
-        """Raise InputError where a task has no instruction."""
-        for evaluation in self.evaluations.values():
-            evaluation.check(encoder)
 
     def evaluate(self, encoder: Encoder, task: str) -> list[Score]:
         """Return the rows that the class names."""

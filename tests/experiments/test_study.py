@@ -15,7 +15,7 @@ from llm2vec_gen.types import Score
 
 ROWS = sorted(file.stem for file in (CONF / "experiment" / "study").glob("*.yaml"))
 OVER_MAIN = {"router", "hyde", "main_first_32", "main_first_64"}  # they train nothing
-VARIED = {  # what a row changes of the main one; "loss" and "teacher" as a whole
+VARIED = {  # what a row changes of the main one; "loss" and "teacher": the group
     "alignment": {"loss.reconstruction"},
     "reconstruction": {"loss.alignment"},
     "hops_2_last": {"model.num_hops"},
