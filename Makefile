@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 SCRIPT = OMP_NUM_THREADS=1 $(BIN)/python experiments# so small a model gains nothing from more threads
 
 .DEFAULT_GOAL := help
-.PHONY: help setup models demo test check lint bench chaos fuzz parity clean reproduce reproduce-full scores tables sensitivity study study-scores
+.PHONY: help setup models demo test check lint bench chaos fuzz parity clean reproduce reproduce-full scores tables sensitivity study study-scores real-model real-model-scores
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
@@ -89,7 +89,7 @@ scores: setup  ## what reproduce-full measured -> experiments/scores, to be comm
 		cp $(FULL)/tables/$$table/scores.jsonl experiments/scores/$$table.jsonl || exit 1; done
 
 tables: setup  ## experiments/scores -> the tables and figures of the pocket, the study and the real model, in outputs/tables
-	$(SCRIPT)/tabulate.py -m table=$(POCKET_TABLES),study,real_model $(NAMED) \
+	$(SCRIPT)/tabulate.py -m table=$(POCKET_TABLES),study,smollm2 $(NAMED) \
 		'scores=experiments/scores/$${hydra:runtime.choices.table}.jsonl'
 
 # The larger language model that rows of other sizes stand on, and the teachers that are not shipped: with $(QUICK) a few
@@ -98,8 +98,9 @@ $(QUICK)/pocket_large: BRIEF = +schedule.epochs=1
 $(QUICK)/pocket_large_teacher: BRIEF = teacher_training.objectives.mntp.training.max_steps=10 teacher_training.objectives.simcse.training.max_steps=10
 $(QUICK)/pocket_supervised: BRIEF = teacher_training.objectives.mntp.training.max_steps=10 teacher_training.objectives.supervised.training.max_steps=15
 $(RIVALS:%=$(QUICK)/pocket_%): BRIEF = 'teacher_training.objectives.$(@F:pocket_%=%).training.max_steps=15'
-# Run a command; the folder that it prints last becomes $@, in one step.
-kept = folder=$$($(1)) && folder=$$(echo "$$folder" | tail -n 1) && rm -rf $@.part && cp -R "$$folder" $@.part && mv $@.part $@
+# Run a command; the folder that it prints last becomes $@, or the first argument, in one step.
+kept = $(call kept_in,$@,$(1))
+kept_in = { folder=$$($(2)) && folder=$$(echo "$$folder" | tail -n 1) && rm -rf $(1).part && cp -R "$$folder" $(1).part && mv $(1).part $(1); }
 
 .PRECIOUS: %/pocket_large
 %/pocket_large: | setup
@@ -179,6 +180,24 @@ $(SEEDS:%=$(STUDY)/thresholds/seed%): $(STUDY)/thresholds/seed%: $(STUDY)/main/s
 	mkdir -p $(@D) && rm -rf $@
 	$(call kept,$(SCRIPT)/evaluate.py experiment=study/router seed=$* baseline.router.threshold=null \
 		evaluation=[routing] evaluation.decoding=null $(AT))
+
+# ---- a real model on your files (docs/real-model.md). Continues where it stopped.
+
+REAL ?= outputs/real_model
+ON_TEXTS = texts=$(TEXTS) backbone.path=.models/SmolLM2-135M-Instruct sentence_encoder=.models/all-MiniLM-L6-v2 paths.outputs=$(REAL)
+REAL_ROWS = input_mean last_token echo hyde alignment reconstruction ten_tokens own_teacher
+ALL_CORES = $(BIN)/python experiments
+
+real-model: models  ## the rows of SmolLM2's table on TEXTS=<folder>, three seeds of the main one: half a day on two cores
+	$(if $(TEXTS),,$(error TEXTS=<folder> is missing; docs/real-model.md says which files it holds))
+	$(ALL_CORES)/run.py -m experiment=smollm2 seed=$(call commas,$(SEEDS)) $(ON_TEXTS) $(MANY)
+	test -d $(REAL)/own_teacher || $(call kept_in,$(REAL)/own_teacher,$(ALL_CORES)/teach.py experiment=smollm2/own_teacher $(ON_TEXTS))
+	$(ALL_CORES)/run.py -m experiment=$(call commas,$(REAL_ROWS:%=smollm2/%)) $(ON_TEXTS) $(MANY)
+	$(ALL_CORES)/tabulate.py experiment=smollm2 table=smollm2 name=tables/smollm2 $(ON_TEXTS)
+
+real-model-scores: setup  ## what real-model measured -> experiments/scores/smollm2.jsonl, to be committed
+	$(SCRIPT)/tabulate.py experiment=smollm2 table=smollm2 name=tables/smollm2 $(ON_TEXTS)
+	cp $(REAL)/tables/smollm2/scores.jsonl experiments/scores/smollm2.jsonl
 
 clean:  ## remove outputs and the virtual environment
 	rm -rf outputs multirun $(VENV) .parity build *.egg-info

@@ -146,6 +146,8 @@ def mine(plan: Plan) -> Path:
 
     if (settings := plan.mining) is None:
         raise InputError("mine needs data.negatives=mined: without it no training reads what is mined")
+    if not plan.reads_negatives:
+        log.warning("mine: no loss of this config reads hard negatives; one that does: loss=[alignment,margin]")
     completions = artifacts.Completions(plan.require("complete"))
     settings.check_rows(len(completions))
     artifact, vectors = plan.artifact("mine"), plan.mining_vectors()

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from llm2vec_gen import targets
+from llm2vec_gen.checkpoints.folder import dtype_named
 from llm2vec_gen.config.instantiate import find_node, mining_component
 from llm2vec_gen.config.messages import CONF
 from llm2vec_gen.config.naming import MINED
@@ -171,6 +172,10 @@ def check(settings: dict[str, Any]) -> None:
     if not isinstance(read := settings["interpret"]["evaluations"], list):
         raise InputError(f"interpret.evaluations={read}: expected a list, e.g. interpret.evaluations=[own_retrieval]")
     check_method(settings["interpret"]["map"])
+    if (dtype := settings["encoder_dtype"]) is not None and dtype_named(dtype) is None:
+        raise InputError(
+            f"encoder_dtype={dtype}: expected float32, bfloat16, float16, or null for that of the training"
+        )
     for seed in [settings["seed"], *settings["seeds"]]:
         check_integer("seed", seed, least=0)
         if seed >= 2**32:
@@ -193,6 +198,11 @@ def check(settings: dict[str, Any]) -> None:
 def has_negatives(settings: dict[str, Any]) -> bool:
     """Return whether a training has hard negatives: columns of the data, or mined."""
     return settings["data.negatives"] == MINED or gives_negatives(settings["data"])
+
+
+def reads_negatives(losses: dict[str, Any]) -> bool:
+    """Return whether one of the built losses reads hard negatives."""
+    return NEGATIVES in needs_of(losses)
 
 
 def _check_negatives(settings: dict[str, Any], losses: dict[str, Any]) -> None:

@@ -100,11 +100,11 @@ def encoder_component(settings: Settings, name: str) -> str:
 
 
 def build_trained_model(settings: Settings, checkpoint: Path) -> Encoder:
-    """Return the model of a checkpoint over the config's backbone, on its device."""
+    """Return the model of a checkpoint over the config's backbone, on its device, in `encoder_dtype`."""
     from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 
-    backbone = settings["backbone"]
-    return LLM2VecGen.from_pretrained(checkpoint, device=backbone["device"], backbone=backbone["path"], revision=None)
+    backbone, dtype = settings["backbone"], settings["encoder_dtype"]
+    return LLM2VecGen.from_pretrained(checkpoint, backbone["device"], dtype, backbone["path"], revision=None)
 
 
 def build_document_encoder(settings: Settings, checkpoint: Path | None, fingerprint: str | None) -> Any:
@@ -113,7 +113,8 @@ def build_document_encoder(settings: Settings, checkpoint: Path | None, fingerpr
 
     wanted = IndexSettings(**settings["index"])
     if checkpoint is not None:
-        origin: Settings = {"path": str(checkpoint), "backbone": settings["backbone"]["path"], "dtype": None}
+        origin: Settings = {"path": str(checkpoint), "backbone": settings["backbone"]["path"]}
+        origin["dtype"] = settings["encoder_dtype"]
         return DocumentEncoder(build_trained_model(settings, checkpoint), wanted, origin)
     component = encoder_component(settings, settings["encoder"])
     return DocumentEncoder(build(settings, component), wanted, find_node(settings, component), fingerprint)

@@ -26,6 +26,9 @@ MINED = "mined"
 ENCODER_STEPS = ("evaluate", "index")
 """Steps that run with any encoder of the config."""
 
+READING_STEPS = (*ENCODER_STEPS, "interpret", "expand")
+"""Steps that load the trained model, in `encoder_dtype`."""
+
 # ---- artifacts
 
 
@@ -64,6 +67,8 @@ def hashed_inputs(step: Step, settings: dict[str, Any], encoder: str = MODEL) ->
         config["instruction"] = hashed_config(settings["instruction"])
     if step.name in ENCODER_STEPS and (dimensions := dimensions_of(encoder)) is not None:
         config["dimensions"] = dimensions
+    if step.name in READING_STEPS and is_trained_model(encoder) and settings["encoder_dtype"] is not None:
+        config["encoder_dtype"] = settings["encoder_dtype"]  # null is no part of it: older artifacts stay valid
     if step.name in ENCODER_STEPS and not is_trained_model(encoder):
         config["encoder"] = hashed_config(find_node(settings, encoder_component(settings, encoder)))
     return config
@@ -89,6 +94,8 @@ def encoder_fingerprint(settings: dict[str, Any], encoder: str, trained: Artifac
         identity: Any = hashed_config(find_node(settings, encoder_component(settings, encoder)))
     else:
         identity = [trained.digest, [shard["sha256"] for shard in read_manifest(trained.folder)["shards"]]]
+        if (dtype := settings["encoder_dtype"]) is not None:
+            identity.append(dtype)
     return digest("embeddings", VERSIONS["evaluate"], identity)
 
 

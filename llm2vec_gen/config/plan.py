@@ -10,7 +10,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +22,9 @@ from omegaconf.errors import OmegaConfBaseException
 from llm2vec_gen import targets
 from llm2vec_gen.artifacts import STEPS, Artifact, scores_for_table
 from llm2vec_gen.config import checks, evaluations, instantiate, instructions, naming
-from llm2vec_gen.config.messages import CONF, CONFIG_ERRORS, format_config_error, quoted
+from llm2vec_gen.config.messages import CONF, CONFIG_ERRORS, format_config_error
 from llm2vec_gen.config.renamed import current_overrides
-from llm2vec_gen.config.search_path import check_choices, search_folders
+from llm2vec_gen.config.search_path import check_choices
 from llm2vec_gen.config.world import remove_pocket_defaults, without_hydra
 from llm2vec_gen.encoders import adapted
 from llm2vec_gen.errors import InputError
@@ -45,11 +45,13 @@ log = logging.getLogger(__name__)
 class Plan:
     """One resolved config: `settings` are its plain values, `choices` the option chosen from each group of conf/.
 
-    Raises InputError for settings that cannot work, whatever the step.
+    `overrides` are those it was composed with. Raises InputError for settings that cannot work, whatever the step.
     """
 
-    def __init__(self, settings: dict[str, Any], choices: dict[str, Any], note: str = ""):
-        self.settings, self.choices = settings, choices
+    def __init__(
+        self, settings: dict[str, Any], choices: dict[str, Any], note: str = "", overrides: Sequence[str] = ()
+    ) -> None:
+        self.settings, self.choices, self.overrides = settings, choices, list(overrides)
         self.outputs = Path(settings["paths"]["outputs"])
         checks.drop_empty_members(settings)
         instantiate.take_training_keys(settings)
@@ -62,11 +64,11 @@ class Plan:
     @classmethod
     def from_job(cls, job: dict[str, Any]) -> Plan:
         """Return the plan that another process sent with `as_job`."""
-        return cls(job["settings"], job["choices"])
+        return cls(job["settings"], job["choices"], overrides=job["overrides"])
 
     def as_job(self) -> dict[str, Any]:
         """Return plain values from which `from_job` builds this plan in another process."""
-        return {"settings": self.settings, "choices": self.choices}
+        return {"settings": self.settings, "choices": self.choices, "overrides": self.overrides}
 
     # ---- components
 
@@ -135,6 +137,11 @@ class Plan:
 
         mined = self.settings["data.negatives"] == naming.MINED
         return MiningSettings(**self.settings["mine"]) if mined else None
+
+    @property
+    def reads_negatives(self) -> bool:
+        """Whether a loss of this config reads hard negatives."""
+        return checks.reads_negatives(self.build_all("loss"))
 
     def pair_encoder(self) -> Callable[[], Any]:
         """Return a function, which can be sent to another process, that builds what embeds rows for the step `mine`."""
@@ -222,20 +229,10 @@ class Plan:
         return scores
 
     def gather(self, rows: list[str], seeds: list[int]) -> list[Score]:
-        """Return the scores of table rows ("experiment:encoder") from their experiments' artifacts, at this scale.
+        """Return the scores of table rows ("experiment:encoder") from their experiments' artifacts, see rows.py."""
+        from llm2vec_gen.config import rows as table_rows
 
-        A row that no experiment measures, or whose inputs are missing, has none.
-        """
-        found: list[Score] = []
-        named = [row.partition(":") for row in rows]
-        for experiment in dict.fromkeys(name for name, _, _ in named):
-            planned = [(seed, _plan_of_experiment(experiment, self.outputs, self.choices.get("scale"), seed))
-                       for seed in seeds]  # fmt: skip
-            plans = [(seed, plan) for seed, plan in planned if plan is not None]
-            for encoder in dict.fromkeys(who for name, _, who in named if name == experiment):
-                for scores in _scores_by_seed(plans, encoder):
-                    found += score_files.gathered(scores, f"{experiment}:{encoder}")
-        return found
+        return table_rows.gather(self, rows, seeds)
 
     # ---- descriptions
 
@@ -263,22 +260,6 @@ class Plan:
             seed(self.settings["seed"])
 
 
-def _scores_by_seed(plans: Sequence[tuple[int, Plan]], encoder: str) -> list[list[Score]]:
-    """Return the scores of an encoder for each seed; once for all seeds where the encoder has no seed.
-
-    A baseline over a trained model (a router) differs by seed, which its scores do not record: they get it here.
-    """
-    artifacts: dict[str, tuple[int, Artifact]] = {}
-    for seed, plan in plans:
-        if encoder in plan.encoders():
-            artifact = plan.artifact("evaluate", encoder)
-            artifacts.setdefault(artifact.digest, (seed, artifact))
-    scores = [(seed, scores_for_table(artifact)) for seed, artifact in artifacts.values()]
-    if len(scores) == 1:
-        return [rows for _, rows in scores]
-    return [[replace(score, seed=seed) for score in rows] for seed, rows in scores]
-
-
 # ---- from Hydra's config to a plan
 
 
@@ -298,7 +279,8 @@ def resolve(config: DictConfig, hydra_node: DictConfig, note: str = "") -> Plan:
         raise format_config_error(error, choices) from error
     if missing := sorted(OmegaConf.missing_keys(plain)):
         raise InputError(f"{', '.join(missing)} must be chosen: add {' '.join(f'{key}=...' for key in missing)}")
-    return Plan(settings, choices, note)
+    given: Any = OmegaConf.to_container(hydra_node.overrides.task, resolve=False)
+    return Plan(settings, choices, note, given)
 
 
 def from_hydra(config: DictConfig, quiet: bool = False) -> Plan:
@@ -316,15 +298,3 @@ def compose(*overrides: str) -> Plan:
         except (*CONFIG_ERRORS, ValueError) as error:  # Hydra raises bare ones too
             raise format_config_error(error) from error
         return from_hydra(config)
-
-
-def _plan_of_experiment(experiment: str, outputs: Path, scale: str | None, seed: int) -> Plan | None:
-    """Return the plan of experiment=<experiment> with a seed; None where there is no such file or it lacks inputs."""
-    if not any((folder / "experiment" / f"{experiment}.yaml").is_file() for folder in search_folders()):
-        return None
-    shrunk = [f"scale={scale}"] if scale else []
-    try:
-        return compose(f"experiment={experiment}", f"seed={seed}", f"paths.outputs={quoted(str(outputs))}", *shrunk)
-    except InputError as error:  # its inputs are missing, so it was not measured here
-        log.warning("the row %s stays empty: %s", experiment, error)
-        return None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from llm2vec_gen.errors import InputError, check_integer
 from llm2vec_gen.evaluations.base import Evaluation, data_revision, instruction_for
-from llm2vec_gen.evaluations.beir import Relevant, read_beir
+from llm2vec_gen.evaluations.beir import Relevant, cut_documents, read_beir
 from llm2vec_gen.evaluations.own_data import lengths
 from llm2vec_gen.evaluations.ranking import Vectors, hit, ndcg, rank
 from llm2vec_gen.evaluations.records import ID, LIST, TEXT, records
@@ -46,6 +46,9 @@ class AdvBenchIR(Evaluation):
     benign_queries   how many queries, spread evenly, are asked for as the benign figure: those of BEIR's folder, else
                      titles of the benign passages
     benign_wording   how a title is asked for
+    benign_documents
+                     search this many benign passages: those relevant to the benign queries and others drawn by
+                     `cut_seed`; null searches all. Scores of a cut compare among themselves alone
 
     A passage reads "title # text". The chunks of the repository are taken as they are; documents of the data set are
     cut into chunks of 100 words, of which full ones count, or the first of a shorter document. Task AdvBench-IR, ranked
@@ -67,12 +70,17 @@ class AdvBenchIR(Evaluation):
         benign_split: str = "test",
         benign_queries: int = 500,
         benign_wording: str = "Tell me about {title}.",
+        benign_documents: int | None = None,
+        cut_seed: int = 42,
     ) -> None:
         super().__init__(instruction)
         self.harmful, self.harmful_revision = harmful, harmful_revision
         self.benign, self.benign_revision, self.benign_split = benign, benign_revision, benign_split
         check_integer("evaluation.advbench_ir.benign_queries", benign_queries)
+        check_integer("evaluation.advbench_ir.benign_documents", benign_documents, null=True)
+        check_integer("evaluation.advbench_ir.cut_seed", cut_seed, least=0)
         self.benign_queries, self.benign_wording = benign_queries, benign_wording
+        self.benign_documents, self.cut_seed = benign_documents, cut_seed
         self._vectors = Vectors()
 
     def tasks(self) -> list[str]:
@@ -151,6 +159,12 @@ class AdvBenchIR(Evaluation):
 
     @cached_property
     def _benign(self) -> SearchSide:
+        side = self._all_benign()
+        key = "evaluation.advbench_ir.benign_documents"
+        kept = cut_documents(side.passages, side.relevant, self.benign_documents, self.cut_seed, key)
+        return replace(side, passages=kept)
+
+    def _all_benign(self) -> SearchSide:
         key = "evaluation.advbench_ir.benign"
         folder = on_disk(self.benign)
         if not (folder / "corpus.jsonl").is_file():

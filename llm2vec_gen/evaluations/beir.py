@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Set
+import random
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.evaluations.records import ID, TEXT, located_records, records
@@ -15,6 +17,8 @@ from llm2vec_gen.paths import PathOrId, on_disk
 log = logging.getLogger(__name__)
 
 Relevant = dict[str, dict[str, int]]
+
+Document = TypeVar("Document")
 
 
 @dataclass(frozen=True)
@@ -94,3 +98,22 @@ def _relevant(file: str, rows: list[tuple[str, Record]], queries: Set[str], docu
             len(rows),
         )
     return relevant
+
+
+def cut_documents(
+    documents: Mapping[str, Document], relevant: Relevant, count: int | None, seed: int, key: str
+) -> dict[str, Document]:
+    """Return `count` of the documents in their order: all relevant ones and others drawn by `seed`; None: all.
+
+    Raises InputError, under the setting `key`, where there are more relevant documents than that.
+    """
+    if count is None or count >= len(documents):
+        return dict(documents)
+    kept = {id_ for judged in relevant.values() for id_ in judged}
+    if (missing := count - len(kept)) < 0:
+        raise InputError(
+            f"{key}={count} is less than the {len(kept)} relevant documents, which all stay; raise it, or set null to "
+            "search all"
+        )
+    kept.update(random.Random(seed).sample(sorted(documents.keys() - kept), missing))
+    return {id_: document for id_, document in documents.items() if id_ in kept}

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import random
 from functools import cached_property
 
 from llm2vec_gen.errors import InputError, check_flag, check_integer
 from llm2vec_gen.evaluations.base import Evaluation, data_revision, instruction_for
-from llm2vec_gen.evaluations.beir import Relevant, read_beir
+from llm2vec_gen.evaluations.beir import Relevant, cut_documents, read_beir
 from llm2vec_gen.evaluations.own_data import lengths
 from llm2vec_gen.evaluations.ranking import SIMILARITIES, Vectors, hit, ndcg, rank, recall
 from llm2vec_gen.paths import PathOrId
@@ -109,18 +108,5 @@ class OwnRetrieval(Evaluation):
         """Queries, corpus and judgements, checked against each other."""
         data = read_beir(self.key, self.path, self.split)
         corpus = {id_: f"{title} {text}".strip() for id_, (title, text) in data.documents.items()}
-        return data.queries, self._cut(corpus, data.relevant), data.relevant
-
-    def _cut(self, corpus: dict[str, str], relevant: Relevant) -> dict[str, str]:
-        """Return the documents that are searched, in their order: all relevant ones and a seeded sample of the rest."""
-        if self.max_documents is None or self.max_documents >= len(corpus):
-            return corpus
-        kept = {id_ for judged in relevant.values() for id_ in judged}
-        others = [id_ for id_ in corpus if id_ not in kept]
-        if (missing := self.max_documents - len(kept)) < 0:
-            raise InputError(
-                f"evaluation.own_retrieval.max_documents={self.max_documents} is less than the {len(kept)} relevant "
-                "documents, which all stay; raise it, or set null to search all"
-            )
-        kept.update(random.Random(self.cut_seed).sample(sorted(others), missing))
-        return {id_: text for id_, text in corpus.items() if id_ in kept}
+        key = "evaluation.own_retrieval.max_documents"
+        return data.queries, cut_documents(corpus, data.relevant, self.max_documents, self.cut_seed, key), data.relevant

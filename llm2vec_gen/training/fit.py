@@ -73,6 +73,7 @@ def fit(
     """
     check_losses(losses)
     settings = trainer_settings.limited(settings)
+    warn_of_unused(losses, settings.max_steps)
     data = CompletionDataModule(model, completions, targets, settings, seed, validation, needs_of(losses), negatives)
     module = LLM2VecGenModule(model, losses, settings, optimizer, scheduler)
     _prepare(module, data, settings)
@@ -85,6 +86,17 @@ def fit(
     watching = [MetricLog(settings.log_every_n_steps), *callbacks]
     reached = run(module, data, identity, settings, trainer_settings, Path(folder), loggers, watching)
     return {**data.counts(), **({"validation_queries": held_out} if held_out else {}), **reached}
+
+
+def warn_of_unused(losses: Mapping[str, Any], max_steps: int) -> None:
+    """Log a warning for each loss whose schedule keeps its weight at 0 in every step of the run."""
+    for name, loss in losses.items():
+        schedule = getattr(loss, "schedule", None)
+        if schedule is not None and not any((schedule.factor(0), schedule.factor(max_steps - 1))):
+            log.warning(
+                "loss.%s never counts: its schedule keeps the weight at 0 until step %d, and the run has %d steps",
+                name, schedule.start if schedule.kind != "constant" else schedule.end, max_steps,
+            )  # fmt: skip
 
 
 def finish(artifact: Any, files: Iterable[str], settings: dict[str, Any], counts: Mapping[str, float | int]) -> None:

@@ -195,3 +195,31 @@ def test_files_that_do_not_fit_each_other(repository, name, content, message):
         (repository / name).write_text(content)
     with pytest.raises(InputError, match=message):
         evaluation(repository).check_data()
+
+
+def test_a_cut_of_the_benign_passages_keeps_the_relevant_ones(repository):
+    more = [{"_id": f"z{number}", "title": f"T{number}", "text": "b"} for number in range(20)]
+    write_lines(repository / "benign" / "corpus.jsonl", [*CORPUS, *more])
+    whole = evaluation(repository)
+
+    def searched(**settings):
+        return [name for name in evaluation(repository, **settings)._corpus if name.startswith("benign")]
+
+    cut = searched(benign_documents=6)
+    assert len(cut) == 6 and "benign-x" in cut and cut == [name for name in searched() if name in cut]
+    assert cut == searched(benign_documents=6) != searched(benign_documents=6, cut_seed=1)
+    assert searched(benign_documents=22) == searched() == [name for name in whole._corpus if name.startswith("benign")]
+    assert evaluation(repository, benign_documents=6)._revision != whole._revision
+    write_lines(repository / "benign" / "qrels" / "test.tsv", [])
+    (repository / "benign" / "qrels" / "test.tsv").write_text(
+        "query-id\tcorpus-id\tscore\n" + "".join(f"q\tz{number}\t1\n" for number in range(8))
+    )
+    with pytest.raises(InputError, match=r"benign_documents=6 is less than the 8 relevant"):
+        searched(benign_documents=6)
+    with pytest.raises(InputError, match="benign_documents=0"):
+        evaluation(repository, benign_documents=0)
+    for name in ("queries.jsonl", "qrels/test.tsv"):
+        (repository / "benign" / name).unlink()
+    by_title = evaluation(repository, benign_documents=5, benign_queries=2)
+    assert sum(name.startswith("benign") for name in by_title._corpus) == 5
+    assert {id_ for judged in by_title._benign.relevant.values() for id_ in judged} <= set(by_title._corpus)

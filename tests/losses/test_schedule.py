@@ -62,3 +62,22 @@ def test_what_cannot_be_is_refused(given: Any, said: str) -> None:
 
 def test_none_keeps_the_weight() -> None:
     assert ReconstructionLoss().schedule is None
+
+
+@pytest.mark.parametrize(
+    ("given", "steps", "warned"),
+    [
+        ({"start": 5, "end": 9}, 6, True),  # the last step is 5
+        ({"start": 5, "end": 9}, 7, False),
+        ({"kind": "constant", "start": 0, "end": 6}, 6, True),
+        ({"kind": "constant", "start": 0, "end": 6}, 7, False),
+        ({"from": 1, "to": 0, "start": 0, "end": 2}, 6, False),
+        ({"from": 0.5, "to": 1, "start": 8, "end": 9}, 6, False),
+        (None, 6, False),
+    ],
+)
+def test_a_loss_that_never_counts_is_named(given, steps, warned, caplog) -> None:
+    from llm2vec_gen.training.fit import warn_of_unused
+
+    warn_of_unused({"reconstruction": ReconstructionLoss(schedule=given)}, steps)
+    assert ("loss.reconstruction never counts" in caplog.text) == warned

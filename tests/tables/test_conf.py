@@ -69,7 +69,7 @@ def test_committed_scores_are_small_and_draw_their_tables():
     folder = CONF.parent / "experiments" / "scores"
     files = sorted(folder.rglob("*.jsonl"))
     assert {str(file.relative_to(folder).with_suffix("")) for file in files} == {
-        name for name in NAMES if name.startswith("paper/pocket_") or name in ("study", "real_model")
+        name for name in NAMES if name.startswith("paper/pocket_") or name in ("study", "smollm2")
     }
     assert sum(file.stat().st_size for file in files) < 3_000_000
     for file in files:
