@@ -195,6 +195,20 @@ def check(settings: dict[str, Any]) -> None:
             _check_path(f"{component}.path", node.get("path"))
 
 
+def _check_dtype(dtype: Any) -> None:
+    if dtype is not None and dtype_named(dtype) is None:
+        raise InputError(
+            f"encoder_dtype={dtype}: expected float32, bfloat16, float16, or null for that of the training"
+        )
+
+
+def _check_seeds(seeds: list[Any]) -> None:
+    for seed in seeds:
+        check_integer("seed", seed, least=0)
+        if seed >= 2**32:
+            raise InputError(f"seed={seed}: expected less than 2**32, which is as far as numpy goes")
+
+
 def has_negatives(settings: dict[str, Any]) -> bool:
     """Return whether a training has hard negatives: columns of the data, or mined."""
     return settings["data.negatives"] == MINED or gives_negatives(settings["data"])

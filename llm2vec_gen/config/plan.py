@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from llm2vec_gen import targets
 from llm2vec_gen.artifacts import STEPS, Artifact, scores_for_table
 from llm2vec_gen.config import checks, evaluations, instantiate, instructions, naming
+from llm2vec_gen.config import rows as table_rows
 from llm2vec_gen.config.messages import CONF, CONFIG_ERRORS, format_config_error
 from llm2vec_gen.config.renamed import current_overrides
 from llm2vec_gen.config.search_path import check_choices
@@ -230,9 +231,7 @@ class Plan:
 
     def gather(self, rows: list[str], seeds: list[int]) -> list[Score]:
         """Return the scores of table rows ("experiment:encoder") from their experiments' artifacts, see rows.py."""
-        from llm2vec_gen.config import rows as table_rows
-
-        return table_rows.gather(self, rows, seeds)
+        return table_rows.gather(self, rows, seeds, compose)
 
     # ---- descriptions
 

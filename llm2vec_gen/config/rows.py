@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from llm2vec_gen.artifacts import Artifact, scores_for_table
 from llm2vec_gen.config.messages import quoted
-from llm2vec_gen.config.plan import Plan, compose
 from llm2vec_gen.config.search_path import search_folders
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.tables import score_files
@@ -22,8 +22,10 @@ OF_THE_TABLE = ("table", "name", "seed", "seeds", "scores", "sweep", "paths", "h
 """Keys that say how this table is made, not how its rows were measured."""
 
 
-def gather(plan: Plan, rows: Sequence[str], seeds: Sequence[int]) -> list[Score]:
-    """Return the scores of the rows for each seed, at this config's scale and under its outputs.
+def gather(plan: Any, rows: Sequence[str], seeds: Sequence[int], compose: Callable[..., Any]) -> list[Score]:
+    """Return the scores of the rows for each seed, at this plan's scale and under its outputs.
+
+    compose: overrides -> a plan (`config.compose`, which this module cannot import: plans import it).
 
     Each experiment is composed with the values that this command set (`texts=...`, `backbone.path=...`), not with its
     choices (`experiment=`, `loss=`). A row that no experiment measures, or whose inputs are missing, has no scores.
@@ -31,7 +33,7 @@ def gather(plan: Plan, rows: Sequence[str], seeds: Sequence[int]) -> list[Score]
     found: list[Score] = []
     named = [row.partition(":") for row in rows]
     for experiment in dict.fromkeys(name for name, _, _ in named):
-        planned = [(seed, _plan_of(experiment, plan, seed)) for seed in seeds]
+        planned = [(seed, _plan_of(experiment, plan, seed, compose)) for seed in seeds]
         plans = [(seed, one) for seed, one in planned if one is not None]
         for encoder in dict.fromkeys(who for name, _, who in named if name == experiment):
             for scores in _by_seed(plans, encoder):
@@ -39,7 +41,7 @@ def gather(plan: Plan, rows: Sequence[str], seeds: Sequence[int]) -> list[Score]
     return found
 
 
-def given_values(plan: Plan) -> list[str]:
+def given_values(plan: Any) -> list[str]:
     """Return the overrides of a config that set a value which a row's experiment may have too."""
     parsed = OverridesParser.create().parse_overrides(plan.overrides)
     return [
@@ -54,7 +56,7 @@ def _is_group(key: str) -> bool:
     return any((folder / key).is_dir() for folder in search_folders())
 
 
-def _by_seed(plans: Sequence[tuple[int, Plan]], encoder: str) -> list[list[Score]]:
+def _by_seed(plans: Sequence[tuple[int, Any]], encoder: str) -> list[list[Score]]:
     """Return the scores of an encoder for each seed; once for all seeds where the encoder has no seed.
 
     A baseline over a trained model (a router) differs by seed, which its scores do not record: they get it here.
@@ -70,7 +72,7 @@ def _by_seed(plans: Sequence[tuple[int, Plan]], encoder: str) -> list[list[Score
     return [[replace(score, seed=seed) for score in rows] for seed, rows in scores]
 
 
-def _plan_of(experiment: str, plan: Plan, seed: int) -> Plan | None:
+def _plan_of(experiment: str, plan: Any, seed: int, compose: Callable[..., Any]) -> Any:
     """Return the plan of experiment=<experiment> with a seed; None where there is no such file or it lacks inputs."""
     if not any((folder / "experiment" / f"{experiment}.yaml").is_file() for folder in search_folders()):
         return None

@@ -48,6 +48,6 @@ def test_a_row_is_looked_up_with_the_values_of_the_command(tmp_path: Path) -> No
 
 
 def test_a_row_without_such_a_value_stays_empty(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    plan = compose("baseline.input_mean.max_length=9", f"paths.outputs={tmp_path}")
-    assert plan.gather(["study/hyde:router"], [42]) == []
-    assert "the row study/hyde stays empty" in caplog.text
+    plan = compose("loss.reconstruction.weight=0.5", f"paths.outputs={tmp_path}")
+    assert plan.gather([ROW], [42]) == []
+    assert "the row study/alignment stays empty: loss.reconstruction is an unknown setting" in caplog.text
