@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llm2vec_gen.artifacts import read_manifest
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.executors.ray import RayExecutor
 from tests.executors.test_local import check_alike, start
@@ -54,10 +55,15 @@ def test_two_workers_go_on_with_what_is_missing_and_make_the_same_parts(tmp_path
     assert said_by(0, two, "executor.workers=2").startswith("complete: rows 23, read 23")
     check_alike(one, two, "complete")
     assert first.stat().st_mtime_ns == before
-    for job in (start("embed", two, "executor=ray"), start("embed", one)):
-        _, output = job.communicate(timeout=400)
-        assert job.returncode == 0, output
+    mined = ["data.negatives=mined", "mine.top_k=5", "mine.margin=null"]
+    for step, more in (("embed", []), ("mine", mined)):
+        for job in (start(step, two, "executor=ray", *more), start(step, one, *more)):
+            _, output = job.communicate(timeout=400)
+            assert job.returncode == 0, output
     check_alike(one, two, "embed")
+    check_alike(one / "cache", two / "cache", "mine")  # the vectors that are compared
+    (ours,), (theirs,) = (list(place.glob("mine/*/manifest.json")) for place in (one, two))
+    assert read_manifest(ours.parent)["shards"] == read_manifest(theirs.parent)["shards"]
 
 
 @pytest.mark.slow
