@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -53,12 +54,8 @@ def embedding_routes(service: Service) -> APIRouter:
         limit = service.inputs.new_tokens(prompts, body.max_tokens, 512)
         generation = service.decoding(prompts, limit, body.temperature, body.top_p, body.seed, body.stop)
         pieces: list[Piece] = await finished(service.worker, generation, request, service.limits.timeout_s)
-        data = [
-            {"object": "decoding", "index": piece.row, "text": piece.text, "finish_reason": piece.reason,
-             **({"id": body.ids[piece.row]} if body.ids else {})}
-            for piece in sorted(pieces, key=lambda piece: piece.row)
-        ]  # fmt: skip
-        return await list_answer(service, data, body, instruction, ids, generation.completion_tokens)
+        texts = _decoding_list(pieces, body.ids)
+        return await list_answer(service, texts, body, instruction, ids, generation.completion_tokens)
 
     @router.post("/v1/lens")
     async def lens(body: LensRequest, request: Request) -> Response:
@@ -67,22 +64,8 @@ def embedding_routes(service: Service) -> APIRouter:
         ids, instruction = await service.queries(body, body.input)
         reader = LogitLens(top=body.top, space=body.space)
         job = await service.embed(ids, _lens_projection(service, reader), request)
-
-        def words() -> list[dict[str, Any]]:
-            tokenizer, rows = service.model.tokenizer, job.results  # (N, K, 2, n)
-            texts = [row if isinstance(row, str) else tokenizer.decode(row) for row in body.input]
-            own = [words_of(tokenizer, text) for text in texts]
-            found = [
-                [reader.words(tokenizer, best[0].long().tolist(), best[1].tolist()) for best in row] for row in rows
-            ]
-            return [
-                {"object": "lens", "index": index, "words": [list(best) for best in row],
-                 "probabilities": [list(best.values()) for best in row],
-                 "in_query": [[word.casefold() in own[index] for word in best] for best in row]}
-                for index, row in enumerate(found)
-            ]  # fmt: skip
-
-        return await list_answer(service, await service.apart(words), body, instruction, ids)
+        words = await service.apart(_lens_list, service.model.tokenizer, reader, body.input, job.results)
+        return await list_answer(service, words, body, instruction, ids)
 
     return router
 
@@ -126,3 +109,24 @@ def _embedding_list(results: Tensor, encoding: str) -> list[dict[str, Any]]:
     rows = results.numpy().astype("<f4")
     shown = [base64.b64encode(row.tobytes()).decode() for row in rows] if encoding == "base64" else rows.tolist()
     return [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(shown)]
+
+
+def _decoding_list(pieces: Sequence[Piece], ids: Sequence[str] | None) -> list[dict[str, Any]]:
+    return [
+        {"object": "decoding", "index": piece.row, "text": piece.text, "finish_reason": piece.reason,
+         **({"id": ids[piece.row]} if ids else {})}
+        for piece in sorted(pieces, key=lambda piece: piece.row)
+    ]  # fmt: skip
+
+
+def _lens_list(tokenizer: Any, reader: LogitLens, inputs: Sequence[Any], rows: Tensor) -> list[dict[str, Any]]:
+    """Return the words of each input: texts or ids; `rows` (N, K, 2, n) as `_lens_projection` gives them."""
+    texts = [row if isinstance(row, str) else tokenizer.decode(row) for row in inputs]
+    own = [words_of(tokenizer, text) for text in texts]
+    found = [[reader.words(tokenizer, best[0].long().tolist(), best[1].tolist()) for best in row] for row in rows]
+    return [
+        {"object": "lens", "index": index, "words": [list(best) for best in row],
+         "probabilities": [list(best.values()) for best in row],
+         "in_query": [[word.casefold() in own[index] for word in best] for best in row]}
+        for index, row in enumerate(found)
+    ]  # fmt: skip

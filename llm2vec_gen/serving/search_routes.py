@@ -63,21 +63,8 @@ def search_routes(service: Service) -> APIRouter:
         prompts = torch.cat([torch.cat([own[row : row + 1], part]) for row, part in enumerate(parts)])
         readings = await _readings(service, index, prompts, body.words, request)
         gists, completed = await _gists(service, prompts, body, request)
-
-        def explanations() -> list[dict[str, Any]]:
-            data, start = [], 0
-            for row, hits in enumerate(found):
-                end = start + 1 + len(hits)
-                explained = explain_hits(prompts[start:end], hits, gists[start + 1 : end], readings[start:end],
-                                         shared_words)  # fmt: skip
-                data.append({
-                    "object": "explanation", "index": row, "gist": gists[start], "words": words_of(readings[start]),
-                    "hits": [explained_as_json(one) for one in explained],
-                })  # fmt: skip
-                start = end
-            return data
-
-        return await list_answer(service, await service.apart(explanations), body, instruction, ids, completed)
+        explained = await service.apart(_explanation_list, prompts, found, gists, readings)
+        return await list_answer(service, explained, body, instruction, ids, completed)
 
     return router
 
@@ -126,3 +113,19 @@ async def _gists(service: Service, prompts: Tensor, body: ExplainRequest, reques
     pieces: list[Piece] = await finished(service.worker, generation, request, service.limits.timeout_s)
     texts = [gist(piece.text) for piece in sorted(pieces, key=lambda piece: piece.row)]
     return texts, generation.completion_tokens
+
+
+def _explanation_list(
+    prompts: Tensor, found: Sequence[Sequence[Hit]], gists: Sequence[str], readings: Sequence[Any]
+) -> list[dict[str, Any]]:
+    """Return the explanation of each input; prompts, gists and readings: its own first, then those of its hits."""
+    data, start = [], 0
+    for row, hits in enumerate(found):
+        end = start + 1 + len(hits)
+        explained = explain_hits(prompts[start:end], hits, gists[start + 1 : end], readings[start:end], shared_words)
+        data.append({
+            "object": "explanation", "index": row, "gist": gists[start], "words": words_of(readings[start]),
+            "hits": [explained_as_json(one) for one in explained],
+        })  # fmt: skip
+        start = end
+    return data

@@ -152,18 +152,7 @@ def run(
     start = _start(resume.path, identity)
     curve = MetricsFile(folder / "metrics.csv")
     _configure(module.model, settings)
-    if all(type(callback).__module__.startswith(("lightning.", "llm2vec_gen.")) for callback in callbacks):
-        validates = len(getattr(data, "validation_rows", ())) and trainer_settings.arguments["limit_val_batches"] != 0
-        known = [*module.metric_names(), *(module.validation_names() if validates else [])]
-        check_monitors(callbacks, known, module.validation_names())  # others may log metrics too: seen at the first row
-    if any(isinstance(callback, LightningProgressBar) for callback in callbacks):
-        callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
-    for callback in callbacks:
-        if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-            callback.dirpath = str(folder.resolve() / "checkpoints")
-        if isinstance(callback, EarlyStopping) and callback._check_on_train_epoch_end is None:
-            # Lightning would look after each validation alone, also at metrics of the training.
-            callback._check_on_train_epoch_end = not (callback.monitor or "").startswith("val/")
+    callbacks = _prepared(callbacks, module, data, trainer_settings, folder)
     with silence_lightning(), _explain_interruption(module.model, settings, resume.path):
         try:
             trainer = build_trainer(trainer_settings, settings, folder, [curve, *loggers], [*callbacks, resume])
@@ -171,33 +160,65 @@ def run(
             raise InputError(f"Lightning refuses these arguments or callbacks: {one_line(error)}") from error
         if trainer_settings.strategy != "fsdp":  # which moves the backbone itself
             check_device(module.model, trainer)
-        try:
-            trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
-        except MisconfigurationException as error:
-            raise InputError(f"Lightning refuses this training: {one_line(error)}") from error
-        except SystemExit as stop:
-            if isinstance(stop.__context__, KeyboardInterrupt):  # which Lightning turns into exit status 1
-                raise KeyboardInterrupt from None
-            raise
-        finally:
-            data.teardown("fit")  # Lightning does not call it after an error
-        if (
-            stop_signal := resume.stop_signal()
-        ):  # in the last step: all is saved, and what comes after training must not begin
+        _fit(trainer, module, data, start)
+        if stop_signal := resume.stop_signal():  # in the last step: all is saved; what comes after must not begin
             raise Stopped(stop_signal, trainer.global_step)
-    watching: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # max_time adds one
-    rules = [type(callback).__name__ for callback in watching if has_ended(callback)]
-    if trainer.global_step < settings.max_steps and not (rules and trainer.should_stop and trainer.global_step):
-        raise EndedEarly(
-            f"training ended after step {trainer.global_step} of {settings.max_steps}, and not by a callback of the "
-            f"config that may end it; saved in {resume.path}: the same command continues from there. A callback of "
-            "your own whose stop counts as finished needs the class attribute stops_training = True"
-        )
-    if trainer.global_step < settings.max_steps and collectives.rank() == 0:
-        log.info("train: ended after step %d of %d by %s", trainer.global_step, settings.max_steps, ", ".join(rules))
+    _check_end(trainer, settings, resume.path)
     last = {name.removeprefix("train/"): value for name, value in curve.last().items() if name != "step"}
     validated = {name: value for name, value in curve.last("val/loss").items() if name != "step"}
     return {"steps": trainer.global_step, **last, **validated}
+
+
+def _prepared(
+    callbacks: Sequence[lightning.Callback],
+    module: Any,
+    data: lightning.LightningDataModule,
+    trainer_settings: TrainerSettings,
+    folder: Path,
+) -> list[lightning.Callback]:
+    """Return the callbacks with their names of metrics checked, their folders set, and one progress bar at most."""
+    if all(type(callback).__module__.startswith(("lightning.", "llm2vec_gen.")) for callback in callbacks):
+        validates = len(getattr(data, "validation_rows", ())) and trainer_settings.arguments["limit_val_batches"] != 0
+        known = [*module.metric_names(), *(module.validation_names() if validates else [])]
+        check_monitors(callbacks, known, module.validation_names())  # others may log metrics too: seen at the first row
+    for callback in callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+            callback.dirpath = str(folder.resolve() / "checkpoints")
+        if isinstance(callback, EarlyStopping) and callback._check_on_train_epoch_end is None:
+            # Lightning would look after each validation alone, also at metrics of the training.
+            callback._check_on_train_epoch_end = not (callback.monitor or "").startswith("val/")
+    given_bar = any(isinstance(callback, LightningProgressBar) for callback in callbacks)
+    return [callback for callback in callbacks if not (given_bar and isinstance(callback, ProgressBar))]
+
+
+def _fit(trainer: lightning.Trainer, module: Any, data: lightning.LightningDataModule, start: Any) -> None:
+    """Run Lightning's loop from a saved state, or from the beginning; its errors are ours, Ctrl-C stays Ctrl-C."""
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
+    except MisconfigurationException as error:
+        raise InputError(f"Lightning refuses this training: {one_line(error)}") from error
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # which Lightning turns into exit status 1
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        data.teardown("fit")  # Lightning does not call it after an error
+
+
+def _check_end(trainer: lightning.Trainer, settings: TrainingSettings, saved: Path) -> None:
+    """Raise EndedEarly where a run stopped short and no callback that may end it did so; log which one did."""
+    if trainer.global_step >= settings.max_steps:
+        return
+    watching: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # max_time adds one
+    rules = [type(callback).__name__ for callback in watching if has_ended(callback)]
+    if not (rules and trainer.should_stop and trainer.global_step):
+        raise EndedEarly(
+            f"training ended after step {trainer.global_step} of {settings.max_steps}, and not by a callback of the "
+            f"config that may end it; saved in {saved}: the same command continues from there. A callback of "
+            "your own whose stop counts as finished needs the class attribute stops_training = True"
+        )
+    if collectives.rank() == 0:
+        log.info("train: ended after step %d of %d by %s", trainer.global_step, settings.max_steps, ", ".join(rules))
 
 
 def _configure(model: Any, settings: TrainingSettings) -> None:
