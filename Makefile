@@ -98,9 +98,8 @@ $(QUICK)/pocket_large: BRIEF = +schedule.epochs=1
 $(QUICK)/pocket_large_teacher: BRIEF = teacher_training.objectives.mntp.training.max_steps=10 teacher_training.objectives.simcse.training.max_steps=10
 $(QUICK)/pocket_supervised: BRIEF = teacher_training.objectives.mntp.training.max_steps=10 teacher_training.objectives.supervised.training.max_steps=15
 $(RIVALS:%=$(QUICK)/pocket_%): BRIEF = 'teacher_training.objectives.$(@F:pocket_%=%).training.max_steps=15'
-# Run a command; the folder that it prints last becomes $@, or the first argument, in one step.
-kept = $(call kept_in,$@,$(1))
-kept_in = { folder=$$($(2)) && folder=$$(echo "$$folder" | tail -n 1) && rm -rf $(1).part && cp -R "$$folder" $(1).part && mv $(1).part $(1); }
+# Run a command; the folder that it prints last becomes $@, in one step.
+kept = folder=$$($(1)) && folder=$$(echo "$$folder" | tail -n 1) && rm -rf $@.part && cp -R "$$folder" $@.part && mv $@.part $@
 
 .PRECIOUS: %/pocket_large
 %/pocket_large: | setup
@@ -184,20 +183,30 @@ $(SEEDS:%=$(STUDY)/thresholds/seed%): $(STUDY)/thresholds/seed%: $(STUDY)/main/s
 # ---- a real model on your files (docs/real-model.md). Continues where it stopped.
 
 REAL ?= outputs/real_model
-ON_TEXTS = texts=$(TEXTS) backbone.path=.models/SmolLM2-135M-Instruct sentence_encoder=.models/all-MiniLM-L6-v2 paths.outputs=$(REAL)
+texts = $(or $(TEXTS),$(error TEXTS=<folder> is missing; docs/real-model.md says which files it holds))
+ON_TEXTS = 'texts="$(texts)"' backbone.path=.models/SmolLM2-135M-Instruct sentence_encoder=.models/all-MiniLM-L6-v2 paths.outputs=$(REAL)
 REAL_ROWS = input_mean last_token echo hyde alignment reconstruction ten_tokens own_teacher
+REAL_TABLE = experiment=smollm2 table=smollm2 name=tables/smollm2 'seeds=[$(call commas,$(SEEDS))]' $(ON_TEXTS)
 ALL_CORES = $(BIN)/python experiments
 
-real-model: models  ## the rows of SmolLM2's table on TEXTS=<folder>, three seeds of the main one: half a day on two cores
-	$(if $(TEXTS),,$(error TEXTS=<folder> is missing; docs/real-model.md says which files it holds))
-	$(ALL_CORES)/run.py -m experiment=smollm2 seed=$(call commas,$(SEEDS)) $(ON_TEXTS) $(MANY)
-	test -d $(REAL)/own_teacher || $(call kept_in,$(REAL)/own_teacher,$(ALL_CORES)/teach.py experiment=smollm2/own_teacher $(ON_TEXTS))
-	$(ALL_CORES)/run.py -m experiment=$(call commas,$(REAL_ROWS:%=smollm2/%)) $(ON_TEXTS) $(MANY)
-	$(ALL_CORES)/tabulate.py experiment=smollm2 table=smollm2 name=tables/smollm2 $(ON_TEXTS)
+real-model: $(REAL)/own_teacher  ## the rows of SmolLM2's table on TEXTS=<folder>, three seeds of the main one: half a day on two cores
+	$(ALL_CORES)/run.py -m experiment=$(call commas,$(REAL_ROWS:%=smollm2/%)) $(ON_TEXTS) $(MANY); status=$$?; \
+	$(ALL_CORES)/tabulate.py $(REAL_TABLE) && exit $$status
 
-real-model-scores: setup  ## what real-model measured -> experiments/scores/smollm2.jsonl, to be committed
-	$(SCRIPT)/tabulate.py experiment=smollm2 table=smollm2 name=tables/smollm2 $(ON_TEXTS)
+real-model-scores: setup  ## what real-model TEXTS=<folder> measured -> experiments/scores/smollm2.jsonl, to be committed
+	$(SCRIPT)/tabulate.py $(REAL_TABLE)
 	cp $(REAL)/tables/smollm2/scores.jsonl experiments/scores/smollm2.jsonl
+
+.PHONY: real-model-texts real-model-main $(REAL)/own_teacher
+real-model-texts:
+	@test -d "$(texts)" || { echo "TEXTS=$(texts) is no folder"; exit 2; }
+
+real-model-main: real-model-texts models
+	$(ALL_CORES)/run.py -m experiment=smollm2 seed=$(call commas,$(SEEDS)) $(ON_TEXTS) $(MANY)
+
+$(REAL)/own_teacher: real-model-main
+	rm -rf $@
+	$(call kept,$(ALL_CORES)/teach.py experiment=smollm2/own_teacher $(ON_TEXTS))
 
 clean:  ## remove outputs and the virtual environment
 	rm -rf outputs multirun $(VENV) .parity build *.egg-info

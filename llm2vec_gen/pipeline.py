@@ -279,7 +279,8 @@ def evaluate(plan: Plan, encoder_name: str | None = None) -> Path:
                 artifact.finish(plan.settings, encoder=name)
                 if name == MODEL:
                     scores = artifacts.read_scores(artifact.folder)
-                    native.record_scores(plan.require("train"), scores, plan.other_instructions)
+                    dtype = plan.settings["encoder_dtype"]
+                    native.record_scores(plan.require("train"), scores, plan.other_instructions, dtype)
                 log_counts(artifact, name)
     return artifact.folder
 

@@ -74,11 +74,14 @@ def write(path: Path, checkpoint: Checkpoint, extra_files: dict[str, bytes] | No
     folder.write_files(path, {**files, CARD: readme, **(extra_files or {}), CONFIG: signed})
 
 
-def record_scores(path: Path, scores: Sequence[Score], other_than: Callable[[Any], str | None]) -> None:
+def record_scores(
+    path: Path, scores: Sequence[Score], other_than: Callable[[Any], str | None], dtype: str | None = None
+) -> None:
     """Put the main scores into a checkpoint's card, where exports find them too.
 
     other_than: recorded instructions -> the name of those that the scores were measured with, None where they are the
-    same. Scores of other instructions than the card prints are named after them. A checkpoint that cannot be written
+    same. Scores of other instructions than the card prints are named after them, and those in another `dtype` than the
+    training's after that. A checkpoint that cannot be written
     stays as it is, with a warning: the scores stand in their own artifact all the same.
     """
     rows = []
@@ -87,7 +90,7 @@ def record_scores(path: Path, scores: Sequence[Score], other_than: Callable[[Any
         for score in scores:
             if score.main:
                 place = [score.evaluation, score.task, *({score.subset} - {"", "default"}), score.metric]
-                rows.append({"name": " / ".join(place) + (f", {other}" if other else ""), "value": score.value})
+                rows.append({"name": ", ".join(filter(None, [" / ".join(place), other, dtype])), "value": score.value})
         write_scores(path, rows)
     except (OSError, InputError) as error:
         log.warning("the scores are not in the card of %s: %s", path, error)

@@ -172,14 +172,8 @@ def check(settings: dict[str, Any]) -> None:
     if not isinstance(read := settings["interpret"]["evaluations"], list):
         raise InputError(f"interpret.evaluations={read}: expected a list, e.g. interpret.evaluations=[own_retrieval]")
     check_method(settings["interpret"]["map"])
-    if (dtype := settings["encoder_dtype"]) is not None and dtype_named(dtype) is None:
-        raise InputError(
-            f"encoder_dtype={dtype}: expected float32, bfloat16, float16, or null for that of the training"
-        )
-    for seed in [settings["seed"], *settings["seeds"]]:
-        check_integer("seed", seed, least=0)
-        if seed >= 2**32:
-            raise InputError(f"seed={seed}: expected less than 2**32, which is as far as numpy goes")
+    _check_dtype(settings["encoder_dtype"])
+    _check_seeds([settings["seed"], *settings["seeds"]])
     training = targets.build(settings["training"], "training")  # refuses values which contradict each other
     check_losses(settings.get("loss"))
     losses = {name: targets.build(node, f"loss.{name}") for name, node in settings["loss"].items()}
@@ -212,11 +206,6 @@ def _check_seeds(seeds: list[Any]) -> None:
 def has_negatives(settings: dict[str, Any]) -> bool:
     """Return whether a training has hard negatives: columns of the data, or mined."""
     return settings["data.negatives"] == MINED or gives_negatives(settings["data"])
-
-
-def reads_negatives(losses: dict[str, Any]) -> bool:
-    """Return whether one of the built losses reads hard negatives."""
-    return NEGATIVES in needs_of(losses)
 
 
 def _check_negatives(settings: dict[str, Any], losses: dict[str, Any]) -> None:

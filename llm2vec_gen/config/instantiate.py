@@ -104,7 +104,7 @@ def build_trained_model(settings: Settings, checkpoint: Path) -> Encoder:
     from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 
     backbone, dtype = settings["backbone"], settings["encoder_dtype"]
-    return LLM2VecGen.from_pretrained(checkpoint, backbone["device"], dtype, backbone["path"], revision=None)
+    return LLM2VecGen.from_pretrained(checkpoint, device=backbone["device"], dtype=dtype, backbone=backbone["path"])
 
 
 def build_document_encoder(settings: Settings, checkpoint: Path | None, fingerprint: str | None) -> Any:
@@ -113,8 +113,8 @@ def build_document_encoder(settings: Settings, checkpoint: Path | None, fingerpr
 
     wanted = IndexSettings(**settings["index"])
     if checkpoint is not None:
-        origin: Settings = {"path": str(checkpoint), "backbone": settings["backbone"]["path"]}
-        origin["dtype"] = settings["encoder_dtype"]
+        backbone, dtype = settings["backbone"]["path"], settings["encoder_dtype"]
+        origin: Settings = {"path": str(checkpoint), "backbone": backbone, "dtype": dtype}
         return DocumentEncoder(build_trained_model(settings, checkpoint), wanted, origin)
     component = encoder_component(settings, settings["encoder"])
     return DocumentEncoder(build(settings, component), wanted, find_node(settings, component), fingerprint)
@@ -177,6 +177,7 @@ def add_checkpoint_baseline(settings: Settings) -> None:
         "_target_": CHECKPOINT,
         "path": str(place) if place.is_dir() else given,
         "device": settings["trainer"].get("device"),
+        **({} if settings["encoder_dtype"] is None else {"dtype": settings["encoder_dtype"]}),
     }
     settings["baseline"] = {**(settings.get("baseline") or {}), name: node}
     settings["encoder"] = name

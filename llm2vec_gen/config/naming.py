@@ -68,7 +68,7 @@ def hashed_inputs(step: Step, settings: dict[str, Any], encoder: str = MODEL) ->
     if step.name in ENCODER_STEPS and (dimensions := dimensions_of(encoder)) is not None:
         config["dimensions"] = dimensions
     if step.name in READING_STEPS and is_trained_model(encoder) and settings["encoder_dtype"] is not None:
-        config["encoder_dtype"] = settings["encoder_dtype"]  # null is no part of it: older artifacts stay valid
+        config["encoder_dtype"] = settings["encoder_dtype"]  # null is left out: older names stay
     if step.name in ENCODER_STEPS and not is_trained_model(encoder):
         config["encoder"] = hashed_config(find_node(settings, encoder_component(settings, encoder)))
     return config
@@ -104,7 +104,8 @@ def encoder_fingerprint(settings: dict[str, Any], encoder: str, trained: Artifac
 
 def config_digest(config: DictConfig | dict[str, Any], script: str) -> str:
     """Return 12 digits that identify the result of a script under a config; runtime groups and keys do not count."""
-    components = [str(component) for component in config if component not in RUNTIME_GROUPS]
+    later = {"encoder_dtype"} if config.get("encoder_dtype") is None else set()  # left out, as in `hashed_inputs`
+    components = [str(component) for component in config if component not in RUNTIME_GROUPS | later]
     try:
         settings = {component: hashed_config(_plain(config, component)) for component in components}
         read = {name: _plain(config, name) for name in DECIDING if name in config}

@@ -30,7 +30,9 @@ from llm2vec_gen.config.world import remove_pocket_defaults, without_hydra
 from llm2vec_gen.encoders import adapted
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.loggers.base import Job
+from llm2vec_gen.losses.base import NEGATIVES
 from llm2vec_gen.tables import score_files
+from llm2vec_gen.training.settings import needs_of
 from llm2vec_gen.types import MODEL, Score, dimensions_of, is_trained_model
 
 if TYPE_CHECKING:
@@ -142,7 +144,7 @@ class Plan:
     @property
     def reads_negatives(self) -> bool:
         """Whether a loss of this config reads hard negatives."""
-        return checks.reads_negatives(self.build_all("loss"))
+        return NEGATIVES in needs_of(self.build_all("loss"))
 
     def pair_encoder(self) -> Callable[[], Any]:
         """Return a function, which can be sent to another process, that builds what embeds rows for the step `mine`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from llm2vec_gen.artifacts import Artifact, scores_for_table
+from llm2vec_gen.artifacts.identity import RUNTIME_GROUPS
 from llm2vec_gen.config.messages import quoted
 from llm2vec_gen.config.search_path import search_folders
 from llm2vec_gen.errors import InputError
@@ -18,37 +20,40 @@ from llm2vec_gen.types import Score
 
 log = logging.getLogger(__name__)
 
-OF_THE_TABLE = ("table", "name", "seed", "seeds", "scores", "sweep", "paths", "hydra", "encoder")
-"""Keys that say how this table is made, not how its rows were measured."""
+TABLE_KEYS = RUNTIME_GROUPS | {"table", "seed", "seeds", "scores", "encoder"}
+"""Keys that say how this table is made, or where it runs, not how its rows were measured."""
 
 
 def gather(plan: Any, rows: Sequence[str], seeds: Sequence[int], compose: Callable[..., Any]) -> list[Score]:
     """Return the scores of the rows for each seed, at this plan's scale and under its outputs.
 
-    compose: overrides -> a plan (`config.compose`, which this module cannot import: plans import it).
+    compose: a function from overrides to a plan: `config.compose`, passed in because plan.py imports this module.
 
     Each experiment is composed with the values that this command set (`texts=...`, `backbone.path=...`), not with its
-    choices (`experiment=`, `loss=`). A row that no experiment measures, or whose inputs are missing, has no scores.
+    choices (`experiment=`, `loss=`). A row that no experiment measures, or that lacks an input or one of these values,
+    has no scores.
     """
     found: list[Score] = []
+    scale = plan.choices.get("scale")
+    given = [*value_overrides(plan), f"paths.outputs={quoted(str(plan.outputs))}"]
+    given += [f"scale={scale}"] if scale else []
     named = [row.partition(":") for row in rows]
     for experiment in dict.fromkeys(name for name, _, _ in named):
-        planned = [(seed, _plan_of(experiment, plan, seed, compose)) for seed in seeds]
-        plans = [(seed, one) for seed, one in planned if one is not None]
-        for encoder in dict.fromkeys(who for name, _, who in named if name == experiment):
+        plans = _plans_of(experiment, seeds, functools.partial(compose, *given))
+        for encoder in dict.fromkeys(wanted for name, _, wanted in named if name == experiment):
             for scores in _by_seed(plans, encoder):
                 found += score_files.gathered(scores, f"{experiment}:{encoder}")
     return found
 
 
-def given_values(plan: Any) -> list[str]:
-    """Return the overrides of a config that set a value which a row's experiment may have too."""
+def value_overrides(plan: Any) -> list[str]:
+    """Return the overrides of a plan that set a value, not a choice, and that its rows may share."""
     parsed = OverridesParser.create().parse_overrides(plan.overrides)
     return [
         override.input_line or ""
         for override in parsed
         if not (override.is_add() or override.is_delete() or _is_group(override.key_or_group))
-        and override.key_or_group.partition(".")[0] not in OF_THE_TABLE
+        and override.key_or_group.partition(".")[0] not in TABLE_KEYS
     ]
 
 
@@ -72,15 +77,12 @@ def _by_seed(plans: Sequence[tuple[int, Any]], encoder: str) -> list[list[Score]
     return [[replace(score, seed=seed) for score in rows] for seed, rows in scores]
 
 
-def _plan_of(experiment: str, plan: Any, seed: int, compose: Callable[..., Any]) -> Any:
-    """Return the plan of experiment=<experiment> with a seed; None where there is no such file or it lacks inputs."""
+def _plans_of(experiment: str, seeds: Sequence[int], compose: Callable[..., Any]) -> list[tuple[int, Any]]:
+    """Return the plan of experiment=<experiment> for each seed; none where it has no file or cannot be composed."""
     if not any((folder / "experiment" / f"{experiment}.yaml").is_file() for folder in search_folders()):
-        return None
-    scale = plan.choices.get("scale")
-    shrunk = [f"scale={scale}"] if scale else []
-    outputs = f"paths.outputs={quoted(str(plan.outputs))}"
+        return []
     try:
-        return compose(f"experiment={experiment}", *given_values(plan), f"seed={seed}", outputs, *shrunk)
-    except InputError as error:  # its inputs are missing, so it was not measured here
+        return [(seed, compose(f"experiment={experiment}", f"seed={seed}")) for seed in seeds]
+    except InputError as error:  # it lacks an input or a value, so it was not measured here
         log.warning("the row %s stays empty: %s", experiment, error)
-        return None
+        return []

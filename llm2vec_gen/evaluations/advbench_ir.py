@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any, ClassVar
 
 from llm2vec_gen.errors import InputError, check_integer
 from llm2vec_gen.evaluations.base import Evaluation, data_revision, instruction_for
@@ -59,6 +60,7 @@ class AdvBenchIR(Evaluation):
     """
 
     name = "advbench_ir"
+    digest_defaults: ClassVar[Mapping[str, Any]] = {"benign_documents": None, "cut_seed": 42}  # what digests leave out
 
     def __init__(
         self,

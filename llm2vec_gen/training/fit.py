@@ -89,13 +89,13 @@ def fit(
 
 
 def warn_of_unused(losses: Mapping[str, Any], max_steps: int) -> None:
-    """Log a warning for each loss whose schedule keeps its weight at 0 in every step of the run."""
-    for name, loss in losses.items():
-        schedule = getattr(loss, "schedule", None)
+    """Log a warning, on rank 0, for each loss whose schedule keeps its weight at 0 in every step of the run."""
+    for name, loss in losses.items() if collectives.rank() == 0 else ():
+        schedule = schedule_of(loss)
         if schedule is not None and not any((schedule.factor(0), schedule.factor(max_steps - 1))):
             log.warning(
-                "loss.%s never counts: its schedule keeps the weight at 0 until step %d, and the run has %d steps",
-                name, schedule.start if schedule.kind != "constant" else schedule.end, max_steps,
+                "loss.%s never counts: its schedule %s keeps the weight at 0 in all %d steps",
+                name, schedule.settings(), max_steps,
             )  # fmt: skip
 
 
@@ -152,7 +152,7 @@ def run(
     start = _start(resume.path, identity)
     curve = MetricsFile(folder / "metrics.csv")
     _configure(module.model, settings)
-    callbacks = _prepared(callbacks, module, data, trainer_settings, folder)
+    callbacks = _configured_callbacks(callbacks, module, data, trainer_settings, folder)
     with silence_lightning(), _explain_interruption(module.model, settings, resume.path):
         try:
             trainer = build_trainer(trainer_settings, settings, folder, [curve, *loggers], [*callbacks, resume])
@@ -160,7 +160,7 @@ def run(
             raise InputError(f"Lightning refuses these arguments or callbacks: {one_line(error)}") from error
         if trainer_settings.strategy != "fsdp":  # which moves the backbone itself
             check_device(module.model, trainer)
-        _fit(trainer, module, data, start)
+        _run_trainer(trainer, module, data, start)
         if stop_signal := resume.stop_signal():  # in the last step: all is saved; what comes after must not begin
             raise Stopped(stop_signal, trainer.global_step)
     _check_end(trainer, settings, resume.path)
@@ -169,14 +169,14 @@ def run(
     return {"steps": trainer.global_step, **last, **validated}
 
 
-def _prepared(
+def _configured_callbacks(
     callbacks: Sequence[lightning.Callback],
     module: Any,
     data: lightning.LightningDataModule,
     trainer_settings: TrainerSettings,
     folder: Path,
 ) -> list[lightning.Callback]:
-    """Return the callbacks with their names of metrics checked, their folders set, and one progress bar at most."""
+    """Check the metrics that callbacks monitor, set their folders; return them without our bar where Lightning's is."""
     if all(type(callback).__module__.startswith(("lightning.", "llm2vec_gen.")) for callback in callbacks):
         validates = len(getattr(data, "validation_rows", ())) and trainer_settings.arguments["limit_val_batches"] != 0
         known = [*module.metric_names(), *(module.validation_names() if validates else [])]
@@ -191,8 +191,13 @@ def _prepared(
     return [callback for callback in callbacks if not (given_bar and isinstance(callback, ProgressBar))]
 
 
-def _fit(trainer: lightning.Trainer, module: Any, data: lightning.LightningDataModule, start: Any) -> None:
-    """Run Lightning's loop from a saved state, or from the beginning; its errors are ours, Ctrl-C stays Ctrl-C."""
+def _run_trainer(
+    trainer: lightning.Trainer, module: Any, data: lightning.LightningDataModule, start: Path | None
+) -> None:
+    """Run `Trainer.fit`, from a saved state if there is one.
+
+    Raises InputError for what Lightning refuses, and KeyboardInterrupt for Ctrl-C.
+    """
     try:
         trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
     except MisconfigurationException as error:
@@ -206,7 +211,7 @@ def _fit(trainer: lightning.Trainer, module: Any, data: lightning.LightningDataM
 
 
 def _check_end(trainer: lightning.Trainer, settings: TrainingSettings, saved: Path) -> None:
-    """Raise EndedEarly where a run stopped short and no callback that may end it did so; log which one did."""
+    """Raise EndedEarly where a run ended before `max_steps` by no callback that may end it; else log which one did."""
     if trainer.global_step >= settings.max_steps:
         return
     watching: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # max_time adds one

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llm2vec_gen.config import compose
-from llm2vec_gen.config.rows import given_values
+from llm2vec_gen.config.rows import value_overrides
 from llm2vec_gen.types import Score
 
 ROW = "study/alignment:llm2vec_gen"
@@ -21,6 +21,7 @@ ROW = "study/alignment:llm2vec_gen"
         (["experiment=study/main", "scale=study", "loss=[alignment]", "table=study", "trainer=cpu"], []),
         (["seed=3", "seeds=[1,2]", "name=tables/x", "paths.outputs=elsewhere", "encoder=teacher"], []),
         (["~loss.reconstruction", "+training.patience=3", "++seed=2"], []),
+        (["executor=ray", "executor.workers=2", "logger=wandb", "logger.wandb.project=x", "trainer.device=cpu"], []),
         (["++loss.alignment.weight=2"], ["++loss.alignment.weight=2"]),
         (["scores=null", "sweep.skip_done=true", "backbone.dtype=bfloat16"], ["backbone.dtype=bfloat16"]),
     ],
@@ -28,7 +29,7 @@ ROW = "study/alignment:llm2vec_gen"
 def test_values_go_on_to_the_rows_and_choices_do_not(overrides: list[str], kept: list[str]) -> None:
     plan = compose()
     plan.overrides = overrides
-    assert given_values(plan) == kept
+    assert value_overrides(plan) == kept
 
 
 def test_a_row_is_looked_up_with_the_values_of_the_command(tmp_path: Path) -> None:
