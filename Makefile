@@ -185,12 +185,11 @@ $(SEEDS:%=$(STUDY)/thresholds/seed%): $(STUDY)/thresholds/seed%: $(STUDY)/main/s
 REAL ?= outputs/real_model
 texts = $(or $(TEXTS),$(error TEXTS=<folder> is missing; docs/real-model.md says which files it holds))
 ON_TEXTS = 'texts="$(texts)"' backbone.path=.models/SmolLM2-135M-Instruct sentence_encoder=.models/all-MiniLM-L6-v2 paths.outputs=$(REAL)
-REAL_ROWS = input_mean last_token echo hyde alignment reconstruction ten_tokens own_teacher
 REAL_TABLE = experiment=smollm2 table=smollm2 name=tables/smollm2 'seeds=[$(call commas,$(SEEDS))]' $(ON_TEXTS)
 ALL_CORES = $(BIN)/python experiments
 
 real-model: $(REAL)/own_teacher  ## the rows of SmolLM2's table on TEXTS=<folder>, three seeds of the main one: half a day on two cores
-	$(ALL_CORES)/run.py -m experiment=$(call commas,$(REAL_ROWS:%=smollm2/%)) $(ON_TEXTS) $(MANY); status=$$?; \
+	$(ALL_CORES)/run.py -m experiment=$(call listed,conf/experiment,smollm2) $(ON_TEXTS) $(MANY); status=$$?; \
 	$(ALL_CORES)/tabulate.py $(REAL_TABLE) && exit $$status
 
 real-model-scores: setup  ## what real-model TEXTS=<folder> measured -> experiments/scores/smollm2.jsonl, to be committed

@@ -99,6 +99,9 @@ def test_scores_of_a_checkpoint_are_those_of_its_embeddings(tmp_path: Path, chec
     digests = {compose(*dtype, *more).artifact("evaluate", "checkpoint").digest
                for more in ([], ["baseline.checkpoint.dtype=bfloat16"], ["trainer.device=cuda"])}  # fmt: skip
     assert len(digests) == 2
+    by_folder = [compose(f"encoder='{place}'", f"encoder_dtype={dtype}") for dtype in ("null", "bfloat16")]
+    assert len({plan.artifact("evaluate", plan.settings["encoder"]).digest for plan in by_folder}) == 2
+    assert by_folder[1].build_encoder(by_folder[1].settings["encoder"]).dtype == torch.bfloat16
 
 
 def test_a_backbone_that_was_edited_gives_other_scores(tmp_path: Path) -> None:
@@ -129,7 +132,7 @@ def test_other_instructions_than_the_checkpoint_records_are_named(
 
 
 def record(plan: Plan, scores: list[Score]) -> None:
-    native.record_scores(plan.require("train"), scores, plan.other_instructions)
+    native.record_scores(plan.require("train"), scores, plan.other_instructions, plan.settings["encoder_dtype"])
 
 
 def test_the_card_has_the_scores_and_names_those_of_other_instructions(tmp_path: Path, checkpoint: Path) -> None:
@@ -148,6 +151,8 @@ def test_the_card_has_the_scores_and_names_those_of_other_instructions(tmp_path:
     assert rows[0].startswith("| own / task / ndcg_at_10 | 0.500")
     assert rows[1].startswith("| own / task / ndcg_at_10, instruction=none (")
     assert rows[2].startswith("| own / task / ndcg_at_10, instruction=embedding (") and len(rows) == 3
+    record(compose(*own, "encoder_dtype=bfloat16"), [score])
+    assert "| own / task / ndcg_at_10, bfloat16 | 0.500" in (artifact.folder / "README.md").read_text()
     assert LLM2VecGen.from_pretrained(artifact.folder, device="cpu").card["scores"][0]["value"] == 0.5
 
 

@@ -247,9 +247,16 @@ def test_what_cannot_be_mined_is_refused_before_any_work(given: list[str], messa
         compose(*given)
 
 
-def test_a_step_without_use_and_too_little_data_are_refused(log: Path, tmp_path: Path) -> None:
+def test_a_step_without_use_and_too_little_data_are_refused(
+    log: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(InputError, match="mine needs data.negatives=mined"):
         pipeline.mine(plan_of(log, tmp_path, "data.negatives=null"))
+    for losses, warned in (("[alignment,margin]", False), ("[alignment]", True)):
+        caplog.clear()
+        with pytest.raises(InputError, match="missing completions"):
+            pipeline.mine(plan_of(log, tmp_path, f"loss={losses}"))
+        assert ("no loss of this config reads hard negatives" in caplog.text) == warned
     with pytest.raises(InputError, match="mine.top_k=50: the data has 50 rows"):
         pipeline.complete(plan_of(log, tmp_path, "mine.top_k=50"))
     assert not list(tmp_path.glob("complete/*/rows-*"))
