@@ -5,7 +5,8 @@ STAMP := $(VENV)/.installed
 SCRIPT = OMP_NUM_THREADS=1 $(BIN)/python experiments# so small a model gains nothing from more threads
 
 .DEFAULT_GOAL := help
-.PHONY: help setup models demo test check lint bench chaos fuzz parity clean reproduce reproduce-full scores tables sensitivity study study-scores real-model real-model-scores
+.PHONY: help setup models demo test check lint bench chaos fuzz parity clean reproduce reproduce-full scores tables sensitivity study study-scores \
+	real-model real-model-scores real-model-study real-model-study-scores
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
@@ -66,7 +67,7 @@ ROWS = $(call listed,conf/experiment,paper/*[0-9])
 RIVALS = inbedder gircse laser
 FULL_ROWS = $(call listed,conf/experiment,paper/table1/qwen3_4b.yaml paper/table1/qwen3_4b/llm2vec_supervised.yaml \
 	$(RIVALS:%=paper/table1/qwen3_4b/%.yaml) \
-	paper/table3 paper/figure4 paper/figure5 paper/figure6/completions_[48]b_teacher_[48]b.yaml)
+	paper/table3 paper/table10/qwen3_4b*.yaml paper/figure4 paper/figure5 paper/figure6/completions_[48]b_teacher_[48]b.yaml)
 TABLES = $(call listed,conf/table,paper)
 POCKET_TABLES = $(call listed,conf/table,paper/pocket_*)
 NAMED = 'name=tables/$${hydra:runtime.choices.table}'
@@ -89,7 +90,7 @@ scores: setup  ## what reproduce-full measured -> experiments/scores, to be comm
 		cp $(FULL)/tables/$$table/scores.jsonl experiments/scores/$$table.jsonl || exit 1; done
 
 tables: setup  ## experiments/scores -> the tables and figures of the pocket, the study and the real model, in outputs/tables
-	$(SCRIPT)/tabulate.py -m table=$(POCKET_TABLES),study,smollm2 $(NAMED) \
+	$(SCRIPT)/tabulate.py -m table=$(POCKET_TABLES),study,smollm2,smollm2_study $(NAMED) \
 		'scores=experiments/scores/$${hydra:runtime.choices.table}.jsonl'
 
 # The larger language model that rows of other sizes stand on, and the teachers that are not shipped: with $(QUICK) a few
@@ -187,8 +188,10 @@ texts = $(or $(TEXTS),$(error TEXTS=<folder> is missing; docs/real-model.md says
 ON_TEXTS = 'texts="$(texts)"' backbone.path=.models/SmolLM2-135M-Instruct sentence_encoder=.models/all-MiniLM-L6-v2 paths.outputs=$(REAL)
 REAL_TABLE = experiment=smollm2 table=smollm2 name=tables/smollm2 'seeds=[$(call commas,$(SEEDS))]' $(ON_TEXTS)
 ALL_CORES = $(BIN)/python experiments
+# What teach trains for the rows of the same name.
+TAUGHT = own_teacher $(RIVALS)
 
-real-model: $(REAL)/own_teacher  ## the rows of SmolLM2's table on TEXTS=<folder>, three seeds of the main one: half a day on two cores
+real-model: $(TAUGHT:%=$(REAL)/%)  ## the rows of SmolLM2's table on TEXTS=<folder>, three seeds of the main one: half a day on two cores
 	$(ALL_CORES)/run.py -m experiment=$(call listed,conf/experiment,smollm2) $(ON_TEXTS) $(MANY); status=$$?; \
 	$(ALL_CORES)/tabulate.py $(REAL_TABLE) && exit $$status
 
@@ -196,16 +199,28 @@ real-model-scores: setup  ## what real-model TEXTS=<folder> measured -> experime
 	$(SCRIPT)/tabulate.py $(REAL_TABLE)
 	cp $(REAL)/tables/smollm2/scores.jsonl experiments/scores/smollm2.jsonl
 
-.PHONY: real-model-texts real-model-main $(REAL)/own_teacher
+REAL_STUDY = scale=smollm2_study $(ON_TEXTS)
+REAL_STUDY_TABLE = experiment=smollm2 table=smollm2_study name=tables/smollm2_study seeds=[42] $(REAL_STUDY)
+
+real-model-study: real-model-texts models  ## variants of the recipe on TEXTS=<folder>, one seed, 200 steps: five hours on two cores
+	$(ALL_CORES)/run.py -m experiment=$(call listed,conf/experiment,smollm2_study) $(REAL_STUDY) $(MANY); status=$$?; \
+	$(ALL_CORES)/evaluate.py experiment=smollm2_study/main encoder=teacher $(REAL_STUDY) && \
+	$(ALL_CORES)/tabulate.py $(REAL_STUDY_TABLE) && exit $$status
+
+real-model-study-scores: setup  ## what real-model-study TEXTS=<folder> measured -> experiments/scores/smollm2_study.jsonl, to be committed
+	$(SCRIPT)/tabulate.py $(REAL_STUDY_TABLE)
+	cp $(REAL)/tables/smollm2_study/scores.jsonl experiments/scores/smollm2_study.jsonl
+
+.PHONY: real-model-texts real-model-main $(TAUGHT:%=$(REAL)/%)
 real-model-texts:
 	@test -d "$(texts)" || { echo "TEXTS=$(texts) is no folder"; exit 2; }
 
 real-model-main: real-model-texts models
 	$(ALL_CORES)/run.py -m experiment=smollm2 seed=$(call commas,$(SEEDS)) $(ON_TEXTS) $(MANY)
 
-$(REAL)/own_teacher: real-model-main
+$(TAUGHT:%=$(REAL)/%): $(REAL)/%: real-model-main
 	rm -rf $@
-	$(call kept,$(ALL_CORES)/teach.py experiment=smollm2/own_teacher $(ON_TEXTS))
+	$(call kept,$(ALL_CORES)/teach.py experiment=smollm2/$* $(ON_TEXTS))
 
 clean:  ## remove outputs and the virtual environment
 	rm -rf outputs multirun $(VENV) .parity build *.egg-info
