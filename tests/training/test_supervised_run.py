@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lightning import Callback
+from safetensors.torch import load_file
 
 from llm2vec_gen import LLM2VecGen, pipeline
 from llm2vec_gen.artifacts import read_manifest
@@ -40,3 +44,32 @@ def test_a_run_trains_on_negatives_and_documents(tmp_path: Path, negatives: list
     assert {f"val/{name}" for name in LOSSES} <= set(header)
     width = read_manifest(plan.require("embed"))["counts"]["embedding_dim"]
     assert LLM2VecGen.from_pretrained(folder).encode(["what is the money of japan?"]).shape == (1, width)
+
+
+class Crash(Callback):
+    """Ends the training before its fourth step."""
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == 3:
+            raise ConnectionError("the machine is gone")
+
+
+def test_a_crashed_run_on_mined_negatives_continues_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = [*SMALL, "data.negatives=mined", "mine.top_k=5", "mine.margin=null", "training.max_steps=6",
+           "training.schedule_steps=6", "training.checkpoint_every_n_steps=2"]  # fmt: skip
+    plan = compose(f"paths.outputs={tmp_path / 'straight'}", *job)
+    for step in (pipeline.complete, pipeline.embed, pipeline.mine):
+        step(plan)
+    shutil.copytree(tmp_path / "straight", tmp_path / "cut")
+    straight = pipeline.train(plan)
+    cut = compose(f"paths.outputs={tmp_path / 'cut'}", *job)
+    with monkeypatch.context() as broken, pytest.raises(ConnectionError):
+        broken.setattr(type(cut), "callbacks", lambda self: [Crash()])
+        pipeline.train(cut)
+    assert [*cut.outputs.glob("train/*/resume/last.ckpt")]  # of step 2: it does not start anew
+    continued = pipeline.train(cut)
+    assert continued.relative_to(cut.outputs) == straight.relative_to(plan.outputs)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (continued, straight))
+    assert set(ours) == set(theirs) and all(ours[name].equal(theirs[name]) for name in ours)
