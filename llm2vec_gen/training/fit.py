@@ -33,7 +33,7 @@ from llm2vec_gen.training.metrics_file import MetricsFile
 from llm2vec_gen.training.module import LLM2VecGenModule
 from llm2vec_gen.training.negatives import Negatives
 from llm2vec_gen.training.optimizers import MakeOptimizer
-from llm2vec_gen.training.settings import TrainingSettings, check_losses, needs_of, schedule_of, weight_of
+from llm2vec_gen.training.settings import TrainingSettings, arguments_of, check_losses, needs_of, schedule_of, weight_of
 from llm2vec_gen.training.target_transform import TargetTransform, target_moments
 from llm2vec_gen.training.trainer import build_trainer, check_device, join_processes, silence_lightning
 from llm2vec_gen.training.trainer_settings import TrainerSettings
@@ -242,6 +242,7 @@ def _identity(
     return {
         **settings.identity(),
         **{f"loss.{name}.weight": weight_of(loss) for name, loss in losses.items()},
+        **{f"loss.{name}.{key}": value for name, loss in losses.items() for key, value in arguments_of(loss).items()},
         **{f"loss.{name}.schedule": plan.settings() for name, loss in losses.items() if (plan := schedule_of(loss))},
         "seed": seed,
         "number of completions": len(completions),

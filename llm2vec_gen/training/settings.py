@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -226,6 +227,13 @@ def needs_of(losses: Mapping[str, Any]) -> frozenset[str]:
 def weight_of(loss: Any) -> float:
     """A loss's weight, 1 where it names none."""
     return loss.get("weight", 1.0) if isinstance(loss, Mapping) else getattr(loss, "weight", 1.0)
+
+
+def arguments_of(loss: Any) -> dict[str, Any]:
+    """Return what a built loss was given beside weight and schedule, as plain values: {"temperature": 0.05}."""
+    names = inspect.signature(type(loss)).parameters.keys() - {"weight", "schedule"}
+    given = {name: getattr(loss, name) for name in sorted(names) if hasattr(loss, name)}
+    return {name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in given.items()}
 
 
 def schedule_of(loss: Any) -> Any:

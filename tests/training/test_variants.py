@@ -31,13 +31,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_backbone_folder(tmp_path_factory.mktemp("home"))
 
 
-def train(folder: Path, place: Path, steps: int = 6, **options: Any) -> dict[str, torch.Tensor]:
+def train(
+    folder: Path, place: Path, steps: int = 6, alignment: dict[str, Any] | None = None, **options: Any
+) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     model = LLM2VecGen(
         Backbone.from_pretrained(str(folder), device="cpu"), StubTargets.dim, 2, 3, max_length=40,
         projection_init="targets", **options,
     )  # fmt: skip
-    losses: dict[str, Any] = {"alignment": AlignmentLoss(reduction="variance")}
+    losses: dict[str, Any] = {"alignment": AlignmentLoss(**(alignment or {"reduction": "variance"}))}
     losses |= {"reconstruction": ReconstructionLoss()} if model.readout.reads_suffix else {}
     settings = TrainingSettings(
         max_steps=steps, schedule_steps=20, warmup_steps=0, batch_size=4, learning_rate=0.01, max_completion_tokens=12,
@@ -71,3 +73,14 @@ def test_a_state_of_another_choice_is_refused(folder: Path, tmp_path: Path, opti
     for other in others:
         with pytest.raises(InputError, match=r"was saved with another config \(.*model\."):
             train(folder, tmp_path, 3, **other)
+
+
+@pytest.mark.parametrize(
+    ("alignment", "key"),
+    [({"reduction": "mean"}, "reduction"), ({"distance": "smooth_l1", "reduction": "variance"}, "distance"),
+     ({"matryoshka": [2], "reduction": "variance"}, "matryoshka")],
+)  # fmt: skip
+def test_a_state_of_another_loss_is_refused(folder: Path, tmp_path: Path, alignment: dict[str, Any], key: str) -> None:
+    train(folder, tmp_path, 2)
+    with pytest.raises(InputError, match=rf"was saved with another config \(.*loss\.alignment\.{key}"):
+        train(folder, tmp_path, 3, alignment)
