@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.types import TargetMoments
 from llm2vec_gen.whitening import zca
 
@@ -37,7 +39,11 @@ class TargetTransform:
 
 
 def target_moments(targets: Any) -> TargetMoments:
-    """Return mean and variances of at most MOMENT_ROWS targets, spread evenly over all; read row by row."""
+    """Return mean and variances of at most MOMENT_ROWS targets, spread evenly over all; read row by row.
+
+    Raises:
+        InputError: where one of them has NaN or infinity.
+    """
     total, squares, count = np.zeros(()), np.zeros(()), 0
     for row in _spread(targets):
         total, squares, count = total + row, squares + row * row, count + 1
@@ -70,6 +76,10 @@ def _added(
     return total + block.sum(0), products + block.T @ block, count + len(rows)
 
 
-def _spread(targets: Any) -> Any:
+def _spread(targets: Any) -> Iterator[np.ndarray]:
     count = min(len(targets), MOMENT_ROWS)
-    return (np.asarray(targets[len(targets) * place // count], dtype=np.float64) for place in range(count))
+    for number in (len(targets) * place // count for place in range(count)):
+        row = np.asarray(targets[number], dtype=np.float64)
+        if not np.isfinite(row).all():
+            raise InputError(f"target {number} has NaN or infinity; remove the artifact of embed and compute it again")
+        yield row
