@@ -7,6 +7,7 @@ calls again with the missing queries alone.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,12 +16,18 @@ from hashlib import blake2b
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.types import Completion, Query
 
+log = logging.getLogger(__name__)
+
+THOUGHT = "<think>"  # how Qwen3, DeepSeek R1 and others begin one
+THINKING_OFF = "generator.request='{chat_template_kwargs: {enable_thinking: false}}'"
+
 
 class Generator(ABC):
     """Completes queries. `report` counts over all calls so far: completions, and texts that were cut at a limit.
 
     Generators with a tokenizer of their own count `queries_with_control_tokens` too: queries whose text contains a
-    control token, which the prompt has as ordinary text.
+    control token, which the prompt has as ordinary text. `thoughts` counts the completions that begin with a thought,
+    where there are any; the first is warned of.
     """
 
     def __init__(self) -> None:
@@ -40,6 +47,13 @@ class Generator(ABC):
                 self.report.get("queries_with_control_tokens", 0) + control_tokens
             )
         self.report["blank"] += sum(not completion.completion for completion in completions)
+        if thoughts := sum(completion.completion.startswith(THOUGHT) for completion in completions):
+            if "thoughts" not in self.report:
+                log.warning(
+                    "completions begin with %s: the model would be trained on thoughts in place of answers; turn "
+                    "thinking off (%s for an endpoint, backbone.chat_template_arguments else)", THOUGHT, THINKING_OFF,
+                )  # fmt: skip
+            self.report["thoughts"] = self.report.get("thoughts", 0) + thoughts
 
 
 def with_negatives(queries: Sequence[Query]) -> list[Query]:
@@ -62,8 +76,8 @@ def check_blank(rows: int, blank: int, report: Mapping[str, int]) -> None:
         return
     if report.get("reasoning_only"):
         cause = (
-            "the server put its text into reasoning_content: turn thinking off (generator.request="
-            "'{chat_template_kwargs: {enable_thinking: false}}') or raise generator.max_new_tokens"
+            f"the server put its text into reasoning_content: turn thinking off ({THINKING_OFF}) or raise "
+            "generator.max_new_tokens"
         )
     elif report.get("other_content"):
         cause = (

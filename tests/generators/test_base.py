@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from llm2vec_gen.generators.base import paired_with_negatives, query_seed, with_negatives
 from llm2vec_gen.generators.replay import Replay
 from llm2vec_gen.types import Completion, Query
@@ -21,3 +23,15 @@ def test_hard_negatives_are_completed_in_the_same_call_and_paired_again() -> Non
         Completion("2", "c", "z", "replay", negative_query="d", negative_completion="w"),
     ]
     assert with_negatives([Query("3", "e")]) == [Query("3", "e")]
+
+
+def test_completions_that_begin_with_a_thought_are_counted_and_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    generator = Replay()
+    for _ in range(2):
+        generator.complete([Query("1", "a", "<think>\nhm\n</think>\n\nx"), Query("2", "b", "<think> is a tag")])
+        generator.complete([Query("3", "c", "I <think> so")])
+    assert generator.report["thoughts"] == 4
+    assert len(caplog.records) == 1 and "enable_thinking: false" in caplog.text
+    other = Replay()
+    other.complete([Query("4", "d", "thinking")])
+    assert "thoughts" not in other.report
