@@ -59,6 +59,10 @@ def test_members_that_are_null_are_left_out(tmp_path: Path) -> None:
     plan = compose("loss.alignment=null", "baseline.input_mean=null", f"paths.outputs={tmp_path}")
     assert [*plan.settings["loss"]] == ["reconstruction"] and plan.settings["baseline"] == {}
     assert digests("loss.alignment=null") == digests("~loss.alignment")
+    read = compose(
+        "evaluation=[pocket,own_retrieval]", "evaluation.own_retrieval=null", f"paths.outputs={tmp_path}"
+    ).interpreted_evaluations()
+    assert "own_retrieval" not in read
 
 
 def nodes(value: Any) -> Iterator[dict[str, Any]]:
@@ -77,6 +81,8 @@ def test_every_yaml_composes_and_fits_its_class(
     choice = f"{group}=[{name}]" if group in MANY else f"{group}={name}"
     (tmp_path / "queries.jsonl").touch()
     plan = compose(*chosen(choice, f"paths.outputs={tmp_path}", *GIVEN.get(group, []), texts=str(tmp_path)))
+    if group == "experiment":
+        plan.interpreted_evaluations()  # a row that leaves out an evaluation must not be one that is read
     found = list(nodes(plan.settings if group in PLAIN else plan.settings[group]))
     assert found or (group, name) in {("logger", "csv"), ("logger", "none"), ("callbacks", "none")}
     for node in found:

@@ -116,7 +116,14 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def drop_empty_members(settings: dict[str, Any]) -> None:
-    """Remove the members of select-many groups that a yaml or an override sets to null."""
+    """Remove the members of select-many groups that a yaml or an override sets to null.
+
+    Such evaluations are not read by `interpret` either.
+    """
+    evaluations, read = settings.get("evaluation"), settings["interpret"]["evaluations"]
+    if isinstance(evaluations, dict) and isinstance(read, list):
+        gone = {name for name, node in evaluations.items() if node is None}
+        settings["interpret"] = {**settings["interpret"], "evaluations": [name for name in read if name not in gone]}
     for group in MANY:
         if isinstance(members := settings.get(group), dict):
             settings[group] = {name: member for name, member in members.items() if member is not None}
