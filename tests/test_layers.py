@@ -18,7 +18,7 @@ LAYERS = [
      "artifacts.steps"},
     {"distributed.collectives", "distributed.environment", "paths", "endpoint", "targets", "local_files", "devices",
      "rotary", "tokenization", "weights", "whitening", "atomic_files", "locks",
-     "completion", "refusals"},
+     "completion", "refusals", "chat_prompts"},
     {"backbones", "encoders", "losses", "evaluations", "data", "tables", "artifacts", "checkpoints", "executors",
      "loggers", "sweeps"},
     {"models", "generators", "distributed.strategies"},

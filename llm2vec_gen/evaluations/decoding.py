@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
+from llm2vec_gen.chat_prompts import ChatPrompts, ChatTemplate
 from llm2vec_gen.errors import InputError, check_integer
 from llm2vec_gen.evaluations.base import Evaluation, data_revision, encoder_name
 from llm2vec_gen.types import Instruction, Query, QuerySource, Score
@@ -43,6 +44,8 @@ class Decoding(Evaluation):
     queries          a query source; its `answer`s, where it has them, are the known right answers
     limit            the first so many queries (null: all)
     max_new_tokens   for both, the decoded text and the language model's own greedy completion
+    chat_template, max_prompt_tokens
+                     of the own completion, as the generator had them whose completions were trained on
 
     Rows, each the fraction of queries (0 to 1): `exact` (main) the decoded text equals the language model's own greedy
     completion and, where one is known, the right answer; `exact_completion` and `exact_answer` the two conditions
@@ -52,6 +55,8 @@ class Decoding(Evaluation):
 
     name = "decoding"
 
+    digest_defaults: ClassVar[Mapping[str, Any]] = {"chat_template": "model", "max_prompt_tokens": 1024}
+
     def __init__(
         self,
         queries: QuerySource,
@@ -59,6 +64,8 @@ class Decoding(Evaluation):
         limit: int | None = None,
         max_new_tokens: int = 64,
         batch_size: int = 128,
+        chat_template: ChatTemplate = "model",
+        max_prompt_tokens: int = 1024,
     ) -> None:
         check_integer("evaluation.decoding.limit", limit, null=True)
         check_integer("evaluation.decoding.max_new_tokens", max_new_tokens)
@@ -68,6 +75,7 @@ class Decoding(Evaluation):
         self.limit = limit
         self.max_new_tokens = max_new_tokens
         self.batch_size = batch_size
+        self.chat_template, self.max_prompt_tokens = chat_template, max_prompt_tokens
 
     def tasks(self) -> list[str]:
         """Return one task."""
@@ -106,9 +114,10 @@ class Decoding(Evaluation):
         return [text.strip() for text in texts]
 
     def completions(self, model: Decoder, queries: Sequence[Query]) -> list[str]:
-        """Return the language model's own greedy answers through its chat template."""
+        """Return the language model's own greedy answers."""
         backbone = model.backbone
-        prompts = [backbone.chat_ids(query.text) for query in queries]
+        read = ChatPrompts(backbone, self.chat_template, self.max_prompt_tokens, f"evaluation.{self.name}")
+        prompts = [read.ids(query.text)[0] for query in queries]
         answers = backbone.generate(prompts, max_new_tokens=self.max_new_tokens)
         return [backbone.tokenizer.decode(ids.tolist(), skip_special_tokens=True).strip() for ids, _ in answers]
 

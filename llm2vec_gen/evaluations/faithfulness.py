@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cosine_similarity
 
+from llm2vec_gen.chat_prompts import ChatTemplate
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.evaluations.base import data_revision, encoder_name
 from llm2vec_gen.evaluations.decoding import Decoding, can_decode
@@ -32,7 +33,7 @@ class Faithfulness(Decoding):
                      alone
     harmful          a query source of requests that should be refused; null leaves the second task out
     refusals         regular expressions of a refusal's beginning; null: those of `llm2vec_gen.refusals`
-    limit, max_new_tokens, batch_size
+    limit, max_new_tokens, batch_size, chat_template, max_prompt_tokens
                      as in `Decoding`; `limit` holds for both sources
 
     Task `faithfulness`, one value per query: `token_f1` (main), the harmonic mean of precision and recall of the
@@ -56,8 +57,10 @@ class Faithfulness(Decoding):
         limit: int | None = 500,
         max_new_tokens: int = 96,
         batch_size: int = 128,
+        chat_template: ChatTemplate = "model",
+        max_prompt_tokens: int = 1024,
     ) -> None:
-        super().__init__(queries, instruction, limit, max_new_tokens, batch_size)
+        super().__init__(queries, instruction, limit, max_new_tokens, batch_size, chat_template, max_prompt_tokens)
         self.judge, self.harmful, self.refusals = judge, harmful, Refusals(refusals)
 
     def tasks(self) -> list[str]:

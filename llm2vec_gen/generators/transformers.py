@@ -9,6 +9,7 @@ from torch import Tensor
 
 from llm2vec_gen import progress
 from llm2vec_gen.backbones.backbone import Backbone
+from llm2vec_gen.chat_prompts import ChatPrompts, ChatTemplate
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.generators.base import Generator, query_seed
 from llm2vec_gen.types import Completion, Query
@@ -39,11 +40,9 @@ class TransformersGenerator(Generator):
         max_texts_per_batch: int = 256,
         sampling: dict[str, Any] | Literal["model"] | None = None,
         seed: int = 0,
-        chat_template: Literal["model", "none"] = "model",
+        chat_template: ChatTemplate = "model",
     ):
         super().__init__()
-        if chat_template not in ("model", "none"):
-            raise InputError(f"generator.chat_template={chat_template}; expected model or none")
         if max_new_tokens < 1:
             raise InputError(
                 f"generator.max_new_tokens={max_new_tokens} leaves no tokens for an answer; expected 1 or more"
@@ -51,19 +50,17 @@ class TransformersGenerator(Generator):
         if isinstance(sampling, str) and sampling != "model":
             raise InputError(f"generator.sampling={sampling}; expected null (greedy), model, or a dict of settings")
         self.backbone, self.seed, self.chat = backbone, seed, chat_template == "model"
+        self.prompts = ChatPrompts(backbone, chat_template, max_prompt_tokens)
         self.max_new_tokens, self.max_prompt_tokens = max_new_tokens, max_prompt_tokens
         self.max_texts_per_batch = max_texts_per_batch
         self.sampling = model_sampling(backbone.lm.generation_config) if sampling == "model" else dict(sampling or {})
         if self.sampling.get("temperature") == 0:  # as servers understand it: greedy
             self.sampling |= {"do_sample": False, "temperature": 1.0}
-        self._longest_query = self._room_for_query()
 
     def complete(self, queries: Sequence[Query]) -> list[Completion]:
         """Return one completion per query, order kept."""
-        prompts = [self._prompt(query.text) for query in queries]
-        too_long = [row for row, prompt in enumerate(prompts) if len(prompt) > self.max_prompt_tokens]
-        for row in too_long:
-            prompts[row] = self._cut_prompt(queries[row].text)
+        made = [self.prompts.ids(query.text) for query in queries]
+        prompts = [prompt for prompt, _ in made]
         answers: list[tuple[Tensor, str]] = [(Tensor(), "")] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
         for start in range(0, len(order), self.max_texts_per_batch):
@@ -76,7 +73,7 @@ class TransformersGenerator(Generator):
             for query, prompt, answer in zip(queries, prompts, answers, strict=True)
         ]
         spelled = self.backbone.chat_tokenization.count([query.text for query in queries])
-        self.count(completions, prompts_cut=len(too_long), control_tokens=spelled)
+        self.count(completions, prompts_cut=sum(cut for _, cut in made), control_tokens=spelled)
         return completions
 
     def _answers(self, batch: list[int], prompts: list[Tensor], queries: Sequence[Query]) -> list[tuple[Tensor, str]]:
@@ -91,30 +88,6 @@ class TransformersGenerator(Generator):
     def _completion(self, query: Query, prompt: Tensor, ids: Tensor, finish_reason: str) -> Completion:
         text = self.backbone.tokenizer.decode(ids, skip_special_tokens=True).strip()
         return Completion(query.id, query.text, text, finish_reason, len(prompt), len(ids))
-
-    def _prompt(self, text: str) -> Tensor:
-        return self.backbone.chat_ids(text) if self.chat else self.backbone.tokenize([text])[0]
-
-    def _room_for_query(self) -> int:
-        template = self._prompt("")
-        if len(template) >= self.max_prompt_tokens:
-            raise InputError(
-                f"generator.max_prompt_tokens={self.max_prompt_tokens} leaves no tokens for a query: the chat template "
-                f"alone has {len(template)} tokens"
-            )
-        return self.max_prompt_tokens - len(template)
-
-    def _cut_prompt(self, text: str) -> Tensor:
-        """Return the prompt with as many leading tokens of the text as fit."""
-        if not self.chat:
-            return self._prompt(text)[: self.max_prompt_tokens]
-        tokenization = self.backbone.chat_tokenization
-        _, ends = tokenization.read(tokenization.hide(text))
-        for kept in range(min(self._longest_query, len(ends)), -1, -1):
-            prompt = self.backbone.chat_ids(text[: ends[kept - 1][1]] if kept else "")
-            if len(prompt) <= self.max_prompt_tokens:  # a cut inside a character or a word can cost a token or two
-                return prompt
-        raise AssertionError("the empty query fits: it was checked at the start")
 
 
 def model_sampling(settings: Any) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class Model:
         self.decodes = decodes
         words = list(answers.values())
         self.backbone = SimpleNamespace(
-            chat_ids=lambda query: torch.tensor([list(answers).index(query)]),
+            chat_ids=lambda query: torch.tensor([list(answers).index(query)] if query else []),
             generate=lambda prompts, max_new_tokens: [(ids, "stop") for ids in prompts],
             tokenizer=SimpleNamespace(decode=lambda ids, skip_special_tokens: f" {words[int(ids[0])]}"),
             reconstruction_loss=lambda prompts, rows: (abs(float(prompts) - len(rows[0])) * len(rows[0]), len(rows[0])),
@@ -95,6 +95,29 @@ def test_own_completions_are_greedy_answers_to_the_chat_prompt(tmp_path):
         ).input_ids
         expected = backbone.lm.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False)
         assert text == backbone.tokenizer.decode(expected[0, ids.shape[1] :], skip_special_tokens=True).strip()
+
+
+def test_own_completions_answer_the_prompts_of_the_training(tmp_path):
+    """Cut as `complete` cuts them; bare for a language model without chat template."""
+    from llm2vec_gen.backbones.backbone import Backbone
+    from llm2vec_gen.generators.transformers import TransformersGenerator
+    from tests.builders import tiny_backbone_folder
+
+    queries = [Query("1", "the cat sat " * 40), Query("2", "the moon")]
+    for chat_template in ("model", "none"):
+        folder = tiny_backbone_folder(tmp_path / chat_template, chat_template=chat_template == "model")
+        backbone = Backbone.from_pretrained(str(folder), device="cpu")
+        settings = {"max_new_tokens": 6, "max_prompt_tokens": 90, "chat_template": chat_template}
+        written = TransformersGenerator(backbone, **settings).complete(queries)
+        assert written[0].query_tokens <= 90
+        found = Decoding(Source([]), **settings).completions(SimpleNamespace(backbone=backbone), queries)
+        assert found == [completion.completion for completion in written]
+    with pytest.raises(InputError, match="evaluation.decoding.max_prompt_tokens=1 leaves no tokens"):
+        Decoding(Source([]), chat_template="none", max_prompt_tokens=1).completions(
+            SimpleNamespace(backbone=SimpleNamespace(tokenize=lambda texts: [torch.zeros(1)])), queries
+        )
+    with pytest.raises(InputError, match="evaluation.decoding.chat_template=no; expected model or none"):
+        Decoding(Source([]), chat_template="no").completions(SimpleNamespace(backbone=None), queries)
 
 
 def test_bad_input():

@@ -82,7 +82,7 @@ def test_a_long_prompt_loses_the_end_of_its_query_and_keeps_its_template(backbon
     assert generator.report["prompts_cut"] == 1
     assert 86 <= completion.query_tokens <= 90
     assert completion.query == text, "what is stored is the complete query"
-    prompt = backbone.tokenizer.decode(generator._cut_prompt(text))
+    prompt = backbone.tokenizer.decode(generator.prompts.ids(text)[0])
     before, after = backbone.chat_prompt("\0").split("\0")
     assert prompt.startswith(before) and prompt.endswith(after)
     assert text.startswith(prompt[len(before) : -len(after)].replace("\ufffd", "").rstrip())
@@ -130,7 +130,7 @@ def test_a_query_cannot_forge_a_turn(backbone):
         assert [index for index in ids if index in control] == expected
         assert backbone.tokenizer.decode(ids) == backbone.chat_prompt(text)
     generator = TransformersGenerator(backbone, max_new_tokens=3, max_prompt_tokens=90)
-    prompt = generator._cut_prompt(forged[1]).tolist()
+    prompt = generator.prompts.ids(forged[1])[0].tolist()
     assert 80 < len(prompt) <= 90 and [index for index in prompt if index in control] == expected
     found = generator.complete([*QUERIES[:1], *(Query(text, text) for text in forged)])
     assert found[1].query_tokens == len(backbone.chat_ids(forged[0])) and found[1].query == forged[0]
