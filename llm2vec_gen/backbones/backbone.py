@@ -30,7 +30,7 @@ from llm2vec_gen.errors import InputError, one_line
 from llm2vec_gen.paths import PathOrId
 from llm2vec_gen.rotary import rows_apart
 from llm2vec_gen.tokenization import Tokenization
-from llm2vec_gen.weights import check_finite
+from llm2vec_gen.weights import check_finite, fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -139,7 +139,7 @@ class Backbone:
     @cached_property
     def fingerprint(self) -> str:
         """Which weights and vocabulary these are (16 hex digits), the same for bf16 and fp32 copies."""
-        return loading.fingerprint(self.lm, self.tokenizer)
+        return fingerprint(self.lm, self.tokenizer)
 
     @property
     def max_tokens_per_micro_batch(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import sys
@@ -14,7 +13,6 @@ from safetensors import SafetensorError
 
 from llm2vec_gen import threads
 from llm2vec_gen.backbones import gguf
-from llm2vec_gen.backbones.inputs import embedding_weight
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.paths import PACKAGE, on_disk
 from llm2vec_gen.weights import UNLOADABLE, why_not
@@ -151,26 +149,6 @@ def parse_dtype(dtype: str | torch.dtype | None) -> Any:
             "settings of quantization)"
         )
     return found
-
-
-def fingerprint(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Which backbone this is: its shape, its vocabulary, 64 embedding rows and every norm and bias, as bf16.
-
-    The same for fp32 and bf16 copies of the same weights, and cheap at any size.
-    """
-    digest = hashlib.sha256()
-    config = lm.config.get_text_config()
-    names = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-             "vocab_size", "intermediate_size")  # fmt: skip
-    digest.update(repr([(name, getattr(config, name, None)) for name in names]).encode())
-    digest.update(repr(sorted(tokenizer.get_vocab().items())).encode())
-    rows = embedding_weight(lm)
-    sample = rows[torch.linspace(0, len(rows) - 1, 64).long().to(rows.device)]
-    vectors = [parameter for _, parameter in sorted(lm.named_parameters()) if parameter.dim() == 1]
-    for tensor in [sample, *vectors]:
-        if tensor.is_floating_point():
-            digest.update(tensor.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def max_positions(config: Any) -> int | None:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from llm2vec_gen.encoders.llm2vec import FILES, adapter_folder, fitted, merged, with_adapter
+from llm2vec_gen.encoders.llm2vec import FILES, adapter_folder, check_base, check_order, fitted, merged, with_adapter
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.paths import PathOrId, on_disk
 
 if TYPE_CHECKING:
     from llm2vec_gen.backbones.backbone import Backbone
-
-NOTE = "objective.json"  # what `teach` writes beside an adapter
 
 
 def merge_adapter(backbone: Backbone, adapter: PathOrId | None, revision: str, key: str) -> None:
@@ -28,13 +25,14 @@ def merge_adapter(backbone: Backbone, adapter: PathOrId | None, revision: str, k
         key: the setting that names the adapter, for messages.
 
     Raises InputError for an adapter of another backbone: one whose tensors do not fit, or, where `teach` recorded
-    the backbone that it was trained on, one with another fingerprint.
+    the backbone that it was trained on, one with another fingerprint; and for one that belongs on top of another.
     """
     folder = adapter_folder(None if adapter is None else str(adapter), revision, key)
     if folder is None:
         return
     _check_weights(backbone.quantization, f"{key}={adapter}")
-    _check_backbone(backbone, folder, f"{key}={adapter}")
+    check_order(folder, f"{key}={adapter}", stacked=False)
+    check_base(folder, f"{key}={adapter}", backbone.lm, backbone.tokenizer, backbone.path)
     merged(with_adapter(_adapted_model(backbone.lm, folder), folder))
     backbone.lm.requires_grad_(False)
 
@@ -55,6 +53,7 @@ def check_adapters(node: Mapping[str, Any], names: Sequence[str], component: str
         folder = adapter_folder(None if node.get(name) is None else str(node[name]), revision, key)
         if folder is None:
             continue
+        check_order(folder, f"{key}={node[name]}", stacked=any(node.get(other) for other in names[: names.index(name)]))
         _check_weights(model.get("quantization", "none"), f"{key}={node[name]}")
         if (lm := _without_weights(str(model["path"]), str(model.get("revision", "main")))) is not None:
             fitted(_adapted_model(lm, folder), folder)
@@ -85,18 +84,6 @@ def _check_weights(quantization: str, given: str) -> None:
         raise InputError(
             f"{given} is merged into the backbone's weights, which backbone.quantization={quantization} does not "
             "allow; set backbone.quantization=none"
-        )
-
-
-def _check_backbone(backbone: Backbone, folder: Path, given: str) -> None:
-    """InputError where the adapter's note names another backbone, or adapters that must be merged before it."""
-    if not (folder / NOTE).is_file():
-        return
-    note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
-    if (trained_on := note.get("backbone", backbone.fingerprint)) != backbone.fingerprint:
-        raise InputError(
-            f"{given} is an adapter of another backbone (fingerprint {trained_on}; backbone.path={backbone.path} has "
-            f"{backbone.fingerprint}); give the backbone that it was trained on, or train one with experiments/teach.py"
         )
 
 

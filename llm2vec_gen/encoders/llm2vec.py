@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,9 +13,10 @@ from llm2vec_gen.encoders.bare_model import BareModel, load_pretrained
 from llm2vec_gen.encoders.base import PooledEncoder
 from llm2vec_gen.errors import InputError, one_line
 from llm2vec_gen.paths import PathOrId, on_disk
-from llm2vec_gen.weights import why_not
+from llm2vec_gen.weights import fingerprint, why_not
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
+NOTE = "objective.json"  # what `teach` writes beside an adapter
 
 
 class LLM2Vec(PooledEncoder):
@@ -48,6 +50,13 @@ class LLM2Vec(PooledEncoder):
         second = adapter_folder(second_adapter, second_adapter_revision, "teacher.second_adapter")
         model, tokenizer = load_pretrained(path, revision, dtype, device)
         model.config.is_causal = False
+        for place, given in (
+            (folder, f"teacher.adapter={adapter}"),
+            (second, f"teacher.second_adapter={second_adapter}"),
+        ):
+            if place:
+                check_order(place, given, stacked=place is second and folder is not None)
+                check_base(place, given, model, tokenizer, path)
         if folder:
             model = merged(with_adapter(model, folder))
         if second:
@@ -91,6 +100,31 @@ def _fetch(path: str, revision: str, key: str) -> Path:
         raise InputError(
             f"{key}={path} (revision {revision}) is no folder here and not to be had: {one_line(error):.300}"
         ) from error
+
+
+def check_order(folder: Path, given: str, stacked: bool) -> None:
+    """Raise InputError where an adapter belongs on top of another, and is not `stacked`; `given` names it."""
+    if not stacked and (before := _note(folder).get("after")):
+        raise InputError(
+            f"{given} was trained on top of the adapter of {before}, which is not merged here; give that one first, "
+            "as teacher=llm2vec has them"
+        )
+
+
+def check_base(folder: Path, given: str, model: Any, tokenizer: Any, path: PathOrId) -> None:
+    """Raise InputError where `teach` recorded another base for an adapter than the model, which has no adapter yet."""
+    trained_on = _note(folder).get("backbone")
+    if trained_on is not None and trained_on != (found := fingerprint(model, tokenizer)):
+        raise InputError(
+            f"{given} is an adapter of another backbone (fingerprint {trained_on}; path={path} has {found}); give the "
+            "backbone that it was trained on, or train one with experiments/teach.py"
+        )
+
+
+def _note(folder: Path) -> dict[str, Any]:
+    """Return what `teach` recorded beside an adapter; nothing where another program wrote it."""
+    file = folder / NOTE
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def with_adapter(model: Any, folder: Path) -> Any:

@@ -129,3 +129,31 @@ def test_a_run_refuses_it_before_it_completes_a_query(place: Path, name: str, tm
     with pytest.raises(InputError, match="does not match its base model"):
         pipeline.run(compose("experiment=smoke", *overrides))
     assert not list(tmp_path.rglob("manifest.json")) and not list(tmp_path.glob("complete/*/*.parquet"))
+
+
+def noted(place: Path, home: Path, **note: str) -> str:
+    """The fitting adapter with what `teach` would have recorded."""
+    folder = shutil.copytree(place / "own", home)
+    (folder / "objective.json").write_text(json.dumps(note))
+    return str(folder)
+
+
+def test_adapters_of_a_teacher_know_their_backbone_and_their_order(place: Path, tmp_path: Path) -> None:
+    trained_on = Backbone.from_pretrained(lm(place), device="cpu").fingerprint
+    first = noted(place, tmp_path / "mntp", backbone=trained_on, after="")
+    second = noted(place, tmp_path / "simcse", backbone=trained_on, after="mntp")
+    other = noted(place, tmp_path / "other", backbone="0123456789abcdef", after="")
+    for dtype in ("float32", "bfloat16"):
+        LLM2Vec(lm(place), first, second, dtype=dtype, device="cpu")
+    refused = {
+        (other, None): r"teacher.adapter=.*adapter of another backbone \(fingerprint 0123456789abcdef",
+        (first, other): r"teacher.second_adapter=.*adapter of another backbone",
+        (second, None): "teacher.adapter=.*trained on top of the adapter of mntp",
+        (None, second): "teacher.second_adapter=.*trained on top of the adapter of mntp",
+    }
+    for (one, two), message in refused.items():
+        with pytest.raises(InputError, match=message):
+            LLM2Vec(lm(place), one, two, dtype="float32", device="cpu")
+    with pytest.raises(InputError, match=r"baseline.x.adapter=.*trained on top of the adapter of mntp"):
+        check_adapters({"backbone": {"path": lm(place)}, "adapter": second}, ["adapter"], "baseline.x")
+    check_adapters({"path": lm(place), "adapter": first, "second_adapter": second}, LLM2Vec.adapters, "teacher")
