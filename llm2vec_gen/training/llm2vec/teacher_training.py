@@ -18,8 +18,7 @@ import lightning
 import torch
 
 from llm2vec_gen.distributed import collectives
-from llm2vec_gen.encoders.adapted import NOTE
-from llm2vec_gen.encoders.llm2vec import FILES
+from llm2vec_gen.encoders.llm2vec import FILES, NOTE
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.models.adapted_encoder import (
     AdaptedEncoder,
