@@ -93,10 +93,15 @@ class Mixture(QuerySource):
             given[due] += self._dropped() == before  # `queries`, which reads these rows, has dropped it or not
 
     def queries(self) -> Iterator[Query]:
-        """Yield the kept queries of the mixture, as every source does, and count them by source."""
+        """Yield the kept queries of the mixture, as every source does, and count them by source.
+
+        At the end `report` also has what the sources themselves dropped, as "<source>/<reason>".
+        """
         for query in super().queries():
             self.report[f"from_{query.id.partition('/')[0]}"] += 1
             yield query
+        for name, source in self.sources.items():
+            self.report |= {f"{name}/{reason}": n for reason in DROPPED if (n := source.report.get(reason))}
 
     def _fresh_report(self) -> dict[str, int]:
         return super()._fresh_report() | {f"from_{name}": 0 for name in self.sources}

@@ -54,6 +54,13 @@ class Router:
                 "are of different spaces; baseline.router.hyde.encoder must be the teacher that the model was trained "
                 "towards"
             )
+        trained = (getattr(model, "card", None) or {}).get("training") or {}
+        if trained.get("centre_targets") or trained.get("whiten_targets") is not None:
+            raise InputError(
+                "the router's model was trained towards centred or whitened targets, and baseline.router.hyde.encoder "
+                "gives the teacher's own vectors: they are of different spaces; give a model that was trained without "
+                "training.centre_targets and training.whiten_targets"
+            )
         wording = instruction.wording() if hasattr(instruction, "wording") else None
         if wording is not None and not (wording["categories"] or wording["tasks"]):
             raise InputError(

@@ -144,9 +144,16 @@ class LLM2VecGenModule(ResumableModule):
         return found
 
     def _compare_losses(self) -> None:
-        """Warn once if one weighted loss starts so small that the others dominate the training."""
+        """Warn once if one weighted loss starts so small that the others dominate the training.
+
+        A loss whose schedule begins at 0 is not compared: it is meant to come later.
+        """
         self._compared = True
-        weighted = {name: weight_of(loss) * abs(self.latest[f"train/{name}"]) for name, loss in self.losses.items()}
+        step = max(0, self.global_step - 1)
+        weights = {name: weight_at(loss, step) for name, loss in self.losses.items() if weight_at(loss, 0)}
+        weighted = {name: weight * abs(self.latest[f"train/{name}"]) for name, weight in weights.items()}
+        if not weighted:
+            return
         largest = max(weighted, key=lambda name: weighted[name])
         for name, value in weighted.items():
             if value < MIN_LOSS_FRACTION * weighted[largest]:

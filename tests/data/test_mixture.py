@@ -78,6 +78,19 @@ def test_a_row_that_is_dropped_takes_no_ones_turn():
     assert Counter(names(filtered)) == {"a": 4, "b": 4} and filtered.report["too_short"] == 4
 
 
+def test_what_the_sources_drop_is_counted_by_source():
+    sources = {
+        "a": Given("hi", "a long query", "", quality=QualityFilter(min_characters=5)),
+        "b": Given("x", "x", "y z"),
+    }
+    mixture = Mixture(sources, quality=QualityFilter(min_characters=3))
+    assert names(mixture) == ["a", "b"]
+    found = {name: count for name, count in mixture.report.items() if "/" in name}
+    assert found == {"a/too_short": 1, "a/empty": 1, "b/duplicate": 1}
+    assert mixture.report["too_short"] == 1  # the mixture's own filter
+    assert names(mixture) == ["a", "b"] and mixture.report["a/too_short"] == 1  # counted anew
+
+
 def test_skip_and_limit_count_over_all_sources():
     sources = {"a": Source("a", 20), "b": Source("b", 20)}
     everything = list(Mixture(sources, {"a": 3, "b": 1}, limit=12).queries())

@@ -7,6 +7,7 @@ Rows are written once into a memory-mapped file, so that a corpus of any size is
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from llm2vec_gen.data.hash_set import HashSet
 from llm2vec_gen.errors import InputError, check_integer, one_line
 from llm2vec_gen.local_files import Record, columns_of, read_rows, value_of
 from llm2vec_gen.paths import PathOrId, on_disk
+
+log = logging.getLogger(__name__)
 
 ROWS_AT_A_TIME = 1000
 
@@ -154,16 +157,29 @@ def write_rows(file: Path, source: Any, reads: str, fields: Sequence[str]) -> Co
 
 
 def examples(source: Any) -> Iterator[Example]:
-    """The rows of a completions artifact, a query source, or anything with `examples()`."""
+    """The rows of a completions artifact, a query source, or anything with `examples()`.
+
+    Hard negatives of the first two are warned of and not read: in a triplet the third text may be another thing (the
+    passage that LaSER wants).
+    """
     if hasattr(source, "examples"):
         yield from source.examples()
-    elif isinstance(source, QuerySource):
-        for query in source.queries():
-            yield Example(query.id, query.text, query.answer)
+        return
+    if isinstance(source, QuerySource):
+        rows = ((Example(row.id, row.text, row.answer), row.negative is not None) for row in source.queries())
     else:
-        for start in range(0, len(source), ROWS_AT_A_TIME):
-            for row in source[start : start + ROWS_AT_A_TIME]:
-                yield Example(row.id, row.query, row.completion)
+        starts = range(0, len(source), ROWS_AT_A_TIME)
+        read = (row for start in starts for row in source[start : start + ROWS_AT_A_TIME])
+        rows = ((Example(row.id, row.query, row.completion), row.negative_completion is not None) for row in read)
+    warned = False
+    for example, has_negative in rows:
+        if has_negative and not warned:
+            warned = True
+            log.warning(
+                "teach reads no hard negatives of completions or query sources; for them give a file with three "
+                "columns: teacher_training=llm2vec_hard_negatives teacher_training.corpus.path=FILE"
+            )
+        yield example
 
 
 def _texts(source: Any, fields: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -41,6 +41,17 @@ def test_pairs_keep_query_and_completion_together(tmp_path: Path) -> None:
     assert rows(tmp_path / "rows.arrow", ROWS, "pairs") == expected
 
 
+def test_hard_negatives_are_not_read_and_that_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    negatives = [
+        Completion(id_, "why?", "because.", "stop", negative_query="who?", negative_completion="the cat")
+        for id_ in "ab"
+    ]
+    assert [example.negative for example in examples([*ROWS, *negatives])] == [None] * 7
+    assert len(caplog.records) == 1 and "llm2vec_hard_negatives" in caplog.text
+    caplog.clear()
+    assert len([*examples(ROWS)]) == 5 and not caplog.records
+
+
 def test_many_rows_are_written_in_parts(tmp_path: Path) -> None:
     many = [Completion(str(i), f"q{i}", f"a{i}", "stop") for i in range(2500)]
     found = write_rows(tmp_path / "rows.arrow", many, "pairs", ())
