@@ -25,6 +25,7 @@ from llm2vec_gen.evaluations.base import check_tasks
 from llm2vec_gen.generators.base import check_blank, paired_with_negatives, with_negatives
 from llm2vec_gen.loggers.base import job_logging, log_artifact
 from llm2vec_gen.progress import track
+from llm2vec_gen.tokenization import vocabulary_digest
 from llm2vec_gen.types import MODEL, is_trained_model
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def embed(plan: Plan) -> Path:
                         progress.advance_to(len(fields) * artifact.rows)
                 with artifact.finalize(len(completions), executor.job_shard) as last:
                     if last:
-                        artifact.finish(plan.settings, embedding_dim=teachers.metadata["embedding_dim"])
+                        artifact.finish(plan.settings, **teachers.metadata)
             log_counts(artifact)
     return artifact.folder
 
@@ -194,6 +195,8 @@ def train(plan: Plan) -> Path:
             plan.seed_everything()
             backbone = plan.build("backbone", device=trainer.backbone_device)
             training = training.for_hidden_size(backbone.hidden_size)
+            if targets.vocabulary not in (None, vocabulary_digest(backbone.tokenizer)):
+                log.info("train: the teacher has another tokenizer than the backbone; it read the completions as text")
             model = plan.build("model", backbone=backbone, embedding_dim=targets.dim)
             counts = fit(model, losses, completions, targets, training, trainer, artifact.folder,
                          plan.settings["seed"], plan.loggers, plan.callbacks(), plan.build("optimizer"),

@@ -7,6 +7,7 @@ tokenizer's own rules. Texts without the characters of a control token, nearly a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import secrets
@@ -202,6 +203,11 @@ def declared_end(tokenizer: PreTrainedTokenizerBase, revision: str = "main") -> 
         stacklevel=3,
     )
     return [int(end)]
+
+
+def vocabulary_digest(tokenizer: Any) -> str:
+    """Return which texts the ids of a tokenizer stand for (16 hex digits)."""
+    return hashlib.sha256(repr(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()[:16]
 
 
 def restore_end(tokenizer: PreTrainedTokenizerBase, revision: str = "main") -> None:

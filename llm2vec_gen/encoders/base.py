@@ -11,14 +11,15 @@ target is the vector as the encoder makes it), and depend on batch size, order a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import NamedTuple, Protocol
+from functools import cached_property, partial
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from llm2vec_gen import progress
 from llm2vec_gen.errors import check_texts, repair_surrogates
+from llm2vec_gen.tokenization import vocabulary_digest
 
 Ids = Sequence[int] | Tensor
 
@@ -39,6 +40,9 @@ class StateModel(Protocol):
 
     @property
     def end_id(self) -> int: ...
+
+    @property
+    def tokenizer(self) -> Any: ...
 
     def tokenize(self, texts: Sequence[str], max_length: int | None = None) -> Sequence[Ids]: ...
 
@@ -61,6 +65,11 @@ class PooledEncoder:
     def __init__(self, backbone: StateModel, max_length: int = 512, use_instruction: bool = False):
         self.backbone, self.max_length, self.use_instruction = backbone, max_length, use_instruction
         self.embedding_dim = int(backbone.hidden_size)
+
+    @cached_property
+    def vocabulary(self) -> str:
+        """Which tokenizer reads the texts, see `vocabulary_digest`."""
+        return vocabulary_digest(self.backbone.tokenizer)
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], instruction: str | None = None) -> Tensor:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from llm2vec_gen import LLM2VecGen, pipeline
 from llm2vec_gen.artifacts import read_manifest
 from llm2vec_gen.config import compose
+from tests.builders import tiny_backbone_folder
 
 LOSSES = (
     "alignment", "reconstruction", "negative_alignment", "negative_reconstruction", "document_alignment", "margin",
@@ -73,3 +74,21 @@ def test_a_crashed_run_on_mined_negatives_continues_bit_for_bit(
     assert continued.relative_to(cut.outputs) == straight.relative_to(plan.outputs)
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (continued, straight))
     assert set(ours) == set(theirs) and all(ours[name].equal(theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize(("vocabulary", "said"), [(400, False), (360, True)])
+def test_a_teacher_with_another_tokenizer_is_said_once(
+    tmp_path: Path, vocabulary: int, said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    backbone = tiny_backbone_folder(tmp_path)
+    teacher = tiny_backbone_folder(tmp_path, seed=1, vocab_size=vocabulary, name="teacher")
+    plan = compose(
+        f"paths.outputs={tmp_path}", f"backbone.path={backbone}", "teacher=llm2vec", f"teacher.path={teacher}",
+        "teacher.adapter=null", "teacher.second_adapter=null", "teacher.dtype=float32", "data.limit=12",
+        "data.answers=true", "generator=replay", "loss=[alignment]", "training.max_steps=1", "training.batch_size=4",
+        "training.warmup_steps=0", "training.schedule_steps=1", "instruction=none",
+    )  # fmt: skip
+    caplog.set_level("INFO")
+    for step in (pipeline.complete, pipeline.embed, pipeline.train):
+        step(plan)
+    assert sum("another tokenizer" in record.message for record in caplog.records) == said
