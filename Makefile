@@ -202,7 +202,7 @@ real-model-scores: setup  ## what real-model TEXTS=<folder> measured -> experime
 REAL_STUDY = scale=smollm2_study $(ON_TEXTS)
 REAL_STUDY_TABLE = experiment=smollm2 table=smollm2_study name=tables/smollm2_study seeds=[42] $(REAL_STUDY)
 
-real-model-study: real-model-texts models  ## variants of the recipe on TEXTS=<folder>, one seed, 200 steps: five hours on two cores
+real-model-study: real-model-texts models  ## variants of the recipe on TEXTS=<folder>, one seed, 200 steps: five hours on one core
 	$(ALL_CORES)/run.py -m experiment=$(call listed,conf/experiment,smollm2_study) $(REAL_STUDY) $(MANY); status=$$?; \
 	$(ALL_CORES)/evaluate.py experiment=smollm2_study/main encoder=teacher $(REAL_STUDY) && \
 	$(ALL_CORES)/tabulate.py $(REAL_STUDY_TABLE) && exit $$status

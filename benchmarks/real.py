@@ -9,7 +9,7 @@
 | step     | one training step, micro-batches         | benchmarks/plain.py: padded, all logits, online teacher        |
 
 Queries are a file with the columns `query` and `response`, texts one with the column `text`. Each figure comes from a
-process of its own. `equal_rows` counts completions that are those of transformers token by token; `cosine` is the least
+process of its own. `equal_rows` counts completions with the text of transformers' own; `cosine` is the least
 cosine between an embedding in bf16 and in fp32.
 """
 

@@ -1,4 +1,4 @@
-"""A study: rows beside a main row, each with a verdict on what its seeds show and what they do not."""
+"""A study: rows beside a main row, each with a verdict on what its seeds, or its texts, show and what they do not."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from llm2vec_gen.tables.statistics import CONFIDENCE, seeds_interval
 from llm2vec_gen.types import Score
 
 NOTE = (
-    "Mean ± standard deviation over seeds. The verdict names the columns ({compared}) whose difference to {main} has a "
-    "{confidence:.0%} interval over seeds (Welch) without 0; of {count} such comparisons about {chance:.0f} would be "
-    "named by chance."
+    "{spread}The verdict names the columns ({compared}) whose difference to {main} has a {confidence:.0%} interval "
+    "over {over} without 0; of {count} such comparisons about {chance:.0f} would be named by chance."
 )
+OVER = {"seeds": "seeds (Welch)", "texts": "texts (paired bootstrap)"}
 
 
 class StudyTable(Table):
@@ -26,9 +26,11 @@ class StudyTable(Table):
     columns, rows, experiment, evaluations, note   as `ScoreTable` has them
     main       the row that all others are compared with
     compared   the names of the columns that verdicts are about; None: all
+    over       what intervals are over, "seeds" or "texts"
 
-    The interval is over seeds, not over queries: it covers what another training would change. A row whose
-    scores have no seed (a teacher) counts as exact; one with a single seed gets no verdict.
+    Over seeds an interval covers what another training would change. A row whose scores have no seed (a teacher) counts
+    as exact; one with a single seed gets no verdict. Over texts, for studies with one seed, it tells this model from
+    that one, and says nothing of another training.
     """
 
     def __init__(
@@ -41,8 +43,14 @@ class StudyTable(Table):
         experiment: str | None = None,
         evaluations: Sequence[str] | None = None,
         note: str = "",
+        over: str = "seeds",
     ) -> None:
-        self.table = ScoreTable(title, columns, rows, evaluations=evaluations, note=note, experiment=experiment)
+        if over not in OVER:
+            raise InputError(f"table over={over}: expected {' or '.join(OVER)}")
+        self.over, baseline = over, main if over == "texts" else None
+        self.table = ScoreTable(
+            title, columns, rows, evaluations=evaluations, note=note, experiment=experiment, baseline=baseline
+        )
         self.main, self.rows = row_name(main, experiment), self.table.rows or {}
         names = [column.name for column in self.table.columns]
         if self.main not in self.rows:
@@ -62,25 +70,29 @@ class StudyTable(Table):
     def grids(self, scores: Iterable[Score]) -> list[Grid]:
         """Return the figures with their verdicts, and the differences to the main row."""
         found = list(scores)
-        grid = self.table.grids(found)[0]
+        grid, *beside = self.table.grids(found)
         seeded = {score.encoder for score in found if score.seed is not None}
         rows = dict(zip(self.rows, grid.cells, strict=True))
-        differences = {name: self._row(name, rows, seeded) for name in rows if name != self.main}
+        others = [name for name in rows if name != self.main]
+        if beside:
+            differences = dict(zip(others, beside[0].cells, strict=True))
+        else:
+            differences = {name: self._row(name, rows, seeded) for name in others}
         verdicts = [
             [*cells, Cell(label="(main)" if name == self.main else self._verdict(grid, differences[name]))]
             for name, cells in rows.items()
         ]
         note = " ".join(filter(None, [grid.note, self._note(grid, differences)]))
-        others = [label for name, label in self.rows.items() if name != self.main]
-        return [
-            replace(grid, columns=[*grid.columns, "verdict"], cells=verdicts, note=note),
-            replace(grid, title=f"{grid.title}: difference to {self.rows[self.main]}", rows=others,
-                    cells=[*differences.values()], note="[95% interval] over seeds, Welch's.", bold=False),
+        title, labels = f"{grid.title}: difference to {self.rows[self.main]}", [self.rows[name] for name in others]
+        below = beside or [
+            replace(grid, title=title, rows=labels, cells=[*differences.values()],
+                    note="[95% interval] over seeds, Welch's.", bold=False)
         ]  # fmt: skip
+        return [replace(grid, columns=[*grid.columns, "verdict"], cells=verdicts, note=note), *below]
 
     def panels(self, scores: Iterable[Score]) -> list[Grid]:
         """Return the figures without their verdicts."""
-        return self.table.grids(scores)
+        return self.table.grids(scores)[:1]
 
     def _row(self, name: str, rows: Mapping[str, list[Cell]], seeded: set[str]) -> list[Cell]:
         pairs = zip(rows[name], rows[self.main], strict=True)
@@ -100,13 +112,15 @@ class StudyTable(Table):
             return MISSING
         named = [f"{word}: {', '.join(names)}" for word, names in (("better", better), ("worse", worse)) if names]
         seeds = max(differences[number].runs for number in known)
-        return "; ".join(named) or f"no difference that {seeds} seeds show"
+        shown_by = "these texts" if self.over == "texts" else f"{seeds} seeds"
+        return "; ".join(named) or f"no difference that {shown_by} show"
 
     def _note(self, grid: Grid, differences: Mapping[str, list[Cell]]) -> str:
         count = sum(cells[number].interval is not None for cells in differences.values() for number in self.compared)
         facts: dict[str, Any] = {
             "compared": ", ".join(grid.columns[number] for number in self.compared),
             "main": self.rows[self.main], "confidence": CONFIDENCE, "count": count, "chance": (1 - CONFIDENCE) * count,
+            "over": OVER[self.over], "spread": "" if self.over == "texts" else "Mean ± standard deviation over seeds. ",
         }  # fmt: skip
         return NOTE.format(**facts)
 

@@ -71,6 +71,33 @@ def test_verdicts_by_hand():
     assert differences.cells[0][0].interval == pytest.approx((expected.low, expected.high))
 
 
+def test_a_study_of_one_seed_compares_texts():
+    """The differences of 30 texts lie between 0.05 and 0.15, or around 0: their means' intervals follow."""
+    main = {f"q{n}": 0.5 + 0.001 * n for n in range(30)}
+    better = {name: value + 0.05 + 0.1 * (n % 3) / 2 for n, (name, value) in enumerate(main.items())}
+    alike = {name: value + 0.1 * (-1) ** n for n, (name, value) in enumerate(main.items())}
+
+    def scores_of(encoder, **columns):
+        return [Score(encoder, "e", task, task, "default", "test", "m", statistics.fmean(values.values()), True, seed=1,
+                      run=encoder, per_query=values, n=30) for task, values in columns.items()]  # fmt: skip
+
+    found = [
+        *scores_of("main", sts=main, harmful=main), *scores_of("better", sts=better, harmful=better),
+        *scores_of("alike", sts=alike, harmful=alike), *rows("better", 1, cost=3.0), *rows("main", 1, cost=2.0),
+    ]  # fmt: skip
+    labels = {"main": "main", "better": "better", "alike": "alike", "empty": "empty"}
+    columns = [{"name": "sts"}, *COLUMNS[1:]]
+    table = StudyTable("", columns, labels, "main", ["sts", "harmful"], over="texts")
+    figures, differences = table.grids(found)
+    verdicts = [row[-1] for row in figures.texts()]
+    assert verdicts == ["(main)", "better: sts; worse: harmful", "no difference that these texts show", "–"]
+    low, high = differences.cells[0][0].interval
+    assert 0.05 < low < 0.1 < high < 0.15 and differences.rows == ["better", "alike", "empty"]
+    assert "interval over texts (paired bootstrap)" in figures.note and "over seeds" not in figures.note
+    with pytest.raises(InputError, match="table over=runs: expected seeds or texts"):
+        StudyTable("", columns, labels, "main", over="runs")
+
+
 def test_one_seed_has_no_verdict():
     one = [score for score in scores() if score.encoder != "other" or score.seed == 1]
     figures, differences = StudyTable("", COLUMNS, ROWS, "main").grids(one)
