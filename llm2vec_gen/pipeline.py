@@ -9,6 +9,7 @@ Components are known only by their contracts (base.py of each folder).
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import wraps
@@ -98,17 +99,19 @@ def complete(plan: Plan) -> Path:
                 missing = artifact.missing_rows(source.queries(), plan.settings["shard_size"], executor.job_shard)
                 queries = ((start, with_negatives(rows)) for start, rows in missing)
                 with track("complete", texts * total, "texts", texts * artifact.rows) as progress:
+                    counted: Counter[str] = Counter()
                     for start, completions in generators.each(queries):
                         rows = paired_with_negatives(completions) if source.has_negatives else completions
-                        artifact.write_completions(start, rows)
+                        grown, counted = generators.report - counted, Counter(generators.report)
+                        artifact.write_completions(start, rows, grown)
                         progress.advance_to(texts * artifact.rows)
                         check_blank(texts * artifact.rows, artifact.total("blank"), generators.report)
                 with artifact.finalize(source.report["kept"], executor.job_shard) as last:
                     if last:
                         sampling = generators.metadata.get("sampling")  # resolved, also where the config says `model`
-                        report = {**generators.report, "sampling": sampling}
-                        refusals = artifact.total("refusals")
-                        artifact.finish(plan.settings, **source.report, refusals=refusals, generator=report)
+                        counts = {**dict.fromkeys(generators.report, 0), **artifact.total_report()}
+                        report = {**source.report, "refusals": artifact.total("refusals")}
+                        artifact.finish(plan.settings, **report, generator={**counts, "sampling": sampling})
             log_counts(artifact)
     return artifact.folder
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -125,6 +126,13 @@ class Artifact:
         metadata = (json.loads(metadata_path(shard.file).read_text(encoding="utf-8")) for shard in self.shards())
         return sum(int(found.get(key, 0)) for found in metadata)
 
+    def total_report(self) -> Counter[str]:
+        """Return the generator's counts over the finished shards, whichever processes wrote them."""
+        found: Counter[str] = Counter()
+        for shard in self.shards():
+            found.update(json.loads(metadata_path(shard.file).read_text(encoding="utf-8")).get("report", {}))
+        return found
+
     def has(self, name: str) -> bool:
         """Whether the shard of this name is finished."""
         return metadata_path(self.folder / name).is_file() and (self.folder / name).is_file()
@@ -173,10 +181,13 @@ class Artifact:
                 position += len(chunk)
             position += sum(1 for _ in itertools.islice(stream, end - position))
 
-    def write_completions(self, start: int, completions: Sequence[Completion]) -> None:
+    def write_completions(
+        self, start: int, completions: Sequence[Completion], report: Mapping[str, int] | None = None
+    ) -> None:
         """Write one shard of the complete step: a parquet file of `Completion` rows.
 
         Columns of hard negatives are written where the rows have some, all of them or none.
+        report: what the generator counted for these rows, see `total_report`.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -188,7 +199,7 @@ class Artifact:
         texts = [text for row in completions for text in (row.completion, row.negative_completion)]
         blank = sum(text == "" for text in texts)
         refusals = sum(map(Refusals().refuses, (completion.completion for completion in completions)))
-        metadata = {"cut_at_limit": cut, "blank": blank, "refusals": refusals}
+        metadata = {"cut_at_limit": cut, "blank": blank, "refusals": refusals, "report": dict(report or {})}
         self._write_rows(start, len(completions), "parquet", lambda path: pq.write_table(table, path), **metadata)
 
     def write_targets(self, start: int, targets: torch.Tensor, negatives: torch.Tensor | None = None) -> None:

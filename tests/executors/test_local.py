@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from llm2vec_gen import pipeline
 from llm2vec_gen.artifacts import finished_shards, read_manifest
+from llm2vec_gen.config import compose
 
 ROOT = Path(__file__).parents[2]
 OVERRIDES = ["data.limit=23", "data.answers=true", "generator=replay", "shard_size=4"]
@@ -28,7 +30,7 @@ def check_alike(one: Path, two: Path, step: str) -> None:
     ours, theirs = map(read_manifest, folders)
     assert folders[0].name == folders[1].name
     assert ours["counts"]["rows"] == theirs["counts"]["rows"] == 23
-    assert ours["shards"] == theirs["shards"]
+    assert ours["shards"] == theirs["shards"] and ours["counts"] == theirs["counts"]
     assert [shard.start for shard in finished_shards(folders[1])] == [0, 4, 8, 12, 16, 20]
 
 
@@ -44,6 +46,20 @@ def test_two_processes_make_the_artifacts_of_one(tmp_path: Path) -> None:
             _, output = job.communicate(timeout=200)
             assert job.returncode == 0, output
         check_alike(tmp_path / "one", tmp_path / "two", step)
+
+
+def test_counts_are_those_of_all_processes(tmp_path: Path) -> None:
+    """Also of one that was stopped: the last process adds up what the shards of the others say."""
+
+    def counts(name: str, *more: str) -> dict:
+        plan = compose(*OVERRIDES, f"paths.outputs={tmp_path / name}", *more)
+        folder = pipeline.complete(plan)
+        return read_manifest(folder)["counts"] if (folder / "manifest.json").is_file() else {}
+
+    together = counts("one")
+    assert together["generator"]["completions"] == 23
+    assert counts("two", "executor=range", "executor.index=0", "executor.of=2") == {}
+    assert counts("two", "executor=range", "executor.index=1", "executor.of=2") == together
 
 
 def test_an_index_out_of_range_is_refused(tmp_path: Path) -> None:
