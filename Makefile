@@ -63,7 +63,7 @@ LARGER := '+shape={hidden_size: 224, num_attention_heads: 7, num_key_value_heads
 # The yamls in files and folders of $(1), by name, with commas between; pieces that are no rows stand in paper/ itself.
 listed = $(shell cd $(1) && find $(2) -name '*.yaml' | sed 's/\.yaml$$//' | LC_ALL=C sort | paste -sd, -)
 ROWS = $(call listed,conf/experiment,paper/*[0-9])
-# Baselines that are trained here, each by teacher_training=pocket_<name>.
+# Baselines that are trained here, each by teacher_training=pocket_<name>, on SmolLM2 by teacher_training=<name>.
 RIVALS = inbedder gircse laser
 FULL_ROWS = $(call listed,conf/experiment,paper/table1/qwen3_4b.yaml paper/table1/qwen3_4b/llm2vec_supervised.yaml \
 	$(RIVALS:%=paper/table1/qwen3_4b/%.yaml) \
@@ -202,7 +202,7 @@ real-model-scores: setup  ## what real-model TEXTS=<folder> measured -> experime
 REAL_STUDY = scale=smollm2_study $(ON_TEXTS)
 REAL_STUDY_TABLE = experiment=smollm2 table=smollm2_study name=tables/smollm2_study seeds=[42] $(REAL_STUDY)
 
-real-model-study: real-model-texts models  ## variants of the recipe on TEXTS=<folder>, one seed, 200 steps: five hours on one core
+real-model-study: real-model-texts models  ## variants of the recipe on TEXTS=<folder>, one seed, 200 steps: seven hours on one core
 	$(ALL_CORES)/run.py -m experiment=$(call listed,conf/experiment,smollm2_study) $(REAL_STUDY) $(MANY); status=$$?; \
 	$(ALL_CORES)/evaluate.py experiment=smollm2_study/main encoder=teacher $(REAL_STUDY) && \
 	$(ALL_CORES)/tabulate.py $(REAL_STUDY_TABLE) && exit $$status

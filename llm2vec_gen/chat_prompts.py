@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
@@ -16,6 +17,7 @@ ChatTemplate = Literal["model", "none"]
 
 class ChatPrompts:
     """Prompts of at most `max_prompt_tokens` tokens: a longer one loses the end of its query, the template is kept.
+    None: never cut.
 
     chat_template: "model" puts a query into the model's chat template, "none" leaves it bare after the tokenizer's
     beginning token (models without instruction tuning).
@@ -29,19 +31,20 @@ class ChatPrompts:
         self,
         backbone: Backbone,
         chat_template: ChatTemplate = "model",
-        max_prompt_tokens: int = 1024,
+        max_prompt_tokens: int | None = 1024,
         owner: str = "generator",
     ) -> None:
         if chat_template not in ("model", "none"):
             raise InputError(f"{owner}.chat_template={chat_template}; expected model or none")
-        self.backbone, self.chat, self.max_prompt_tokens = backbone, chat_template == "model", max_prompt_tokens
+        self.backbone, self.chat = backbone, chat_template == "model"
         template = self._ids("")
-        if len(template) >= max_prompt_tokens:
+        self.max_prompt_tokens = sys.maxsize if max_prompt_tokens is None else max_prompt_tokens
+        if len(template) >= self.max_prompt_tokens:
             raise InputError(
-                f"{owner}.max_prompt_tokens={max_prompt_tokens} leaves no tokens for a query: the chat template "
-                f"alone has {len(template)} tokens"
+                f"{owner}.max_prompt_tokens={max_prompt_tokens} leaves no tokens for a query: the prompt without one "
+                f"has {len(template)} tokens already"
             )
-        self._longest_query = max_prompt_tokens - len(template)
+        self._longest_query = self.max_prompt_tokens - len(template)
 
     def ids(self, query: str) -> tuple[Tensor, bool]:
         """Return the token ids (L,) of the prompt of a query, and whether the query was cut."""

@@ -26,7 +26,7 @@ from llm2vec_gen.evaluations.base import check_tasks
 from llm2vec_gen.generators.base import check_blank, paired_with_negatives, with_negatives
 from llm2vec_gen.loggers.base import job_logging, log_artifact
 from llm2vec_gen.progress import track
-from llm2vec_gen.tokenization import vocabulary_digest
+from llm2vec_gen.tokenization import tokenizer_digest
 from llm2vec_gen.types import MODEL, is_trained_model
 
 if TYPE_CHECKING:
@@ -198,8 +198,8 @@ def train(plan: Plan) -> Path:
             plan.seed_everything()
             backbone = plan.build("backbone", device=trainer.backbone_device)
             training = training.for_hidden_size(backbone.hidden_size)
-            if targets.vocabulary not in (None, vocabulary_digest(backbone.tokenizer)):
-                log.info("train: the teacher has another tokenizer than the backbone; it read the completions as text")
+            if targets.tokenizer_digest not in (None, tokenizer_digest(backbone.tokenizer)):
+                log.info("train: teacher and backbone have different tokenizers, which is allowed: each reads text")
             model = plan.build("model", backbone=backbone, embedding_dim=targets.dim)
             counts = fit(model, losses, completions, targets, training, trainer, artifact.folder,
                          plan.settings["seed"], plan.loggers, plan.callbacks(), plan.build("optimizer"),

@@ -205,8 +205,8 @@ def declared_end(tokenizer: PreTrainedTokenizerBase, revision: str = "main") -> 
     return [int(end)]
 
 
-def vocabulary_digest(tokenizer: Any) -> str:
-    """Return which texts the ids of a tokenizer stand for (16 hex digits)."""
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Return a digest of a tokenizer's vocabulary, token -> id (16 hex digits)."""
     return hashlib.sha256(repr(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()[:16]
 
 

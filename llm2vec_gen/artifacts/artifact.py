@@ -207,13 +207,14 @@ class Artifact:
 
         negatives: (n, E) of the completions of the rows' hard negatives, where they have some.
         """
-        tensors = {"targets": targets} if negatives is None else {"targets": targets, "negative_targets": negatives}
+        given = {"targets": targets} if negatives is None else {"targets": targets, "negative_targets": negatives}
+        tensors = {name: vectors.float() for name, vectors in given.items()}  # float64 may overflow
         for name, vectors in tensors.items():
             if not bool(vectors.isfinite().all()):
                 row = start + int((~vectors.isfinite().all(dim=1)).nonzero()[0])
                 what = "vector" if name == "targets" else "vector of the hard negative"
                 raise InputError(f"the teacher's {what} of row {row} is not finite; use a wider teacher dtype")
-        self.write_tensors(start, {name: vectors.float() for name, vectors in tensors.items()})
+        self.write_tensors(start, tensors)
 
     def write_tensors(self, start: int, tensors: Mapping[str, torch.Tensor], **metadata: Any) -> None:
         """Write one shard of tensors whose first dimension are its rows."""

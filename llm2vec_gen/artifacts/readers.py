@@ -102,7 +102,7 @@ class Targets:
     """The teacher's vectors of an artifact: float32, memory-mapped, row i belongs to completion i.
 
     `negatives` are those of the completions of the hard negatives, in the same order; None where the artifact has none.
-    `vocabulary` is which tokenizer the teacher has (`tokenization.vocabulary_digest`); None where it is not known.
+    `tokenizer_digest` is which tokenizer the teacher has (`tokenization.tokenizer_digest`); None where it is not known.
     """
 
     def __init__(self, folder: Path | str, completions: Completions | None = None):
@@ -119,7 +119,7 @@ class Targets:
         has_negatives = bool(shards) and "negative_targets" in _tensor_names(shards[0].file)
         self.negatives = _Vectors(shards, "negative_targets") if has_negatives else None
         self.dim = self._rows.dim
-        self.vocabulary: str | None = self.manifest["counts"].get("vocabulary")
+        self.tokenizer_digest: str | None = self.manifest["counts"].get("tokenizer_digest")
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -29,8 +29,9 @@ def log_counts(artifact: Artifact, name: str = "") -> None:
 
 
 def in_words(counts: Mapping[str, Any]) -> str:
-    """Return counts as one line; `rows` is left out where there are none."""
-    return ", ".join(_count(name, value) for name, value in counts.items() if (name, value) != ("rows", 0))
+    """Return counts as one line; `rows` is left out where there are none, and digests always."""
+    shown = {name: value for name, value in counts.items() if (name, value) != ("rows", 0) and "digest" not in name}
+    return ", ".join(_count(name, value) for name, value in shown.items())
 
 
 def _count(name: str, value: Any) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from llm2vec_gen import progress
 from llm2vec_gen.errors import check_texts, repair_surrogates
-from llm2vec_gen.tokenization import vocabulary_digest
+from llm2vec_gen.tokenization import tokenizer_digest
 
 Ids = Sequence[int] | Tensor
 
@@ -67,9 +67,9 @@ class PooledEncoder:
         self.embedding_dim = int(backbone.hidden_size)
 
     @cached_property
-    def vocabulary(self) -> str:
-        """Which tokenizer reads the texts, see `vocabulary_digest`."""
-        return vocabulary_digest(self.backbone.tokenizer)
+    def tokenizer_digest(self) -> str:
+        """Which tokenizer reads the texts, see `tokenizer_digest`."""
+        return tokenizer_digest(self.backbone.tokenizer)
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], instruction: str | None = None) -> Tensor:

@@ -50,12 +50,12 @@ class LLM2Vec(PooledEncoder):
         second = adapter_folder(second_adapter, second_adapter_revision, "teacher.second_adapter")
         model, tokenizer = load_pretrained(path, revision, dtype, device)
         model.config.is_causal = False
-        for place, given in (
-            (folder, f"teacher.adapter={adapter}"),
-            (second, f"teacher.second_adapter={second_adapter}"),
+        for place, given, stacked in (
+            (folder, f"teacher.adapter={adapter}", False),
+            (second, f"teacher.second_adapter={second_adapter}", folder is not None),
         ):
             if place:
-                check_order(place, given, stacked=place is second and folder is not None)
+                check_order(place, given, stacked)
                 check_base(place, given, model, tokenizer, path)
         if folder:
             model = merged(with_adapter(model, folder))
@@ -106,14 +106,16 @@ def check_order(folder: Path, given: str, stacked: bool) -> None:
     """Raise InputError where an adapter belongs on top of another, and is not `stacked`; `given` names it."""
     if not stacked and (before := _note(folder).get("after")):
         raise InputError(
-            f"{given} was trained on top of the adapter of {before}, which is not merged here; give that one first, "
-            "as teacher=llm2vec has them"
+            f"{given} was trained on top of the adapter of {before}, which is not merged here; give that one as "
+            "adapter and this one as second_adapter of teacher=llm2vec"
         )
 
 
 def check_base(folder: Path, given: str, model: Any, tokenizer: Any, path: PathOrId) -> None:
     """Raise InputError where `teach` recorded another base for an adapter than the model, which has no adapter yet."""
     trained_on = _note(folder).get("backbone")
+    if model.dtype == torch.float16:  # rounds small embeddings away, so its fingerprint is another
+        return
     if trained_on is not None and trained_on != (found := fingerprint(model, tokenizer)):
         raise InputError(
             f"{given} is an adapter of another backbone (fingerprint {trained_on}; path={path} has {found}); give the "

@@ -13,7 +13,7 @@ from llm2vec_gen.devices import usable
 from llm2vec_gen.errors import InputError, check_texts
 from llm2vec_gen.paths import PathOrId
 from llm2vec_gen.rotary import masked_rows_apart
-from llm2vec_gen.tokenization import restore_end, vocabulary_digest
+from llm2vec_gen.tokenization import restore_end, tokenizer_digest
 from llm2vec_gen.weights import UNLOADABLE, check_finite, why_not
 
 
@@ -60,9 +60,9 @@ class SentenceTransformerEncoder:
         self.embedding_dim = int(self.encode(["a"]).shape[1])
 
     @cached_property
-    def vocabulary(self) -> str:
-        """Which tokenizer reads the texts, see `vocabulary_digest`; models without one have no such attribute."""
-        return vocabulary_digest(self.model.tokenizer)
+    def tokenizer_digest(self) -> str:
+        """Which tokenizer reads the texts, see `tokenizer_digest`; models without one have no such attribute."""
+        return tokenizer_digest(self.model.tokenizer)
 
     def encode(self, texts: Sequence[str], instruction: str | None = None) -> Tensor:
         """Return the vectors of the texts, float32 (N, E) on the CPU."""

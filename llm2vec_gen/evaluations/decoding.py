@@ -45,7 +45,7 @@ class Decoding(Evaluation):
     limit            the first so many queries (null: all)
     max_new_tokens   for both, the decoded text and the language model's own greedy completion
     chat_template, max_prompt_tokens
-                     of the own completion, as the generator had them whose completions were trained on
+                     of the own completion, as the generator had them whose completions were trained on (null: uncut)
 
     Rows, each the fraction of queries (0 to 1): `exact` (main) the decoded text equals the language model's own greedy
     completion and, where one is known, the right answer; `exact_completion` and `exact_answer` the two conditions
@@ -55,7 +55,7 @@ class Decoding(Evaluation):
 
     name = "decoding"
 
-    digest_defaults: ClassVar[Mapping[str, Any]] = {"chat_template": "model", "max_prompt_tokens": 1024}
+    digest_defaults: ClassVar[Mapping[str, Any]] = {"chat_template": "model", "max_prompt_tokens": None}
 
     def __init__(
         self,
@@ -65,8 +65,9 @@ class Decoding(Evaluation):
         max_new_tokens: int = 64,
         batch_size: int = 128,
         chat_template: ChatTemplate = "model",
-        max_prompt_tokens: int = 1024,
+        max_prompt_tokens: int | None = None,
     ) -> None:
+        check_integer("evaluation.decoding.max_prompt_tokens", max_prompt_tokens, null=True)
         check_integer("evaluation.decoding.limit", limit, null=True)
         check_integer("evaluation.decoding.max_new_tokens", max_new_tokens)
         check_integer("evaluation.decoding.batch_size", batch_size)
@@ -116,10 +117,10 @@ class Decoding(Evaluation):
     def completions(self, model: Decoder, queries: Sequence[Query]) -> list[str]:
         """Return the language model's own greedy answers."""
         backbone = model.backbone
-        read = ChatPrompts(backbone, self.chat_template, self.max_prompt_tokens, f"evaluation.{self.name}")
-        prompts = [read.ids(query.text)[0] for query in queries]
-        answers = backbone.generate(prompts, max_new_tokens=self.max_new_tokens)
-        return [backbone.tokenizer.decode(ids.tolist(), skip_special_tokens=True).strip() for ids, _ in answers]
+        prompts = ChatPrompts(backbone, self.chat_template, self.max_prompt_tokens, f"evaluation.{self.name}")
+        ids = [prompts.ids(query.text)[0] for query in queries]
+        answers = backbone.generate(ids, max_new_tokens=self.max_new_tokens)
+        return [backbone.tokenizer.decode(answer.tolist(), skip_special_tokens=True).strip() for answer, _ in answers]
 
 
 def comparisons(

@@ -58,7 +58,7 @@ class Faithfulness(Decoding):
         max_new_tokens: int = 96,
         batch_size: int = 128,
         chat_template: ChatTemplate = "model",
-        max_prompt_tokens: int = 1024,
+        max_prompt_tokens: int | None = None,
     ) -> None:
         super().__init__(queries, instruction, limit, max_new_tokens, batch_size, chat_template, max_prompt_tokens)
         self.judge, self.harmful, self.refusals = judge, harmful, Refusals(refusals)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 RowRange = tuple[int, Sequence[Any]]  # the number of its first row, and the rows
-METADATA_KEYS = ("sampling", "embedding_dim", "vocabulary", "header")
+METADATA_KEYS = ("sampling", "embedding_dim", "tokenizer_digest", "header")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Workers(Protocol):
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """Metadata of the component: sampling, embedding_dim, vocabulary (of its tokenizer), header (of an index)."""
+        """Metadata of the component: sampling, embedding_dim, tokenizer_digest, header (of an index)."""
 
     def each(self, ranges: Iterable[RowRange]) -> Iterator[tuple[int, Any]]:
         """Yield (first row, result) of every range, in any order."""

@@ -8,6 +8,7 @@ calls again with the missing queries alone.
 from __future__ import annotations
 
 import logging
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from llm2vec_gen.types import Completion, Query
 
 log = logging.getLogger(__name__)
 
-THOUGHT = "<think>"  # how Qwen3, DeepSeek R1 and others begin one
+THOUGHT = re.compile("^<think>|</think>")  # the templates of some models already end with the opening tag
 THINKING_OFF = "generator.request='{chat_template_kwargs: {enable_thinking: false}}'"
 
 
@@ -26,7 +27,7 @@ class Generator(ABC):
     """Completes queries. `report` counts over all calls so far: completions, and texts that were cut at a limit.
 
     Generators with a tokenizer of their own count `queries_with_control_tokens` too: queries whose text contains a
-    control token, which the prompt has as ordinary text. `thoughts` counts the completions that begin with a thought,
+    control token, which the prompt has as ordinary text. `thoughts` counts the completions with a thought in them,
     where there are any; the first is warned of.
     """
 
@@ -47,11 +48,11 @@ class Generator(ABC):
                 self.report.get("queries_with_control_tokens", 0) + control_tokens
             )
         self.report["blank"] += sum(not completion.completion for completion in completions)
-        if thoughts := sum(completion.completion.startswith(THOUGHT) for completion in completions):
+        if thoughts := sum(THOUGHT.search(completion.completion) is not None for completion in completions):
             if "thoughts" not in self.report:
                 log.warning(
-                    "completions begin with %s: the model would be trained on thoughts in place of answers; turn "
-                    "thinking off (%s for an endpoint, backbone.chat_template_arguments else)", THOUGHT, THINKING_OFF,
+                    "completions hold thoughts (<think>), which the model would be trained on; turn thinking off "
+                    "(%s for an endpoint, backbone.chat_template_arguments for generator=transformers)", THINKING_OFF,
                 )  # fmt: skip
             self.report["thoughts"] = self.report.get("thoughts", 0) + thoughts
 

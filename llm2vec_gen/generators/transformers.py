@@ -49,7 +49,7 @@ class TransformersGenerator(Generator):
             )
         if isinstance(sampling, str) and sampling != "model":
             raise InputError(f"generator.sampling={sampling}; expected null (greedy), model, or a dict of settings")
-        self.backbone, self.seed, self.chat = backbone, seed, chat_template == "model"
+        self.backbone, self.seed = backbone, seed
         self.prompts = ChatPrompts(backbone, chat_template, max_prompt_tokens)
         self.max_new_tokens, self.max_prompt_tokens = max_new_tokens, max_prompt_tokens
         self.max_texts_per_batch = max_texts_per_batch
@@ -59,8 +59,8 @@ class TransformersGenerator(Generator):
 
     def complete(self, queries: Sequence[Query]) -> list[Completion]:
         """Return one completion per query, order kept."""
-        made = [self.prompts.ids(query.text) for query in queries]
-        prompts = [prompt for prompt, _ in made]
+        tokenized = [self.prompts.ids(query.text) for query in queries]
+        prompts = [prompt for prompt, _ in tokenized]
         answers: list[tuple[Tensor, str]] = [(Tensor(), "")] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
         for start in range(0, len(order), self.max_texts_per_batch):
@@ -73,7 +73,7 @@ class TransformersGenerator(Generator):
             for query, prompt, answer in zip(queries, prompts, answers, strict=True)
         ]
         spelled = self.backbone.chat_tokenization.count([query.text for query in queries])
-        self.count(completions, prompts_cut=sum(cut for _, cut in made), control_tokens=spelled)
+        self.count(completions, prompts_cut=sum(cut for _, cut in tokenized), control_tokens=spelled)
         return completions
 
     def _answers(self, batch: list[int], prompts: list[Tensor], queries: Sequence[Query]) -> list[tuple[Tensor, str]]:

@@ -29,8 +29,8 @@ class StudyTable(Table):
     over       what intervals are over, "seeds" or "texts"
 
     Over seeds an interval covers what another training would change. A row whose scores have no seed (a teacher) counts
-    as exact; one with a single seed gets no verdict. Over texts, for studies with one seed, it tells this model from
-    that one, and says nothing of another training.
+    as exact; one with a single seed gets no verdict. Over texts, for studies with one seed, it
+    covers the choice of texts, not that of the seed.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class StudyTable(Table):
             return MISSING
         named = [f"{word}: {', '.join(names)}" for word, names in (("better", better), ("worse", worse)) if names]
         seeds = max(differences[number].runs for number in known)
-        shown_by = "these texts" if self.over == "texts" else f"{seeds} seeds"
+        shown_by = f"{seeds} seeds" if self.over == "seeds" else "these texts"
         return "; ".join(named) or f"no difference that {shown_by} show"
 
     def _note(self, grid: Grid, differences: Mapping[str, list[Cell]]) -> str:

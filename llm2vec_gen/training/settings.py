@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
+from llm2vec_gen import targets
 from llm2vec_gen.artifacts.identity import RUNTIME_KEYS
 from llm2vec_gen.errors import InputError, check_flag, check_integer
 from llm2vec_gen.refusals import Refusals
@@ -230,10 +230,10 @@ def weight_of(loss: Any) -> float:
 
 
 def arguments_of(loss: Any) -> dict[str, Any]:
-    """Return what a built loss was given beside weight and schedule, as plain values: {"temperature": 0.05}."""
-    names = inspect.signature(type(loss)).parameters.keys() - {"weight", "schedule"}
-    given = {name: getattr(loss, name) for name in sorted(names) if hasattr(loss, name)}
-    return {name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in given.items()}
+    """Return what a built loss was given beside weight and schedule, e.g. {"temperature": 0.05}; plain values alone."""
+    names = targets.parameters(type(loss)).keys() - {"weight", "schedule"}
+    given = {name: getattr(loss, name, None) for name in sorted(names)}
+    return {name: value for name, value in given.items() if isinstance(value, bool | int | float | str | list)}
 
 
 def schedule_of(loss: Any) -> Any:

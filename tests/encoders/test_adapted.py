@@ -138,12 +138,12 @@ def noted(place: Path, home: Path, **note: str) -> str:
     return str(folder)
 
 
-def test_adapters_of_a_teacher_know_their_backbone_and_their_order(place: Path, tmp_path: Path) -> None:
+def test_adapters_over_another_backbone_or_in_another_order_are_refused(place: Path, tmp_path: Path) -> None:
     trained_on = Backbone.from_pretrained(lm(place), device="cpu").fingerprint
     first = noted(place, tmp_path / "mntp", backbone=trained_on, after="")
     second = noted(place, tmp_path / "simcse", backbone=trained_on, after="mntp")
     other = noted(place, tmp_path / "other", backbone="0123456789abcdef", after="")
-    for dtype in ("float32", "bfloat16"):
+    for dtype in ("float32", "bfloat16", "float16"):
         LLM2Vec(lm(place), first, second, dtype=dtype, device="cpu")
     refused = {
         (other, None): r"teacher.adapter=.*adapter of another backbone \(fingerprint 0123456789abcdef",

@@ -49,7 +49,7 @@ def test_two_processes_make_the_artifacts_of_one(tmp_path: Path) -> None:
 
 
 def test_counts_are_those_of_all_processes(tmp_path: Path) -> None:
-    """Also of one that was stopped: the last process adds up what the shards of the others say."""
+    """The last process adds up what the shards of all say."""
 
     def counts(name: str, *more: str) -> dict:
         plan = compose(*OVERRIDES, f"paths.outputs={tmp_path / name}", *more)

@@ -25,12 +25,12 @@ def test_hard_negatives_are_completed_in_the_same_call_and_paired_again() -> Non
     assert with_negatives([Query("3", "e")]) == [Query("3", "e")]
 
 
-def test_completions_that_begin_with_a_thought_are_counted_and_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_completions_with_a_thought_are_counted_and_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     generator = Replay()
     for _ in range(2):
         generator.complete([Query("1", "a", "<think>\nhm\n</think>\n\nx"), Query("2", "b", "<think> is a tag")])
-        generator.complete([Query("3", "c", "I <think> so")])
-    assert generator.report["thoughts"] == 4
+        generator.complete([Query("3", "c", "I <think> so"), Query("4", "d", "hm\n</think>\n\nx")])
+    assert generator.report["thoughts"] == 6
     assert len(caplog.records) == 1 and "enable_thinking: false" in caplog.text
     other = Replay()
     other.complete([Query("4", "d", "thinking")])

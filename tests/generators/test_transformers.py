@@ -86,7 +86,7 @@ def test_a_long_prompt_loses_the_end_of_its_query_and_keeps_its_template(backbon
     before, after = backbone.chat_prompt("\0").split("\0")
     assert prompt.startswith(before) and prompt.endswith(after)
     assert text.startswith(prompt[len(before) : -len(after)].replace("\ufffd", "").rstrip())
-    with pytest.raises(InputError, match="the chat template alone has"):
+    with pytest.raises(InputError, match="the prompt without one has"):
         TransformersGenerator(backbone, max_prompt_tokens=5)
 
 

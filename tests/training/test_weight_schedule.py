@@ -62,3 +62,17 @@ def test_another_schedule_does_not_continue_a_run(tmp_path: Path) -> None:
     for other in (None, RISING | {"end": 7}):
         with pytest.raises(InputError, match=r"loss\.reconstruction\.schedule"):
             train(tmp_path, other)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "weight", "warned"), [(None, 1e-6, True), (RISING, 3.0, False), (RISING | {"from": 1e-6}, 3.0, True)]
+)
+def test_only_losses_that_count_from_the_start_are_compared(
+    tmp_path: Path, schedule: dict | None, weight: float, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A loss that a schedule brings in later is small at first on purpose."""
+    model, data, losses = StubModel(), stub_data(22), stub_losses(2.0, weight)
+    losses["reconstruction"].schedule = WeightSchedule.of(schedule)
+    settings = TrainingSettings(1, 12, 0, 4, 0.05, log_every_n_steps=1)
+    fit(model, losses, data.completions, data.targets, settings, TrainerSettings(), tmp_path, 3)
+    assert ("loss.reconstruction.weight x loss" in caplog.text) == warned

@@ -159,27 +159,26 @@ def write_rows(file: Path, source: Any, reads: str, fields: Sequence[str]) -> Co
 def examples(source: Any) -> Iterator[Example]:
     """The rows of a completions artifact, a query source, or anything with `examples()`.
 
-    Hard negatives of the first two are warned of and not read: in a triplet the third text may be another thing (the
-    passage that LaSER wants).
+    Hard negatives of the first two are not read: the third text of a row may be another thing (LaSER's passage).
     """
     if hasattr(source, "examples"):
         yield from source.examples()
-        return
-    if isinstance(source, QuerySource):
-        rows = ((Example(row.id, row.text, row.answer), row.negative is not None) for row in source.queries())
+    elif isinstance(source, QuerySource):
+        for query in source.queries():
+            yield Example(query.id, query.text, query.answer)
     else:
-        starts = range(0, len(source), ROWS_AT_A_TIME)
-        read = (row for start in starts for row in source[start : start + ROWS_AT_A_TIME])
-        rows = ((Example(row.id, row.query, row.completion), row.negative_completion is not None) for row in read)
-    warned = False
-    for example, has_negative in rows:
-        if has_negative and not warned:
-            warned = True
-            log.warning(
-                "teach reads no hard negatives of completions or query sources; for them give a file with three "
-                "columns: teacher_training=llm2vec_hard_negatives teacher_training.corpus.path=FILE"
-            )
-        yield example
+        for start in range(0, len(source), ROWS_AT_A_TIME):
+            for row in source[start : start + ROWS_AT_A_TIME]:
+                yield Example(row.id, row.query, row.completion)
+
+
+def warn_of_negatives(source: Any) -> None:
+    """Log a warning where completions or a query source have hard negatives, which `examples` does not read."""
+    if getattr(source, "has_negatives", False):
+        log.warning(
+            "teach reads no hard negatives of completions or query sources; for them give a file with three columns: "
+            "teacher_training=llm2vec_hard_negatives teacher_training.corpus.path=FILE"
+        )
 
 
 def _texts(source: Any, fields: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -30,7 +30,7 @@ from llm2vec_gen.models.adapted_encoder import (
 )
 from llm2vec_gen.training.callbacks import MetricLog
 from llm2vec_gen.training.fit import RESUME, run
-from llm2vec_gen.training.llm2vec.corpus import CorpusRows, write_rows
+from llm2vec_gen.training.llm2vec.corpus import CorpusRows, warn_of_negatives, write_rows
 from llm2vec_gen.training.llm2vec.module import ObjectiveData, ObjectiveModule, check_size, seed_of
 from llm2vec_gen.training.llm2vec.objectives.base import Objective
 from llm2vec_gen.training.metrics_file import MetricsFile
@@ -137,6 +137,8 @@ class LLM2VecTraining:
         for objective in self.objectives.values():
             objective.prepare(backbone)
             dropout_layers(backbone.lm, objective.attention_dropout, backbone.path)
+        if collectives.rank() == 0:
+            warn_of_negatives(source)
         read = {objective.reads for objective in self.objectives.values()}
         rows = {
             reads: write_rows(folder / RESUME / f"{reads}.arrow", source, reads, self.fields) for reads in sorted(read)

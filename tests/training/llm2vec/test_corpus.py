@@ -7,7 +7,7 @@ import pytest
 
 from llm2vec_gen.data.query_log import QueryLog
 from llm2vec_gen.errors import InputError
-from llm2vec_gen.training.llm2vec.corpus import Triplets, examples, write_rows
+from llm2vec_gen.training.llm2vec.corpus import Triplets, examples, warn_of_negatives, write_rows
 from llm2vec_gen.types import Completion
 
 ROWS = [
@@ -41,15 +41,18 @@ def test_pairs_keep_query_and_completion_together(tmp_path: Path) -> None:
     assert rows(tmp_path / "rows.arrow", ROWS, "pairs") == expected
 
 
-def test_hard_negatives_are_not_read_and_that_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    negatives = [
-        Completion(id_, "why?", "because.", "stop", negative_query="who?", negative_completion="the cat")
-        for id_ in "ab"
-    ]
-    assert [example.negative for example in examples([*ROWS, *negatives])] == [None] * 7
+def test_hard_negatives_are_not_read_and_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"query": "why?", "answer": "because.", "other": "who?"}\n')
+    plain, contrasted = (
+        QueryLog(str(log), answer_column="answer", negative_query_column=column) for column in (None, "other")
+    )
+    assert [(example.query, example.negative) for example in examples(contrasted)] == [("why?", None)]
+    warn_of_negatives(plain)
+    warn_of_negatives(ROWS)
+    assert not caplog.records
+    warn_of_negatives(contrasted)
     assert len(caplog.records) == 1 and "llm2vec_hard_negatives" in caplog.text
-    caplog.clear()
-    assert len([*examples(ROWS)]) == 5 and not caplog.records
 
 
 def test_many_rows_are_written_in_parts(tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+"""The rows of the study on SmolLM2 at its size: what each varies, that `make` runs and the table draws all."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+
+import pytest
+
+from llm2vec_gen.config import CONF, compose
+
+ROWS = sorted(file.stem for file in (CONF / "experiment" / "smollm2_study").glob("*.yaml"))
+VARIED = {  # what a row changes of the main one
+    "alignment": {"loss.reconstruction"},
+    "reconstruction": {"loss.alignment"},
+    "hops_2_last": {"model.num_hops"},
+    "hops_3_last": {"model.num_hops"},
+    "hops_2_all": {"model.num_hops", "model.hop_loss"},
+    "hops_3_all": {"model.num_hops", "model.hop_loss"},
+    "hybrid": {"loss.contrastive"},
+    "matryoshka": {"loss.alignment"},
+    "summed_error": {"loss.alignment"},
+    "cosine": {"loss.alignment"},
+    "smooth_l1": {"loss.alignment"},
+    "centred_targets": {"training.centre_targets"},
+    "whitened_targets": {"training.whiten_targets"},
+    "first_n": {"model.readout"},
+    "per_token": {"model.readout"},
+    "last_token": {"model.readout"},
+    "query_mean": {"model.readout", "loss.reconstruction"},
+    "refusals_0": {"training.refusal_share"},
+    "quarter_of_data": {"data.limit"},
+}
+GROUPS = ("data", "generator", "backbone", "model", "loss", "training", "evaluation")
+
+
+@functools.cache
+def plan(row):
+    return compose(f"experiment=smollm2_study/{row}", "scale=smollm2_study", f"texts={CONF}", "backbone.path=nobody/lm",
+                   "sentence_encoder=nobody/encoder")  # fmt: skip
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_row_varies_one_thing_and_can_be_evaluated(row):
+    main, other = plan("main").settings, plan(row).settings
+    found = {
+        f"{group}.{key}"
+        for group in GROUPS
+        for key in {*main[group], *other[group]}
+        if main[group].get(key) != other[group].get(key)
+    }
+    assert found == VARIED.get(row, {"training.centre_targets", "loss.reconstruction"} if row == "jepa" else set())
+    assert (main["teacher"] != other["teacher"]) == (row == "jepa")
+    assert all("_target_" in node for node in other["evaluation"].values())
+    assert plan(row).interpreted_evaluations() is not None
+
+
+def test_trainings_differ():
+    assert len({plan(row).artifact("train").digest for row in ROWS}) == len(ROWS)
+
+
+def test_make_runs_every_row_and_the_table_draws_all(tmp_path):
+    command = ["make", "--no-print-directory", "-n", "real-model-study", f"TEXTS={tmp_path}"]
+    printed = subprocess.run(command, cwd=CONF.parent, capture_output=True, text=True, check=True).stdout
+    (multirun,) = [line for line in printed.splitlines() if "run.py -m " in line]
+    rows = multirun.split(" experiment=")[1].split()[0].split(",")
+    assert sorted(rows) == [f"smollm2_study/{row}" for row in ROWS]
+    drawn = (
+        compose("experiment=smollm2", "table=smollm2_study", "scale=smollm2_study", f"texts={CONF}")
+        .build("table")
+        .wanted()
+    )
+    assert {row.partition(":")[0] for row in drawn} == set(rows)
