@@ -8,28 +8,15 @@ import subprocess
 import pytest
 
 from llm2vec_gen.config import CONF, compose
+from tests.experiments import test_study
 
 ROWS = sorted(file.stem for file in (CONF / "experiment" / "smollm2_study").glob("*.yaml"))
-VARIED = {  # what a row changes of the main one
-    "alignment": {"loss.reconstruction"},
-    "reconstruction": {"loss.alignment"},
-    "hops_2_last": {"model.num_hops"},
-    "hops_3_last": {"model.num_hops"},
-    "hops_2_all": {"model.num_hops", "model.hop_loss"},
-    "hops_3_all": {"model.num_hops", "model.hop_loss"},
-    "hybrid": {"loss.contrastive"},
-    "matryoshka": {"loss.alignment"},
-    "summed_error": {"loss.alignment"},
-    "cosine": {"loss.alignment"},
-    "smooth_l1": {"loss.alignment"},
-    "centred_targets": {"training.centre_targets"},
-    "whitened_targets": {"training.whiten_targets"},
-    "first_n": {"model.readout"},
-    "per_token": {"model.readout"},
-    "last_token": {"model.readout"},
-    "query_mean": {"model.readout", "loss.reconstruction"},
-    "refusals_0": {"training.refusal_share"},
+VARIED = {
+    row: test_study.VARIED[row] for row in ROWS if row in test_study.VARIED
+} | {  # as in the pocket, and further ones
+    "jepa": {"training.centre_targets", "loss.reconstruction"},
     "quarter_of_data": {"data.limit"},
+    "main": set(),
 }
 GROUPS = ("data", "generator", "backbone", "model", "loss", "training", "evaluation")
 
@@ -49,7 +36,7 @@ def test_a_row_varies_one_thing_and_can_be_evaluated(row):
         for key in {*main[group], *other[group]}
         if main[group].get(key) != other[group].get(key)
     }
-    assert found == VARIED.get(row, {"training.centre_targets", "loss.reconstruction"} if row == "jepa" else set())
+    assert found == VARIED[row]
     assert (main["teacher"] != other["teacher"]) == (row == "jepa")
     assert all("_target_" in node for node in other["evaluation"].values())
     assert plan(row).interpreted_evaluations() is not None
