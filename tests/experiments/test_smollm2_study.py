@@ -11,13 +11,8 @@ from llm2vec_gen.config import CONF, compose
 from tests.experiments import test_study
 
 ROWS = sorted(file.stem for file in (CONF / "experiment" / "smollm2_study").glob("*.yaml"))
-VARIED = {
-    row: test_study.VARIED[row] for row in ROWS if row in test_study.VARIED
-} | {  # as in the pocket, and further ones
-    "jepa": {"training.centre_targets", "loss.reconstruction"},
-    "quarter_of_data": {"data.limit"},
-    "main": set(),
-}
+OWN = {"main": set(), "jepa": {"training.centre_targets", "loss.reconstruction"}, "quarter_of_data": {"data.limit"}}
+VARIED = OWN | {row: test_study.VARIED[row] for row in ROWS if row not in OWN}  # the others as in the pocket
 GROUPS = ("data", "generator", "backbone", "model", "loss", "training", "evaluation")
 
 
