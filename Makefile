@@ -191,7 +191,7 @@ ALL_CORES = $(BIN)/python experiments
 # What teach trains for the rows of the same name.
 TAUGHT = own_teacher $(RIVALS)
 
-real-model: $(TAUGHT:%=$(REAL)/%)  ## the rows of SmolLM2's table on TEXTS=<folder>, three seeds of the main one: half a day on two cores
+real-model: $(TAUGHT:%=$(REAL)/%)  ## the rows of SmolLM2's table on TEXTS=<folder>, three seeds of the main one: half a day on two cores, and the adapters of the rivals
 	$(ALL_CORES)/run.py -m experiment=$(call listed,conf/experiment,smollm2) $(ON_TEXTS) $(MANY); status=$$?; \
 	$(ALL_CORES)/tabulate.py $(REAL_TABLE) && exit $$status
 

@@ -68,7 +68,7 @@ class PooledEncoder:
 
     @cached_property
     def tokenizer_digest(self) -> str:
-        """Which tokenizer reads the texts, see `tokenizer_digest`."""
+        """Digest of the tokenizer's vocabulary, see `tokenization.tokenizer_digest`."""
         return tokenizer_digest(self.backbone.tokenizer)
 
     @torch.no_grad()

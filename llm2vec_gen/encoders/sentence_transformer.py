@@ -61,7 +61,7 @@ class SentenceTransformerEncoder:
 
     @cached_property
     def tokenizer_digest(self) -> str:
-        """Which tokenizer reads the texts, see `tokenizer_digest`; models without one have no such attribute."""
+        """Digest of the tokenizer's vocabulary, see `tokenization.tokenizer_digest`; not there without a tokenizer."""
         return tokenizer_digest(self.model.tokenizer)
 
     def encode(self, texts: Sequence[str], instruction: str | None = None) -> Tensor:

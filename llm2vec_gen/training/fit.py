@@ -271,7 +271,6 @@ def _start(path: Path, identity: dict[str, Any]) -> Path | None:
         raise InputError(f"{path} cannot be read ({error}); remove it to start this run anew") from error
     if not of_each_rank:
         raise InputError(f"{path} was saved by an earlier version; remove it to start this run anew")
-    saved = {key: value for key, value in identity.items() if key.startswith("loss.")} | saved  # once not recorded
     if saved != identity:
         keys = [key for key in {**saved, **identity} if saved.get(key) != identity.get(key)]
         changes = ", ".join(f"{key} {saved.get(key)} -> {identity.get(key)}" for key in keys)

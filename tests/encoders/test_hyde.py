@@ -94,7 +94,7 @@ def test_with_a_language_model_against_a_plain_loop(tmp_path):
         assert torch.allclose(vector, expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("change", [{"seed": 2}, {"max_new_tokens": 7}, {"sampling": None}])
+@pytest.mark.parametrize("change", [{"seed": 2}, {"max_new_tokens": 7}, {"sampling": None}, {"chat_template": "none"}])
 def test_a_generators_identity_is_what_changes_its_answers(tmp_path, change):
     backbone = Backbone.from_pretrained(str(tiny_backbone_folder(tmp_path)), device="cpu")
     settings = {"max_new_tokens": 6, "sampling": {"temperature": 1.5}, "seed": 1}

@@ -21,7 +21,7 @@ def given(tmp_path_factory):
     """The settings that a row needs, over files that are there and hold nothing."""
     texts = tmp_path_factory.mktemp("texts")
     (texts / "queries.jsonl").write_text('{"query": "why?"}\n')
-    return ["scale=smollm2_study", f"texts={texts}", "backbone.path=nobody/lm", "sentence_encoder=nobody/encoder"]
+    return ["scale=smollm2_study", f"texts={texts}", "backbone.path=owner/lm", "sentence_encoder=owner/encoder"]
 
 
 @pytest.fixture(scope="module")

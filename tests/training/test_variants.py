@@ -32,7 +32,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(
-    folder: Path, place: Path, steps: int = 6, alignment: dict[str, Any] | None = None, **options: Any
+    folder: Path,
+    place: Path,
+    steps: int = 6,
+    alignment: dict[str, Any] | None = None,
+    further: AlignmentLoss | None = None,
+    **options: Any,
 ) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     model = LLM2VecGen(
@@ -41,6 +46,7 @@ def train(
     )  # fmt: skip
     losses: dict[str, Any] = {"alignment": AlignmentLoss(**(alignment or {"reduction": "variance"}))}
     losses |= {"reconstruction": ReconstructionLoss()} if model.readout.reads_suffix else {}
+    losses |= {} if further is None else {"further": further}
     settings = TrainingSettings(
         max_steps=steps, schedule_steps=20, warmup_steps=0, batch_size=4, learning_rate=0.01, max_completion_tokens=12,
         log_every_n_steps=1,
@@ -82,5 +88,7 @@ def test_a_state_of_another_choice_is_refused(folder: Path, tmp_path: Path, opti
 )  # fmt: skip
 def test_a_state_of_another_loss_is_refused(folder: Path, tmp_path: Path, alignment: dict[str, Any], key: str) -> None:
     train(folder, tmp_path, 2)
+    with pytest.raises(InputError, match=r"was saved with another config \(loss\.further"):
+        train(folder, tmp_path, 3, further=AlignmentLoss(0.5, "mean"))
     with pytest.raises(InputError, match=rf"was saved with another config \(.*loss\.alignment\.{key}"):
         train(folder, tmp_path, 3, alignment)

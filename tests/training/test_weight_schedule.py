@@ -57,11 +57,14 @@ def test_a_stopped_run_continues_on_its_schedule(tmp_path: Path) -> None:
 
 
 def test_another_schedule_does_not_continue_a_run(tmp_path: Path) -> None:
-    with pytest.raises(Stopped):
-        train(tmp_path, callbacks=[Signal(3, signal.SIGTERM)])
-    for other in (None, RISING | {"end": 7}):
-        with pytest.raises(InputError, match=r"loss\.reconstruction\.schedule"):
-            train(tmp_path, other)
+    schedules = (None, RISING, RISING | {"end": 7})
+    for number, first in enumerate(schedules[:2]):
+        with pytest.raises(Stopped):
+            train(tmp_path / str(number), first, callbacks=[Signal(3, signal.SIGTERM)])
+        for other in schedules:
+            if other != first:
+                with pytest.raises(InputError, match=r"loss\.reconstruction\.schedule"):
+                    train(tmp_path / str(number), other)
 
 
 @pytest.mark.parametrize(
