@@ -101,11 +101,7 @@ class Mixture(QuerySource):
             self.report[f"from_{query.id.partition('/')[0]}"] += 1
             yield query
         for name, source in self.sources.items():
-            self.report |= {
-                f"{name}/{reason}": count
-                for reason, count in source.report.items()
-                if count and (reason in DROPPED or "/" in reason)  # "/": of a mixture in this one
-            }
+            self.report |= {f"{name}/{reason}": n for reason in DROPPED if (n := source.report.get(reason))}
 
     def _fresh_report(self) -> dict[str, int]:
         return super()._fresh_report() | {f"from_{name}": 0 for name in self.sources}

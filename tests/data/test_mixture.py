@@ -89,8 +89,6 @@ def test_what_the_sources_drop_is_counted_by_source():
     assert found == {"a/too_short": 1, "a/empty": 1, "b/duplicate": 1}
     assert mixture.report["too_short"] == 1  # the mixture's own filter
     assert names(mixture) == ["a", "b"] and mixture.report["a/too_short"] == 1  # counted anew
-    outer = Mixture({"inner": mixture, "c": Given("c d e")})
-    assert names(outer) and outer.report["inner/a/too_short"] == 1 and outer.report["inner/too_short"] == 1
 
 
 def test_skip_and_limit_count_over_all_sources():
