@@ -185,13 +185,15 @@ $(SEEDS:%=$(STUDY)/thresholds/seed%): $(STUDY)/thresholds/seed%: $(STUDY)/main/s
 
 REAL ?= outputs/real_model
 texts = $(or $(TEXTS),$(error TEXTS=<folder> is missing; docs/real-model.md says which files it holds))
-ON_TEXTS = 'texts="$(texts)"' backbone.path=.models/SmolLM2-135M-Instruct sentence_encoder=.models/all-MiniLM-L6-v2 paths.outputs=$(REAL)
+# ++ because Hydra first composes a multirun without its experiments, where these two are no settings.
+ON_TEXTS = '++texts="$(texts)"' ++sentence_encoder=.models/all-MiniLM-L6-v2 backbone.path=.models/SmolLM2-135M-Instruct paths.outputs=$(REAL)
 REAL_TABLE = experiment=smollm2 table=smollm2 name=tables/smollm2 'seeds=[$(call commas,$(SEEDS))]' $(ON_TEXTS)
 ALL_CORES = $(BIN)/python experiments
 # What teach trains for the rows of the same name.
 TAUGHT = own_teacher $(RIVALS)
 
-real-model: $(TAUGHT:%=$(REAL)/%)  ## the rows of SmolLM2's table on TEXTS=<folder>, three seeds of the main one: half a day on two cores, and the adapters of the rivals
+real-model: real-model-texts models  ## the rows of SmolLM2's table on TEXTS=<folder>, three seeds of the main one: half a day on two cores, and the adapters of the rivals
+	-$(MAKE) -k $(TAUGHT:%=$(REAL)/%)
 	$(ALL_CORES)/run.py -m experiment=$(call listed,conf/experiment,smollm2) $(ON_TEXTS) $(MANY); status=$$?; \
 	$(ALL_CORES)/tabulate.py $(REAL_TABLE) && exit $$status
 

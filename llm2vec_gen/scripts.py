@@ -75,7 +75,7 @@ def entry(step: StepFunction) -> Callable[[], None]:
             sys.argv[1:] = current_overrides(sys.argv[1:])
             hydra.main(version_base=None, config_path=str(CONF), config_name="config")(job)()
         except (*CONFIG_ERRORS, ValueError) as error:  # Hydra raises bare ones too
-            print(f"error: {_misplaced_dry(error) or format_config_error(error)}", file=sys.stderr)
+            print(f"error: {_misplaced_dry(error) or f'{format_config_error(error)}{_of_a_swept_choice(error)}'}", file=sys.stderr)
             statuses.append(2)
         except KeyboardInterrupt:
             print("interrupted: the same command continues where this one stopped", file=sys.stderr)
@@ -95,6 +95,15 @@ def _misplaced_dry(error: Exception) -> str | None:
     if DRY in sys.argv and DRY.partition("=")[0] in str(error):
         return "--dry prints the sbatch file of hydra/launcher=slurm; choose that launcher too"
     return None
+
+
+def _of_a_swept_choice(error: Exception) -> str:
+    """Return a hint for a setting that may be one of `experiment=a,b`: Hydra first composes a multirun without those."""
+    cause = error.__cause__ or error
+    swept = [argument for argument in sys.argv[1:] if re.match(r"[\w/@]+=[^\[{'\"]+,", argument)]
+    if sys.argv[1:2] not in (["-m"], ["--multirun"]) or not swept or not hasattr(cause, "full_key"):
+        return ""
+    return f"; if it is a setting of {swept[0].partition('=')[0]}=, write ++{cause.full_key}= in a multirun"
 
 
 def _fix_sys_path() -> None:

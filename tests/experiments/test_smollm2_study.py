@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import shlex
 import subprocess
+import sys
 
 import pytest
 
@@ -48,11 +50,32 @@ def test_trainings_differ(plan):
     assert len({plan(row).artifact("train").digest for row in ROWS}) == len(ROWS)
 
 
-def test_make_runs_every_row_and_the_table_draws_all(given, tmp_path):
-    command = ["make", "--no-print-directory", "-n", "real-model-study", f"TEXTS={tmp_path}"]
+def multirun(target, texts):
+    """The command of a target that runs many experiments."""
+    command = ["make", "--no-print-directory", "-n", target, f"TEXTS={texts}"]
     printed = subprocess.run(command, cwd=CONF.parent, capture_output=True, text=True, check=True).stdout
-    (multirun,) = [line for line in printed.splitlines() if "run.py -m " in line]
-    rows = multirun.split(" experiment=")[1].split()[0].split(",")
+    return [line.partition(";")[0] for line in printed.splitlines() if "run.py -m " in line][-1]
+
+
+@pytest.mark.parametrize("target", ["real-model", "real-model-study"])
+def test_the_multirun_of_make_composes(target, tmp_path):
+    """Hydra composes a multirun without its experiments first, so settings that only these have need ++."""
+    given = [argument for argument in shlex.split(multirun(target, tmp_path))[2:] if "paths.outputs" not in argument]
+    (rows,) = [argument for argument in given if argument.startswith("experiment=")]
+    given[given.index(rows)] = ",".join(rows.split(",")[:2])  # two show it
+    slurm = [f"paths.outputs={tmp_path}", "hydra/launcher=slurm", "--dry"]
+    script = [sys.executable, str(CONF.parent / "experiments" / "run.py")]
+    done = subprocess.run([*script, *given, *slurm], cwd=CONF.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "#SBATCH" in done.stdout
+    bare = [argument.removeprefix("++") for argument in given]
+    done = subprocess.run([*script, *bare, *slurm], cwd=CONF.parent, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "if it is a setting of experiment=, write ++" in done.stderr
+
+
+def test_make_runs_every_row_and_the_table_draws_all(given, tmp_path):
+    rows = multirun("real-model-study", tmp_path).split(" experiment=")[1].split()[0].split(",")
     assert sorted(rows) == [f"smollm2_study/{row}" for row in ROWS]
     table = compose("experiment=smollm2", "table=smollm2_study", *given).build("table")
     assert {row.partition(":")[0] for row in table.wanted()} == set(rows)
