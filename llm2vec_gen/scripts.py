@@ -75,7 +75,8 @@ def entry(step: StepFunction) -> Callable[[], None]:
             sys.argv[1:] = current_overrides(sys.argv[1:])
             hydra.main(version_base=None, config_path=str(CONF), config_name="config")(job)()
         except (*CONFIG_ERRORS, ValueError) as error:  # Hydra raises bare ones too
-            print(f"error: {_misplaced_dry(error) or f'{format_config_error(error)}{_of_a_swept_choice(error)}'}", file=sys.stderr)
+            message = _misplaced_dry(error) or f"{format_config_error(error)}{_of_a_swept_choice(error)}"
+            print(f"error: {message}", file=sys.stderr)
             statuses.append(2)
         except KeyboardInterrupt:
             print("interrupted: the same command continues where this one stopped", file=sys.stderr)
@@ -98,7 +99,7 @@ def _misplaced_dry(error: Exception) -> str | None:
 
 
 def _of_a_swept_choice(error: Exception) -> str:
-    """Return a hint for a setting that may be one of `experiment=a,b`: Hydra first composes a multirun without those."""
+    """Return a hint for a setting that `experiment=a,b` may have: Hydra first composes a multirun without those."""
     cause = error.__cause__ or error
     swept = [argument for argument in sys.argv[1:] if re.match(r"[\w/@]+=[^\[{'\"]+,", argument)]
     if sys.argv[1:2] not in (["-m"], ["--multirun"]) or not swept or not hasattr(cause, "full_key"):

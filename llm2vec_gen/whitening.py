@@ -9,6 +9,9 @@ from torch import Tensor
 
 from llm2vec_gen.errors import InputError
 
+LEAST = 1e-10
+"""A variance of this part of the largest one is that of rounding."""
+
 
 def check_shrinkage(key: str, value: Any) -> None:
     """InputError unless `value` is None (no whitening) or a fraction from 0 to 1."""
@@ -20,7 +23,14 @@ def zca(covariance: Tensor, shrinkage: float) -> Tensor:
     """Return the symmetric matrix (D, D) that whitens centred vectors (N, D) from the right: X -> X S.
 
     S = C'^(-1/2) with C' = (1 - shrinkage) C + shrinkage tr(C)/D: 0 whitens fully, 1 only rescales.
+
+    Raises InputError where a direction of C' has no variance: S would blow up whatever other vectors have there.
     """
     values, directions = torch.linalg.eigh(covariance)
     values = (1 - shrinkage) * values.clamp_min(0) + shrinkage * values.mean()
-    return directions * values.clamp_min(1e-12).rsqrt() @ directions.T
+    if none := int((values <= LEAST * values.max()).sum()):
+        raise InputError(
+            f"{none} of {len(values)} directions have no variance (fewer vectors than dimensions, or constant ones): "
+            f"whitening with shrinkage {shrinkage} would divide by 0; raise it, e.g. to 0.1, or give more vectors"
+        )
+    return directions * values.rsqrt() @ directions.T

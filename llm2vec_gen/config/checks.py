@@ -28,6 +28,7 @@ from llm2vec_gen.training.mining import MiningSettings
 from llm2vec_gen.training.settings import (
     check_batch_size,
     check_losses,
+    check_schedules,
     check_soft_prompts,
     check_validation,
     needs_of,
@@ -183,11 +184,12 @@ def check(settings: dict[str, Any]) -> None:
     _check_seeds([settings["seed"], *settings["seeds"]])
     training = targets.build(settings["training"], "training")  # refuses values which contradict each other
     check_losses(settings.get("loss"))
+    trainer: TrainerSettings = targets.build(settings["trainer"], "trainer")
     losses = {name: targets.build(node, f"loss.{name}") for name, node in settings["loss"].items()}
     check_batch_size(losses, training.batch_size)
+    check_schedules(losses, trainer.limited(training).max_steps)
     check_validation(settings["data.validation"])
     _check_negatives(settings, losses)
-    trainer: TrainerSettings = targets.build(settings["trainer"], "trainer")
     trainer.check_batch("training.batch_size", settings["training"]["batch_size"])
     _check_suffix(settings["model"])
     _check_variant(settings["model"], losses)

@@ -80,7 +80,9 @@ def encoders(settings: Settings) -> list[str]:
 
 def known_encoders(settings: Settings) -> list[str]:
     """Return the trained model, its prefixes that the losses train, the teacher and the baselines."""
-    losses = [node for node in (settings.get("loss") or {}).values() if isinstance(node, dict)]
+    losses = [
+        node for node in (settings.get("loss") or {}).values() if isinstance(node, dict) and node.get("weight", 1)
+    ]
     given = [sizes for node in losses if isinstance(sizes := node.get("matryoshka"), list)]
     prefixes = {size for sizes in given for size in sizes if isinstance(size, int)}  # others: checks.py refuses them
     return [MODEL, *(f"{MODEL}@{size}" for size in sorted(prefixes)), "teacher", *baselines(settings)]

@@ -121,8 +121,9 @@ class Plan:
                 component = instantiate.encoder_component(self.settings, name)
                 node = instantiate.find_node(self.settings, component)
                 checks.check_paths(node, component)
-                if names := getattr(targets.locate(node["_target_"]), "adapters", ()):
-                    adapted.check_adapters(node, names, component)
+                kind = targets.locate(node["_target_"])
+                if names := getattr(kind, "adapters", ()):
+                    adapted.check_adapters(node, names, component, getattr(kind, "name", ""))
 
     def document_encoder(self) -> Callable[[], Any]:
         """Return a function, which can be sent to another process, that builds what embeds an index's documents."""

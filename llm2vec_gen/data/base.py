@@ -80,6 +80,10 @@ class QuerySource(ABC):
             raise InputError("data.negative_answer_column answers the query of data.negative_query_column; name both")
         if quality is not None and not isinstance(quality, QualityFilter):
             raise InputError(f"data.quality={quality!r:.60}: expected a filter (+quality@data.quality=default) or null")
+        if quality is not None and quality.fields == ("answer",) and not has_answers:
+            raise InputError(
+                "quality.fields=[answer]: the data has no answers to check; name their column, or check query"
+            )
         check_integer("data.skip", skip, least=0)
         if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool)):
             raise InputError(f"data.limit={limit}: expected a whole number of 1 or more, or null for all")
@@ -135,21 +139,24 @@ class QuerySource(ABC):
             self.report[fault] += 1
             return None
         identifier = str(index) if row.id is None else row.id
-        negative = self._negative(row, identifier)
+        negative = self._negative(row, identifier, text, answer)
         if self.has_negatives and negative is None:
             self.report["without_negative"] += 1
             return None
-        if not texts.add(" ".join(unicodedata.normalize("NFC", text).split())):
+        if not texts.add(_normal(text)):
             self.report["duplicate"] += 1
             return None
         read = [row.query, row.answer] + ([row.negative_query, row.negative_answer] if negative else [])
         self.report["repaired"] += any(_readable(value or "") != (value or "").strip() for value in read)
         return Query(identifier, text, answer if self.has_answers else None, negative)
 
-    def _negative(self, row: Row, identifier: str) -> Query | None:
-        """Return a row's hard negative, with an id of its own; None where it lacks the query, or an answer to it."""
+    def _negative(self, row: Row, identifier: str, query: str, own_answer: str) -> Query | None:
+        """Return a row's hard negative, with an id of its own; None where it lacks the query, or an answer to it, or
+        where one of them is the row's own."""
         text, answer = _readable(row.negative_query or ""), _readable(row.negative_answer or "")
         if not self.has_negatives or not text or (self.has_negative_answers and not answer):
+            return None
+        if _normal(text) == _normal(query) or (answer and own_answer and _normal(answer) == _normal(own_answer)):
             return None
         return Query(f"{identifier}/negative", text, answer if self.has_negative_answers else None)
 
@@ -234,7 +241,9 @@ def check_columns(there: list[str], wanted: dict[str, str | None], where: str) -
 def _text(value: Any, column: str, where: str, read: Callable[[list[dict[str, Any]]], Any]) -> str | None:
     if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
         value = read(value)
-    if value is None or isinstance(value, str):
+    if value is None or value == []:
+        return None
+    if isinstance(value, str):
         return value
     hint = ""
     if isinstance(value, dict):
@@ -274,6 +283,11 @@ def _id(value: Any, column: str, where: str) -> str:
     if value is None or isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
         raise InputError(f"{where}: column {column!r} holds {value!r:.40}; expected an id in every row")
     return _readable(str(value))
+
+
+def _normal(text: str) -> str:
+    """Return what texts that count as the same one have in common."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def _readable(text: str) -> str:

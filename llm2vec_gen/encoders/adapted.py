@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from llm2vec_gen.encoders.llm2vec import FILES, adapter_folder, check_base, check_order, fitted, merged, with_adapter
+from llm2vec_gen.encoders.llm2vec import (
+    FILES,
+    adapter_folder,
+    check_base,
+    check_method,
+    check_order,
+    fitted,
+    merged,
+    with_adapter,
+)
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.paths import PathOrId, on_disk
 
@@ -16,28 +25,32 @@ if TYPE_CHECKING:
     from llm2vec_gen.backbones.backbone import Backbone
 
 
-def merge_adapter(backbone: Backbone, adapter: PathOrId | None, revision: str, key: str) -> None:
-    """Merge a LoRA adapter into the backbone's weights, in place; null merges nothing.
+def merge_adapter(backbone: Backbone, adapter: PathOrId | None, revision: str, name: str) -> Path | None:
+    """Merge a LoRA adapter into the backbone's weights, in place; null merges nothing. Return its folder.
 
     Args:
         adapter: a folder in PEFT's layout, or a hub id. It may have been trained on the bare model (as `teach` does)
             or on the causal language model, which has one more `model.` in the names of its tensors.
-        key: the setting that names the adapter, for messages.
+        name: of the baseline, such as "gircse".
 
     Raises InputError for an adapter of another backbone: one whose tensors do not fit, or, where `teach` recorded
-    the backbone that it was trained on, one with another fingerprint; and for one that belongs on top of another.
+    the backbone that it was trained on, one with another fingerprint; for one that belongs on top of another; and for
+    one that `teach` trained for another encoder.
     """
+    key = f"baseline.{name}.adapter"
     folder = adapter_folder(None if adapter is None else str(adapter), revision, key)
     if folder is None:
-        return
+        return None
     _check_weights(backbone.quantization, f"{key}={adapter}")
     check_order(folder, f"{key}={adapter}", stacked=False)
+    check_method(folder, f"{key}={adapter}", name)
     check_base(folder, f"{key}={adapter}", backbone.lm, backbone.tokenizer, backbone.path)
     merged(with_adapter(_adapted_model(backbone.lm, folder), folder))
     backbone.lm.requires_grad_(False)
+    return folder
 
 
-def check_adapters(node: Mapping[str, Any], names: Sequence[str], component: str) -> None:
+def check_adapters(node: Mapping[str, Any], names: Sequence[str], component: str, method: str = "") -> None:
     """Raise InputError where an adapter that an encoder's config names is incomplete, or fits another model.
 
     Only names and shapes are compared, with a model without weights, so that a long run can check before it begins.
@@ -46,6 +59,7 @@ def check_adapters(node: Mapping[str, Any], names: Sequence[str], component: str
         node: the encoder's settings, with the model's `path`, its own or that of its `backbone`.
         names: which of them are adapters (`adapters` of the encoder's class).
         component: where they stand in the config ("baseline.gircse"), for messages.
+        method: whose adapters they must be (`name` of the encoder's class); empty: not compared.
     """
     model = node["backbone"] if isinstance(node.get("backbone"), Mapping) else node
     for name in names:
@@ -54,6 +68,8 @@ def check_adapters(node: Mapping[str, Any], names: Sequence[str], component: str
         if folder is None:
             continue
         check_order(folder, f"{key}={node[name]}", stacked=any(node.get(other) for other in names[: names.index(name)]))
+        if method:
+            check_method(folder, f"{key}={node[name]}", method)
         _check_weights(model.get("quantization", "none"), f"{key}={node[name]}")
         if (lm := _without_weights(str(model["path"]), str(model.get("revision", "main")))) is not None:
             fitted(_adapted_model(lm, folder), folder)

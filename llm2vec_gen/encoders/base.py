@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from llm2vec_gen import progress
-from llm2vec_gen.errors import check_texts, repair_surrogates
+from llm2vec_gen.errors import check_integer, check_texts, repair_surrogates
 from llm2vec_gen.tokenization import tokenizer_digest
 
 Ids = Sequence[int] | Tensor
@@ -63,6 +63,7 @@ class PooledEncoder:
     """
 
     def __init__(self, backbone: StateModel, max_length: int = 512, use_instruction: bool = False):
+        check_integer("max_length of an encoder", max_length)
         self.backbone, self.max_length, self.use_instruction = backbone, max_length, use_instruction
         self.embedding_dim = int(backbone.hidden_size)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from llm2vec_gen.encoders.adapted import merge_adapter
 from llm2vec_gen.encoders.base import PooledEncoder, Row
+from llm2vec_gen.encoders.llm2vec import note_of
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.paths import PathOrId
 
@@ -32,6 +33,7 @@ class InBedder(PooledEncoder):
     """
 
     backbone: Backbone
+    name = "inbedder"
     adapters: ClassVar[tuple[str, ...]] = ("adapter",)
     """Settings that name LoRA adapters, which `run` checks before it begins."""
 
@@ -46,7 +48,13 @@ class InBedder(PooledEncoder):
     ):
         super().__init__(backbone, max_length, use_instruction)
         self.template = check_template(template)
-        merge_adapter(backbone, adapter, adapter_revision, "baseline.inbedder.adapter")
+        folder = merge_adapter(backbone, adapter, adapter_revision, self.name)
+        trained = None if folder is None else note_of(folder).get("template")
+        if trained not in (None, template):
+            raise InputError(
+                f"baseline.inbedder.adapter={adapter} was trained with the template {trained!r}, not {template!r}; "
+                "set baseline.inbedder.template to it"
+            )
 
     def rows(self, texts: Sequence[str], instruction: str | None) -> list[Row]:
         """Return the filled template of each text; the position is the last one."""

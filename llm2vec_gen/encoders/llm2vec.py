@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,8 +16,19 @@ from llm2vec_gen.errors import InputError, one_line
 from llm2vec_gen.paths import PathOrId, on_disk
 from llm2vec_gen.weights import fingerprint, why_not
 
+log = logging.getLogger(__name__)
+
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 NOTE = "objective.json"  # what `teach` writes beside an adapter
+METHODS = {
+    "MaskedNextTokenPrediction": "llm2vec",
+    "SimCSE": "llm2vec",
+    "SupervisedContrastive": "llm2vec",
+    "AnswerPrediction": "inbedder",
+    "IterativeContrastiveRefinement": "gircse",
+    "LatentReasoning": "laser",
+}
+"""The objectives of `teach`, and the encoder that reads each one's adapter."""
 
 
 class LLM2Vec(PooledEncoder):
@@ -28,6 +40,7 @@ class LLM2Vec(PooledEncoder):
     may be null. All three are local folders or hub ids.
     """
 
+    name = "llm2vec"
     adapters: ClassVar[tuple[str, ...]] = ("adapter", "second_adapter")
     """Settings that name LoRA adapters, which `run` checks before it begins."""
 
@@ -56,6 +69,7 @@ class LLM2Vec(PooledEncoder):
         ):
             if place:
                 check_order(place, given, stacked)
+                check_method(place, given, self.name)
                 check_base(place, given, model, tokenizer, path)
         if folder:
             model = merged(with_adapter(model, folder))
@@ -104,26 +118,36 @@ def _fetch(path: str, revision: str, key: str) -> Path:
 
 def check_order(folder: Path, given: str, stacked: bool) -> None:
     """Raise InputError where an adapter belongs on top of another, and is not `stacked`; `given` names it."""
-    if not stacked and (before := _note(folder).get("after")):
+    if not stacked and (before := note_of(folder).get("after")):
         raise InputError(
             f"{given} was trained on top of the adapter of {before}, which is not merged here; give that one as "
             "adapter and this one as second_adapter of teacher=llm2vec"
         )
 
 
+def check_method(folder: Path, given: str, name: str) -> None:
+    """Raise InputError where `teach` trained an adapter for another encoder than `name`, such as "gircse"."""
+    objective = note_of(folder).get("objective", "")
+    if (trained_for := METHODS.get(objective, name)) != name:
+        raise InputError(f"{given} was trained for {trained_for} ({objective}), not for {name}; give another adapter")
+
+
 def check_base(folder: Path, given: str, model: Any, tokenizer: Any, path: PathOrId) -> None:
     """Raise InputError where `teach` recorded another base for an adapter than the model, which has no adapter yet."""
-    trained_on = _note(folder).get("backbone")
-    if model.dtype == torch.float16:  # rounds small embeddings away, so its fingerprint is another
+    trained_on = note_of(folder).get("backbone")
+    if trained_on is None:
         return
-    if trained_on is not None and trained_on != (found := fingerprint(model, tokenizer)):
+    if model.dtype == torch.float16:  # rounds small embeddings away, so its fingerprint is another
+        log.warning("%s: in float16 it is not checked that path=%s is the backbone that it was trained on", given, path)
+        return
+    if trained_on != (found := fingerprint(model, tokenizer)):
         raise InputError(
             f"{given} is an adapter of another backbone (fingerprint {trained_on}; path={path} has {found}); give the "
             "backbone that it was trained on, or train one with experiments/teach.py"
         )
 
 
-def _note(folder: Path) -> dict[str, Any]:
+def note_of(folder: Path) -> dict[str, Any]:
     """Return what `teach` recorded beside an adapter; nothing where another program wrote it."""
     file = folder / NOTE
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

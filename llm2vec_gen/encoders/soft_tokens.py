@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
@@ -46,10 +47,11 @@ class SoftTokenEncoder:
         use_instruction: bool = True,
     ):
         check_soft_tokens(num_soft_tokens, soft_temperature)
+        check_integer(f"{self.name}: max_length", max_length)
         self.backbone, self.max_length, self.use_instruction = backbone, max_length, use_instruction
         self.num_soft_tokens, self.soft_temperature = num_soft_tokens, soft_temperature
         self.embedding_dim = int(backbone.hidden_size)
-        merge_adapter(backbone, adapter, adapter_revision, f"baseline.{self.name}.adapter")
+        merge_adapter(backbone, adapter, adapter_revision, self.name)
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], instruction: str | None = None) -> Tensor:
@@ -106,8 +108,9 @@ def step_means(states: Tensor, reads_text: bool) -> Tensor:
 def check_soft_tokens(num_soft_tokens: int, soft_temperature: float) -> None:
     """InputError for a number of soft tokens under 1 or a temperature that is no number over 0."""
     check_integer("num_soft_tokens", num_soft_tokens)
-    if isinstance(soft_temperature, bool) or not isinstance(soft_temperature, int | float) or not soft_temperature > 0:
-        raise InputError(f"soft_temperature={soft_temperature}: expected a number over 0")
+    number = isinstance(soft_temperature, int | float) and not isinstance(soft_temperature, bool)
+    if not number or not 0 < soft_temperature < math.inf:
+        raise InputError(f"soft_temperature={soft_temperature}: expected a finite number over 0")
 
 
 def _input_vectors(backbone: Backbone) -> Tensor:

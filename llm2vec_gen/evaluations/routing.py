@@ -18,6 +18,8 @@ from llm2vec_gen.types import Encoder, Instruction, Score
 
 log = logging.getLogger(__name__)
 
+HARMFUL = "harmful_retrieval"
+
 FRACTIONS = [tenth / 10 for tenth in range(11)]
 """Of the validation queries: how many of them HyDE writes for at each point of the curve."""
 
@@ -27,7 +29,7 @@ class Routes(Protocol):
 
     signal_name: str
 
-    def at(self, threshold: float) -> Encoder: ...
+    def at(self, threshold: float) -> Any: ...
 
     def signals(self, texts: Sequence[str], instruction: str | None = None) -> Tensor: ...
 
@@ -51,7 +53,7 @@ class Routing(OverEvaluations):
 
     evaluations  name -> evaluation whose queries are scored one by one (retrieval; higher must be better), as nodes of
                  a config: each is built with this one's instruction
-    tasks        their tasks; null: all that have scores per query
+    tasks        their tasks; null: all that have scores per query, but for harmful retrieval
     validation   the part of the queries, by a hash of their ids, on which the threshold is chosen, between 0 and 1
     tolerance    the threshold chosen is the cheapest whose validation quality is within this of the best one
 
@@ -111,7 +113,14 @@ class Routing(OverEvaluations):
         return [*rows, saved]
 
     def _chosen(self, evaluation: Evaluation) -> list[str]:
-        return [name for name in evaluation.tasks() if (self.wanted is None or name in self.wanted)]
+        names = [name for name in evaluation.tasks() if self.wanted is None or name in self.wanted]
+        lower = [name for name in names if evaluation.category_of(name) == HARMFUL]
+        if lower and self.wanted is not None:
+            raise InputError(
+                f"evaluation.routing.tasks: lower is better in {evaluation.name}'s {lower[0]}, so it cannot be "
+                "averaged with the others; leave it out"
+            )
+        return [name for name in names if name not in lower]
 
     def _routed(self, encoder: Routes, evaluation: Evaluation, task: str) -> list[RoutedQuery]:
         """The queries of a task, scored both ways; none where a task that was not requested has no scores by query."""
@@ -129,7 +138,7 @@ class Routing(OverEvaluations):
         if not instruction:
             raise InputError(f"evaluation.routing.tasks: {task} has no instruction, so its queries are not routed")
         asked = [texts[id_] for id_ in ids]
-        signals, costs = encoder.signals(asked, instruction).tolist(), encoder.costs(asked, instruction)
+        signals, costs = encoder.signals(asked, instruction).tolist(), encoder.at(math.inf).costs(asked, instruction)
         return [
             RoutedQuery(f"{task}/{id_}", signal, ways[0][id_], ways[1][id_], *cost)
             for id_, signal, *cost in zip(ids, signals, *costs, strict=True)

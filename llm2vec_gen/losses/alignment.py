@@ -114,6 +114,8 @@ class AlignmentLoss(Loss):
         embedding, targets = output.embedding, batch.targets
         if self.of == DOCUMENTS:
             embedding, targets = documents_of(output, batch)
+        # bfloat16, as autocast gives it, would round the targets.
+        embedding = embedding.to(torch.promote_types(embedding.dtype, torch.float32))
         targets = targets.to(embedding)
         if targets.shape != embedding.shape:
             raise InputError(

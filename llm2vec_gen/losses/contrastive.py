@@ -12,7 +12,7 @@ from torch import Tensor
 from llm2vec_gen.distributed import collectives
 from llm2vec_gen.errors import InputError, check_flag
 from llm2vec_gen.losses.base import DOCUMENTS, NEGATIVES, Loss, choice, documents_of, negatives_of
-from llm2vec_gen.losses.in_batch import SIMILARITIES, check_pairs, in_batch_loss, row_keys, similarities
+from llm2vec_gen.losses.in_batch import SIMILARITIES, check_pairs, in_batch_loss, same_targets, similarities, wide
 from llm2vec_gen.types import Batch, EncoderOutput
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ class ContrastiveLoss(Loss):
     multiplied by exp(alpha s(e_i, n_i)), s without gradient and not divided by tau. Gradients flow to the candidates of
     all ranks, where they have some.
 
-    A candidate whose target equals t_i without being it (the same completion twice) is no candidate of e_i. `symmetric`
-    takes the mean of this and of the same with the roles of e and c exchanged, as CLIP does, without hard negatives in
-    that direction; the embeddings of all ranks are then the candidates, and gradients flow to each of them.
+    A candidate whose target is t_i again (the same completion twice, `same_targets`) is no candidate of e_i.
+    `symmetric` takes the mean of this and of the same with the roles of e and c exchanged, as CLIP does, without hard
+    negatives in that direction; the embeddings of all ranks are then the candidates, with gradients to each of them.
 
     The appendix of arXiv 2603.10913 on supervised training has "documents", hard negatives and a scale 1 / tau of 20.
 
@@ -82,8 +82,8 @@ class ContrastiveLoss(Loss):
         hardness: float = 0.0,
     ):
         super().__init__(weight, schedule)
-        if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not temperature > 0:
-            raise InputError(f"ContrastiveLoss: temperature={temperature}: expected a number over 0")
+        if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
+            raise InputError(f"ContrastiveLoss: temperature={temperature}: expected a finite number over 0")
         check_flag("ContrastiveLoss: symmetric", symmetric)
         check_flag("ContrastiveLoss: hard_negatives", hard_negatives)
         if isinstance(hardness, bool) or not isinstance(hardness, int | float) or not 0 <= hardness < math.inf:
@@ -102,37 +102,37 @@ class ContrastiveLoss(Loss):
     def forward(self, model: LLM2VecGen, output: EncoderOutput, batch: Batch) -> Tensor:
         """Return the loss of this rank's queries, a scalar; the mean over ranks is that of the effective batch."""
         embeddings = output.embedding  # (B, E)
-        own, keys = self._candidates(output, batch), row_keys(batch.targets)
+        own = self._candidates(output, batch)
         candidates, start = collectives.gather_rows(own)  # (C, E)
         check_pairs(len(candidates), "contrastive", embeddings.requires_grad)
-        keys, _ = collectives.gather_rows(keys)
+        targets, _ = collectives.gather_rows(batch.targets)  # (C, E), of the candidates
         places = start + torch.arange(len(embeddings), device=embeddings.device)
         if self.hard_negatives:
-            loss = self._with_negatives(output, batch, candidates, keys, places)
+            loss = self._with_negatives(output, batch, candidates, targets, places)
         else:
             scores = similarities(embeddings, candidates, self.similarity) / self.temperature
-            loss = in_batch_loss(scores, places, keys)
+            loss = in_batch_loss(scores, places, same_targets(batch.targets, targets))
         if not self.symmetric:
             return loss
         others, _ = collectives.gather_rows(embeddings)
         scores = similarities(own, others, self.similarity) / self.temperature
-        return (loss + in_batch_loss(scores, places, keys)) / 2
+        return (loss + in_batch_loss(scores, places, same_targets(batch.targets, targets))) / 2
 
     def _candidates(self, output: EncoderOutput, batch: Batch) -> Tensor:
         """Return the candidate of each query (B, E)."""
         if self.candidates == DOCUMENTS:
             return documents_of(output, batch)[0][: len(output.embedding)]
-        return batch.targets.to(output.embedding)
+        return batch.targets.to(wide(output.embedding))
 
     def _with_negatives(
-        self, output: EncoderOutput, batch: Batch, candidates: Tensor, keys: Tensor, places: Tensor
+        self, output: EncoderOutput, batch: Batch, candidates: Tensor, targets: Tensor, places: Tensor
     ) -> Tensor:
         """Return the loss against C candidates (C, E) and the C hard negatives of all ranks."""
         negatives, _ = collectives.gather_rows(self._candidates(*negatives_of(output, batch)))
-        negative_keys, _ = collectives.gather_rows(row_keys(negatives_of(output, batch)[1].targets))
+        of_negatives, _ = collectives.gather_rows(negatives_of(output, batch)[1].targets)
         found = similarities(output.embedding, torch.cat([candidates, negatives]), self.similarity)  # (B, 2 C)
         scores, hardest = found / self.temperature, places + len(candidates)
         if self.hardness:
             rows = torch.arange(len(places), device=places.device)
             scores = scores.index_put((rows, hardest), self.hardness * found[rows, hardest].detach(), accumulate=True)
-        return in_batch_loss(scores, places, torch.cat([keys, negative_keys]))
+        return in_batch_loss(scores, places, same_targets(batch.targets, torch.cat([targets, of_negatives])))

@@ -9,37 +9,46 @@ from torch.nn.functional import cross_entropy, normalize
 from llm2vec_gen.errors import InputError
 
 SIMILARITIES = ("cosine", "dot")
-_ODD = -7046029254386353131  # as an unsigned number 2^64 / 1.618: its multiples spread over all bits
+_SAME = 0.01
 
 
-def row_keys(rows: Tensor) -> Tensor:
-    """Return a number (N,) for each row of vectors (N, E) or ids: equal rows have equal numbers, others almost never.
+def same_targets(own: Tensor, targets: Tensor) -> Tensor:
+    """Return whether targets (C, E) are those of the same text as own targets (B, E), as a mask (B, C).
 
-    Integer arithmetic, so that it depends on no order of summation; nothing waits for the device.
+    They are where their distance is below 1% of what is usual (the root of the mean square, over all pairs of
+    `targets`): an encoder gives one text slightly different vectors beside texts of other lengths.
     """
-    bits = rows.detach().float().contiguous().view(torch.int32).long()  # (N, E)
-    factors = torch.arange(1, bits.shape[1] + 1, device=bits.device) * _ODD | 1
-    return (bits * factors).sum(dim=1)
+    own, targets = wide(own.detach()), wide(targets.detach())
+    usual = 2 * (targets - targets.mean(dim=0)).square().sum(dim=1).mean()
+    distances = torch.cdist(own, targets, compute_mode="donot_use_mm_for_euclid_dist")
+    return distances <= _SAME * usual.sqrt()
 
 
 def similarities(rows: Tensor, candidates: Tensor, similarity: str = "cosine") -> Tensor:
-    """Return cosines or dot products (B, C) of rows (B, E) and candidates (C, E)."""
+    """Return cosines or dot products (B, C) of rows (B, E) and candidates (C, E), in float32 under autocast too:
+    divided by a temperature of 0.05, rounding to bfloat16 would move them by 0.1."""
+    rows, candidates = wide(rows), wide(candidates)
     if similarity == "cosine":
         rows, candidates = normalize(rows, dim=-1), normalize(candidates, dim=-1)
-    return rows @ candidates.T
+    with torch.autocast(rows.device.type, enabled=False):
+        return rows @ candidates.T
 
 
-def in_batch_loss(scores: Tensor, own: Tensor, keys: Tensor) -> Tensor:
+def wide(rows: Tensor) -> Tensor:
+    """Return the rows in float32, or as they are in float64."""
+    return rows.to(torch.promote_types(rows.dtype, torch.float32))
+
+
+def in_batch_loss(scores: Tensor, own: Tensor, same: Tensor) -> Tensor:
     """Return -log softmax of each row's own candidate, mean over rows, a scalar.
 
     Args:
         scores: (B, C) logits.
         own: (B,) place of each row's own candidate among the C.
-        keys: (C,) `row_keys` of the candidates; one equal to the own candidate without being it is no negative.
+        same: (B, C) `same_targets`: a candidate of the same text as the own one, without being it, is no negative.
     """
     others = torch.arange(scores.shape[1], device=scores.device)[None, :] != own[:, None]  # (B, C)
-    same = (keys[own][:, None] == keys[None, :]) & others
-    return cross_entropy(scores.masked_fill(same, float("-inf")), own)
+    return cross_entropy(scores.masked_fill(same & others, float("-inf")), own)
 
 
 def check_pairs(candidates: int, name: str, trained: bool) -> None:

@@ -6,6 +6,7 @@ This is what LLM2Vec (arXiv 2404.05961) trains; encoders/llm2vec.py reads what i
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -44,8 +45,9 @@ class Lora:
 
     def __post_init__(self) -> None:
         check_integer("teacher_training.lora.rank", self.rank)
-        if not self.alpha > 0:
-            raise InputError(f"teacher_training.lora.alpha={self.alpha}: expected a number over 0")
+        number = isinstance(self.alpha, int | float) and not isinstance(self.alpha, bool)
+        if not number or not 0 < self.alpha < math.inf:
+            raise InputError(f"teacher_training.lora.alpha={self.alpha}: expected a finite number over 0")
 
 
 class AdaptedEncoder(nn.Module):
@@ -128,9 +130,12 @@ class AdaptedEncoder(nn.Module):
 
     def _causal_passes(self, lengths: Sequence[int], run: Any) -> Iterator[tuple[list[int], Tensor]]:
         """(row numbers, what `run` makes of them) of each micro-batch, recomputed in the backward pass if so set."""
+        # checkpoint keeps the random state of the devices of its tensor arguments alone: without one, a GPU's second
+        # pass would draw another dropout.
+        device = torch.empty(0, device=self.backbone.device)
         for rows in length_sorted_batches(lengths, self.backbone.max_tokens_per_micro_batch):
             again = self.backbone.gradient_checkpointing
-            yield rows, checkpoint(run, rows, use_reentrant=False) if again else run(rows)
+            yield rows, checkpoint(lambda rows, _: run(rows), rows, device, use_reentrant=False) if again else run(rows)
 
     def _passes(self, ids: Sequence[Tensor], read: Any) -> Iterator[tuple[list[int], Tensor]]:
         """(row numbers, what `read` makes of their states and mask) of each padded batch, longest rows first."""

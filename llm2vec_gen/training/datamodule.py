@@ -19,7 +19,7 @@ from llm2vec_gen.training.negatives import Negatives, rows_with_negatives
 from llm2vec_gen.training.refusal_share import rows_at_share
 from llm2vec_gen.training.settings import TrainingSettings
 from llm2vec_gen.training.target_transform import TargetTransform
-from llm2vec_gen.training.validation import ValidationBatches, hashes_of, held_out_rows
+from llm2vec_gen.training.validation import LEAST, ValidationBatches, hashes_of, held_out_rows
 from llm2vec_gen.types import Batch, Completion
 
 NO_NEGATIVES = (
@@ -115,7 +115,7 @@ class CompletionDataModule(ResumableDataModule):
         self.needs, self._selected = needs, dict[str, int]()
         self.negatives = negatives if NEGATIVES in needs else None
         if NEGATIVES in needs:
-            trained = self._with_negatives(completions, trained, settings)
+            trained = self._with_negatives(completions, trained, settings, validation)
         if settings.refusal_share is not None:
             trained = self._at_refusal_share(completions, trained, settings)
         super().__init__(len(trained), settings, seed)
@@ -126,7 +126,9 @@ class CompletionDataModule(ResumableDataModule):
             self.completions, self.targets = _Part(completions, trained), _Part(targets, trained)
         Shuffle(self._rows, settings.batch_size, seed)  # complains before anything is loaded
 
-    def _with_negatives(self, completions: Rows, rows: np.ndarray, settings: TrainingSettings) -> np.ndarray:
+    def _with_negatives(
+        self, completions: Rows, rows: np.ndarray, settings: TrainingSettings, validation: int | float | str
+    ) -> np.ndarray:
         """Return those of the rows that have a hard negative to train on, and count the others."""
         if self.negatives is None:
             raise InputError(NO_NEGATIVES)
@@ -135,12 +137,30 @@ class CompletionDataModule(ResumableDataModule):
         hashes = hashes_of(_texts(completions, "query"))
         kept, self.validation_rows, counts = rows_with_negatives(self.negatives, rows, self.validation_rows, hashes)
         self._selected |= counts
+        if counts.get("validation_queries_without_negative") and len(self.validation_rows) < LEAST:
+            if validation != "auto":
+                raise InputError(
+                    f"data.validation={validation}: {len(self.validation_rows)} of the queries that it holds out have "
+                    f"a hard negative; expected {LEAST} or more: raise it, or set 0 for none"
+                )
+            self.validation_rows = self.validation_rows[:0]
+        if settings.refusal_share == 0:
+            kept = self._without_refused_negatives(kept, settings)
         if len(kept) < settings.batch_size:
             raise InputError(
                 f"{len(kept)} of {len(rows)} rows have a hard negative that may be trained on, less than one batch of "
                 f"training.batch_size={settings.batch_size}; lower it, or take more data"
             )
         return kept
+
+    def _without_refused_negatives(self, rows: np.ndarray, settings: TrainingSettings) -> np.ndarray:
+        """Return those of the rows whose hard negative has a completion that does not refuse, and count the others."""
+        assert self.negatives is not None
+        refuses = Refusals(settings.refusal_patterns).refuses
+        kept = [row for row in rows if not refuses(self.negatives[int(row)][0].completion)]
+        if len(kept) < len(rows):
+            self._selected["rows_with_refused_negative"] = len(rows) - len(kept)
+        return np.array(kept, dtype=rows.dtype)
 
     def _at_refusal_share(self, completions: Rows, rows: np.ndarray, settings: TrainingSettings) -> np.ndarray:
         """Return those of the rows that are trained on, see `rows_at_share`, and count what it chose."""

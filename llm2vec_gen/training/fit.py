@@ -33,7 +33,15 @@ from llm2vec_gen.training.metrics_file import MetricsFile
 from llm2vec_gen.training.module import LLM2VecGenModule
 from llm2vec_gen.training.negatives import Negatives
 from llm2vec_gen.training.optimizers import MakeOptimizer
-from llm2vec_gen.training.settings import TrainingSettings, arguments_of, check_losses, needs_of, schedule_of, weight_of
+from llm2vec_gen.training.settings import (
+    TrainingSettings,
+    arguments_of,
+    check_losses,
+    check_schedules,
+    needs_of,
+    schedule_of,
+    weight_of,
+)
 from llm2vec_gen.training.target_transform import TargetTransform, target_moments
 from llm2vec_gen.training.trainer import build_trainer, check_device, join_processes, silence_lightning
 from llm2vec_gen.training.trainer_settings import TrainerSettings
@@ -90,13 +98,12 @@ def fit(
 
 def warn_of_unused(losses: Mapping[str, Any], max_steps: int) -> None:
     """Log a warning, on rank 0, for each loss whose schedule keeps its weight at 0 in every step of the run."""
-    for name, loss in losses.items() if collectives.rank() == 0 else ():
-        schedule = schedule_of(loss)
-        if schedule is not None and not any((schedule.factor(0), schedule.factor(max_steps - 1))):
-            log.warning(
-                "loss.%s never counts: its schedule %s keeps the weight at 0 in all %d steps",
-                name, schedule.settings(), max_steps,
-            )  # fmt: skip
+    never = check_schedules(losses, max_steps)
+    for name in never if collectives.rank() == 0 else ():
+        log.warning(
+            "loss.%s never counts: its schedule %s keeps the weight at 0 in all %d steps",
+            name, schedule_of(losses[name]).settings(), max_steps,
+        )  # fmt: skip
 
 
 def finish(artifact: Any, files: Iterable[str], settings: dict[str, Any], counts: Mapping[str, float | int]) -> None:

@@ -204,13 +204,14 @@ def _encode(model: Any, batch: Batch, chunk_size: int | None) -> EncoderOutput:
     if chunk_size is None or chunk_size >= size or not torch.is_grad_enabled():
         return model(batch)
 
-    def run(start: int) -> tuple[Tensor, ...]:
+    def run(start: int, _: Tensor) -> tuple[Tensor, ...]:
         rows = slice(start, start + chunk_size)
         chunk = Batch(batch.ids[rows], batch.queries[rows], batch.completions[rows], batch.targets[rows])
         output = model(chunk)
         return tuple(part for hop in (*output.earlier, output) for part in (hop.soft_prompts, hop.embedding))
 
-    parts = [checkpoint(run, start, use_reentrant=False) for start in range(0, size, chunk_size)]
+    # checkpoint keeps the random state of the devices of its tensor arguments alone; adapters may have dropout.
+    parts = [checkpoint(run, start, batch.targets, use_reentrant=False) for start in range(0, size, chunk_size)]
     tensors = [torch.cat(chunks) for chunks in zip(*parts, strict=True)]
     *earlier, last = map(EncoderOutput, tensors[::2], tensors[1::2])
     last.earlier = tuple(earlier)

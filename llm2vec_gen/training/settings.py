@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
 
 from llm2vec_gen import targets
@@ -105,6 +105,11 @@ class TrainingSettings:
         }
         return found | {"training.warmup_steps": self.warmup}
 
+    def changed(self, keys: Iterable[str]) -> list[str]:
+        """Return those of the settings that differ from their default."""
+        defaults = {one.name: one.default for one in fields(self)}
+        return [key for key in keys if getattr(self, key) != defaults[key]]
+
     @property
     def transforms_targets(self) -> bool:
         """Whether targets are centred, or whitened, which centres them too."""
@@ -194,6 +199,20 @@ def check_losses(losses: Mapping[str, Any] | None) -> None:
     if not any(weights.values()):
         given = ", ".join(f"loss.{name}.weight=0" for name in weights)
         raise InputError(f"no loss is left to train with (given: {given}); {advice}")
+
+
+def check_schedules(losses: Mapping[str, Any], max_steps: int) -> list[str]:
+    """Return the built losses that are used and whose schedule keeps the weight at 0 in all steps; InputError where
+    that are all of them."""
+    used = [name for name, loss in losses.items() if weight_of(loss) > 0]
+    never = [name for name in used if not any(weight_at(losses[name], step) for step in (0, max_steps - 1))]
+    if never == used:
+        given = "; ".join(f"loss.{name}.schedule={schedule_of(losses[name]).settings()}" for name in never)
+        raise InputError(
+            f"no loss counts in any of the {max_steps} steps ({given}); let a schedule begin earlier, or raise "
+            "training.max_steps"
+        )
+    return never
 
 
 def check_batch_size(losses: Mapping[str, Any], batch_size: int) -> None:

@@ -113,8 +113,9 @@ class ValidationBatches:
 class ValidationMetrics:
     """Sums over the batches of one validation: losses weighted by their terms, and all embeddings with their targets.
 
-    So each metric is that of all queries in one batch, whatever the batches and the ranks. A loss with
-    `terms(batch) -> int` is a mean over so many terms (completion tokens), any other one over queries.
+    So each metric is that of all queries in one batch, whatever the batches and the ranks; but losses over the pairs of
+    a batch (contrastive, margin) depend on its size. A loss with `terms(batch) -> int` is a mean over so many terms
+    (completion tokens), any other one over queries.
     """
 
     def __init__(self, losses: Mapping[str, Any]):

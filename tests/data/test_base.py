@@ -172,6 +172,14 @@ def test_a_row_without_negative_does_not_make_a_later_one_a_duplicate():
     assert [query.id for query in source.queries()] == ["1"]
 
 
+@pytest.mark.parametrize("row", [Row("a", "x", negative_query=" a", negative_answer="y"),
+                                 Row("Zoe\u0301", "x", negative_query="Zo\u00e9", negative_answer="y"),
+                                 Row("a", "x  z", negative_query="b", negative_answer="x z")])  # fmt: skip
+def test_a_hard_negative_that_is_the_row_itself_is_none(row):
+    source = Rows([row, Row("c", "x", None, "d", "y")], has_answers=True, has_negatives=True, has_negative_answers=True)
+    assert [query.text for query in source.queries()] == ["c"] and source.report["without_negative"] == 1
+
+
 def test_a_node_tells_whether_its_source_gives_negatives():
     log = {"_target_": "llm2vec_gen.data.query_log.QueryLog", "path": "a.jsonl", "negative_query_column": None}
     named = {**log, "negative_query_column": "n"}

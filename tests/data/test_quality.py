@@ -86,7 +86,9 @@ def test_dropped_rows_are_counted_by_reason_and_may_come_again():
     answers = [Row("a query", "x"), Row("a query", "a longer answer")]
     source = Rows(answers, has_answers=True, quality=QualityFilter(3, fields=["answer"]))
     assert [query.answer for query in source.queries()] == ["a longer answer"], "what was dropped is no duplicate"
-    ignored = Rows(answers[:1], quality=QualityFilter(3, fields=["answer"]))
+    with pytest.raises(InputError, match="no answers to check"):
+        Rows(answers[:1], quality=QualityFilter(3, fields=["answer"]))
+    ignored = Rows(answers[:1], quality=QualityFilter(3, fields=["query", "answer"]))
     assert list(ignored.queries()), "a source without answers has none to check"
 
 

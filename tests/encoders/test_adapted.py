@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -138,13 +139,15 @@ def noted(place: Path, home: Path, **note: str) -> str:
     return str(folder)
 
 
-def test_adapters_over_another_backbone_or_in_another_order_are_refused(place: Path, tmp_path: Path) -> None:
+def test_adapters_over_another_backbone_or_in_another_order_are_refused(place: Path, tmp_path: Path, caplog) -> None:
     trained_on = Backbone.from_pretrained(lm(place), device="cpu").fingerprint
     first = noted(place, tmp_path / "mntp", backbone=trained_on, after="")
     second = noted(place, tmp_path / "simcse", backbone=trained_on, after="mntp")
     other = noted(place, tmp_path / "other", backbone="0123456789abcdef", after="")
     for dtype in ("float32", "bfloat16", "float16"):
+        caplog.clear()
         LLM2Vec(lm(place), first, second, dtype=dtype, device="cpu")
+        assert ("in float16 it is not checked" in caplog.text) == (dtype == "float16")
     refused = {
         (other, None): r"teacher.adapter=.*adapter of another backbone \(fingerprint 0123456789abcdef",
         (first, other): r"teacher.second_adapter=.*adapter of another backbone",
@@ -157,3 +160,38 @@ def test_adapters_over_another_backbone_or_in_another_order_are_refused(place: P
     with pytest.raises(InputError, match=r"baseline.x.adapter=.*trained on top of the adapter of mntp"):
         check_adapters({"backbone": {"path": lm(place)}, "adapter": second}, ["adapter"], "baseline.x")
     check_adapters({"path": lm(place), "adapter": first, "second_adapter": second}, LLM2Vec.adapters, "teacher")
+
+
+@pytest.mark.parametrize(("objective", "method"), [("AnswerPrediction", "inbedder"), ("SimCSE", "llm2vec"),
+                                                   ("IterativeContrastiveRefinement", "gircse"),
+                                                   ("LatentReasoning", "laser")])  # fmt: skip
+def test_an_adapter_that_was_trained_for_another_encoder_is_refused(place, tmp_path, objective, method) -> None:
+    base = Backbone.from_pretrained(lm(place), device="cpu")
+    given = noted(place, tmp_path / "trained", backbone=base.fingerprint, objective=objective)
+    for name, encoder in {**ENCODERS, "llm2vec": LLM2Vec}.items():
+        node = {"path": lm(place), "backbone": {"path": lm(place)}, "adapter": given}
+        build = functools.partial(LLM2Vec, lm(place), given, None, dtype="float32", device="cpu")
+        if name != "llm2vec":
+            build = functools.partial(encoder, Backbone.from_pretrained(lm(place), device="cpu"), given)
+        if name == method:
+            build()
+            check_adapters(node, ["adapter"], "baseline.x", encoder.name)
+            continue
+        with pytest.raises(InputError, match=f"was trained for {method} .*, not for {name}"):
+            build()
+        with pytest.raises(InputError, match=rf"baseline.x.adapter=.*was trained for {method} .*, not for {name}"):
+            check_adapters(node, ["adapter"], "baseline.x", encoder.name)
+
+
+def test_an_adapter_of_another_template_is_refused(place, tmp_path) -> None:
+    given = noted(place, tmp_path / "trained", template="Q: {text} A:")
+    with pytest.raises(InputError, match="trained with the template 'Q: {text} A:', not "):
+        InBedder(Backbone.from_pretrained(lm(place), device="cpu"), given)
+    InBedder(Backbone.from_pretrained(lm(place), device="cpu"), given, template="Q: {text} A:")
+
+
+@pytest.mark.parametrize("length", [0, -1, 2.5, True, None])
+def test_a_length_that_cannot_be_is_refused(place, length) -> None:
+    for encoder in ENCODERS.values():
+        with pytest.raises(InputError, match="max_length"):
+            encoder(Backbone.from_pretrained(lm(place), device="cpu"), None, max_length=length)

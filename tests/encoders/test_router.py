@@ -167,3 +167,16 @@ def test_forward_tokens_are_those_of_the_way_taken(model, signal):
     assert generator.asked == []
     with pytest.raises(InputError, match="threshold is not chosen"):
         router.forward_tokens(QUERIES, ASK)
+
+
+def test_a_threshold_just_above_every_query_sends_none_to_hyde(model):
+    """`evaluation=routing` chooses the next number after the highest signal where no query pays."""
+    for signal in ("query_length", "lens_entropy"):
+        router, generator = routed(model, signal=signal)
+        highest = float(router.signals(QUERIES, ASK).max())
+        assert torch.equal(
+            router.at(math.nextafter(highest, math.inf)).encode(QUERIES, ASK), model.encode(QUERIES, ASK)
+        )
+        assert not generator.asked
+        router.at(highest).encode(QUERIES, ASK)
+        assert generator.asked

@@ -15,6 +15,7 @@ from llm2vec_gen.evaluations.routing import RoutedQuery, Routing, choose, thresh
 from llm2vec_gen.types import Query
 
 HERE = f"{__name__}.Toy"
+INSTRUCTION_OF_TOY = InstructionTable({"retrieval": "find:"})
 
 
 class Toy(Evaluation):
@@ -67,8 +68,7 @@ class Lengths:
 
 
 def routing(**settings):
-    instruction = InstructionTable({"retrieval": "find:"})
-    return Routing(instruction, {"toy": {"_target_": HERE, **settings.pop("toy", {})}}, **settings)
+    return Routing(INSTRUCTION_OF_TOY, {"toy": {"_target_": HERE, **settings.pop("toy", {})}}, **settings)
 
 
 def test_rows_by_hand():
@@ -137,3 +137,21 @@ def test_what_cannot_be_routed():
         Routing(InstructionTable({}), None)
     with pytest.raises(InputError, match="both need some"):
         routing(validation=1e-9).evaluate(Lengths(), "routing")
+
+
+class Harmful(Toy):
+    """The same with a second task in which lower is better."""
+
+    def tasks(self):
+        return ["easy", "harm"]
+
+    def category_of(self, task):
+        return "harmful_retrieval" if task == "harm" else "retrieval"
+
+
+def test_tasks_in_which_lower_is_better_are_left_out_or_refused():
+    toy = {"_target_": f"{__name__}.Harmful"}
+    rows = Routing(INSTRUCTION_OF_TOY, {"toy": toy}).evaluate(Lengths(), "routing")
+    assert {id_.partition("/")[0] for row in rows if row.main for id_ in row.per_query} == {"easy"}
+    with pytest.raises(InputError, match="lower is better in toy's harm"):
+        Routing(INSTRUCTION_OF_TOY, {"toy": toy}, tasks=["easy", "harm"]).evaluate(Lengths(), "routing")

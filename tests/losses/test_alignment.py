@@ -180,3 +180,10 @@ def test_what_a_batch_lacks_is_named() -> None:
         AlignmentLoss(of="answers")
     needs = {of: set(AlignmentLoss(of=of).needs) for of in ("queries", "negatives", "documents")}
     assert needs == {"queries": set(), "negatives": {"negatives"}, "documents": {"documents"}}
+
+
+def test_targets_are_not_rounded_to_an_embedding_in_bfloat16() -> None:
+    targets = 100 + torch.tensor([[0.1, 0.2, 0.3]])
+    output = EncoderOutput(torch.zeros(1, 1, 1), torch.full((1, 3), 100, dtype=torch.bfloat16))
+    loss = AlignmentLoss(reduction="sum")(None, output, Batch([], [], [], targets))
+    assert loss.item() == pytest.approx(0.01 + 0.04 + 0.09, rel=1e-4)

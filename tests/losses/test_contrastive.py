@@ -12,7 +12,7 @@ from torch import Tensor
 from llm2vec_gen.config import compose
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.losses.contrastive import ContrastiveLoss
-from llm2vec_gen.losses.in_batch import row_keys
+from llm2vec_gen.losses.in_batch import same_targets
 from llm2vec_gen.types import Batch, EncoderOutput
 from tests.losses.ranks import in_one, on_two_ranks
 
@@ -180,9 +180,28 @@ def test_a_temperature_is_over_0(temperature: object) -> None:
         ContrastiveLoss(temperature=temperature)  # type: ignore[arg-type]
 
 
-def test_equal_rows_alone_have_equal_keys() -> None:
-    vectors = torch.randn(2000, 64, generator=torch.Generator().manual_seed(1))
-    vectors[1000:] = vectors[:1000]
-    keys = row_keys(vectors)
-    assert torch.equal(keys[:1000], keys[1000:]) and len(keys.unique()) == 1000
-    assert len(row_keys(torch.stack([vectors[0], vectors[0].flip(0), -vectors[0]])).unique()) == 3
+def test_targets_of_one_text_are_found_whatever_their_rounding() -> None:
+    """An encoder in bfloat16 gives one text slightly different vectors in batches of other lengths."""
+    generator = torch.Generator().manual_seed(1)
+    common, vectors = 100 * torch.ones(64), torch.randn(20, 64, generator=generator)
+    targets = common + torch.cat([vectors, vectors[:3] + 1e-3 * torch.randn(3, 64, generator=generator)])
+    expected = torch.eye(23, dtype=torch.bool)
+    for row in range(3):
+        expected[row, 20 + row] = expected[20 + row, row] = True
+    assert torch.equal(same_targets(targets, targets), expected)
+    assert torch.equal(same_targets(targets[:5], targets), expected[:5])
+    assert same_targets(targets[:1], targets[[0, 0]]).all(), "nothing else to compare with"
+    plain, again = loss_of(*rows(4)), rows(4)
+    again[1][3] = again[1][0] + 1e-4
+    masked = again[1].clone()
+    masked[3] = again[1][0]
+    assert loss_of(again[0], again[1]).item() == pytest.approx(loss_of(again[0], masked).item(), rel=1e-2)
+    assert loss_of(again[0], again[1]).item() < plain.item() + 1
+
+
+def test_scores_are_of_float32_under_autocast() -> None:
+    generator = torch.Generator().manual_seed(2)
+    embedding, targets = torch.randn(2, 8, 64, generator=generator)
+    expected = loss_of(embedding, targets, temperature=0.02)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert loss_of(embedding, targets, temperature=0.02).item() == pytest.approx(expected.item(), rel=1e-6)

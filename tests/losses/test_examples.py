@@ -6,12 +6,12 @@ import doctest
 
 import pytest
 
-from llm2vec_gen.losses import alignment, contrastive, reconstruction
+from llm2vec_gen.losses import alignment, contrastive, margin, reconstruction
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
 from tests.backbones.tiny import backbone
 
 
-@pytest.mark.parametrize("module", [alignment, contrastive, reconstruction])
+@pytest.mark.parametrize("module", [alignment, contrastive, margin, reconstruction])
 def test_the_examples_of_a_loss_run(module) -> None:
     model = LLM2VecGen(
         backbone("qwen3"), embedding_dim=4, num_thought_tokens=1, num_compression_tokens=2, max_length=64

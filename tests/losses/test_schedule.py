@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from llm2vec_gen.config import compose
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.losses.reconstruction import ReconstructionLoss
 from llm2vec_gen.losses.schedule import WeightSchedule
@@ -79,5 +80,16 @@ def test_none_keeps_the_weight() -> None:
 def test_a_loss_that_never_counts_is_named(given, steps, warned, caplog) -> None:
     from llm2vec_gen.training.fit import warn_of_unused
 
-    warn_of_unused({"reconstruction": ReconstructionLoss(schedule=given)}, steps)
+    warn_of_unused({"reconstruction": ReconstructionLoss(schedule=given), "other": ReconstructionLoss()}, steps)
     assert ("loss.reconstruction never counts" in caplog.text) == warned
+
+
+@pytest.mark.parametrize("trainer", [[], ["trainer.limit_train_batches=6"]])
+def test_a_run_in_which_no_loss_ever_counts_is_refused(trainer: list[str]) -> None:
+    late = "loss.alignment.schedule={start: 6, end: 9}"
+    limits = [*trainer, f"training.max_steps={20 if trainer else 6}", "training.warmup_steps=0"]
+    with pytest.raises(InputError, match="no loss counts in any of the 6 steps"):
+        compose("loss=[alignment]", late, *limits)
+    compose("loss=[alignment,reconstruction]", late, *limits)
+    with pytest.raises(InputError, match="no loss counts"):
+        compose("loss=[alignment,reconstruction]", "loss.reconstruction.weight=0", late, *limits)

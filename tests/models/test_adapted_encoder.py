@@ -6,6 +6,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel
 
 from llm2vec_gen.backbones.backbone import Backbone
@@ -223,3 +224,22 @@ def test_a_family_without_attention_dropout_is_named() -> None:
     base = Backbone(GPT2LMHeadModel(config), tiny_tokenizer("qwen3"), path="some/gpt2")
     with pytest.raises(InputError, match="attention_dropout=0.3: the attention layers of backbone.path=some/gpt2"):
         adapted(base, attention_dropout=0.3)
+
+
+@pytest.mark.parametrize("passes", ["pooled", "causal_token_loss", "soft_token_states", "states_at"])
+def test_recomputed_passes_name_the_device_whose_random_state_is_kept(passes: str, monkeypatch) -> None:
+    """torch keeps the random state of the devices of tensor arguments: without one a GPU would draw other dropout."""
+    named = []
+
+    def spy(run, *arguments, **options):
+        named.append([one.device for one in arguments if isinstance(one, torch.Tensor)])
+        return checkpoint(run, *arguments, **options)
+
+    monkeypatch.setattr("llm2vec_gen.models.adapted_encoder.checkpoint", spy)
+    base = backbone()
+    encoder = adapted(base, lora_dropout=0.3)
+    base.gradient_checkpointing = True
+    ids = base.tokenize(TEXTS)
+    more = {"causal_token_loss": (ids,), "soft_token_states": (2,), "states_at": ([torch.tensor([0])] * len(ids),)}
+    getattr(encoder, passes)(ids, *more.get(passes, ())).sum().backward()
+    assert named and all(base.device in devices for devices in named)

@@ -10,6 +10,7 @@ import torch
 from llm2vec_gen.losses.contrastive import ContrastiveLoss
 from llm2vec_gen.losses.reconstruction import ReconstructionLoss
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
+from llm2vec_gen.training import module
 from llm2vec_gen.training.fit import fit
 from llm2vec_gen.training.module import encode_batch
 from llm2vec_gen.training.settings import TrainingSettings
@@ -58,3 +59,18 @@ def test_a_run_in_chunks_is_the_same_run(tmp_path: Path) -> None:
         column = lines[0].index("train/loss")
         curves.append([float(line[column]) for line in lines[1:]])
     assert curves[0] == pytest.approx(curves[1], rel=1e-6)
+
+
+def test_chunks_name_the_device_whose_random_state_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = []
+    plain = module.checkpoint
+
+    def spy(run, *arguments, **options):
+        named.append([one.device for one in arguments if isinstance(one, torch.Tensor)])
+        return plain(run, *arguments, **options)
+
+    monkeypatch.setattr(module, "checkpoint", spy)
+    model = LLM2VecGen(backbone("qwen3"), 5, 1, 2, 64)
+    queries = [torch.tensor([5, 6, 7])] * 4
+    encode_batch(model, Batch(list("abcd"), queries, queries, torch.randn(4, 5)), 2)
+    assert len(named) == 2 and all(torch.device("cpu") in devices for devices in named)

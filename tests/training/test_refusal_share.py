@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.training.datamodule import CompletionDataModule
+from llm2vec_gen.training.negatives import PairedNegatives
 from llm2vec_gen.training.refusal_share import rows_at_share
 from llm2vec_gen.training.settings import TrainingSettings
 from llm2vec_gen.types import Completion
@@ -104,3 +107,21 @@ def test_own_patterns() -> None:
     module = data(refusal_share=0.0, refusal_patterns=[r"^answer \d$"])
     assert trained(module) == {i for i in range(40) if i % 4 == 0 or i > 9}
     assert "refusals" not in data().counts()
+
+
+def test_a_share_of_0_leaves_out_rows_whose_hard_negative_refuses() -> None:
+    given = [
+        replace(row, negative_query=f"other {i}", negative_completion="I can't help." if i % 10 == 1 else f"no {i}")
+        for i, row in enumerate(COMPLETIONS)
+    ]
+
+    def module(share: float | None) -> CompletionDataModule:
+        settings = TrainingSettings(max_steps=200, batch_size=2, refusal_share=share)
+        negatives = PairedNegatives(given, StubTargets(40))
+        return CompletionDataModule(
+            StubModel(), given, StubTargets(40), settings, 1, 0, frozenset({"negatives"}), negatives
+        )
+
+    assert trained(module(0.0)) == {i for i in range(40) if i % 4 and i % 10 != 1}
+    assert module(0.0).counts()["rows_with_refused_negative"] == 4
+    assert len(trained(module(None))) == 40 and "rows_with_refused_negative" not in module(None).counts()

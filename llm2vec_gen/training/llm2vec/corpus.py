@@ -33,12 +33,15 @@ class Example:
     query: str
     completion: str | None = None
     negative: str | None = None
+    passage: str | None = None
 
 
 class Triplets:
-    """Queries, completions and hard negatives of a hub data set, or of one local file (see local_files), streamed.
+    """Queries, completions and a third text of a hub data set, or of one local file (see local_files), streamed.
 
-    negative_column null: pairs. Rows that lack one of the texts are left out, and counted in `report`.
+    The third is a hard negative (`negative_column`) or the passage that the query should find (`passage_column`, for
+    LaSER, with negative_column null); without either there are pairs. Rows that lack one of the texts are left out, and
+    counted in `report`.
     """
 
     def __init__(
@@ -51,10 +54,19 @@ class Triplets:
         negative_column: str | None = "negative",
         revision: str = "main",
         limit: int | None = None,
+        passage_column: str | None = None,
     ):
         check_integer("teacher_training.corpus.limit", limit, null=True)
+        if negative_column and passage_column:
+            raise InputError(
+                f"teacher_training.corpus has negative_column={negative_column} and passage_column={passage_column}; "
+                "no objective reads both: set one to null"
+            )
         self.path, self.name, self.split, self.revision, self.limit = path, name, split, revision, limit
-        self.columns = [one for one in (query_column, completion_column, negative_column) if one]
+        texts = {"query": query_column, "completion": completion_column, "negative": negative_column,
+                 "passage": passage_column}  # fmt: skip
+        self.columns_of_texts = {text: column for text, column in texts.items() if column}
+        self.columns = list(self.columns_of_texts.values())
         self._rows, first = self._open()
         missing = [column for column in self.columns if column not in first]
         if missing:
@@ -69,9 +81,9 @@ class Triplets:
         self.report = dict.fromkeys(self.report, 0)
         for index, record in enumerate(itertools.islice(self._rows, self.limit)):
             self.report["read"] += 1
-            texts = [value_of(record, column) for column in self.columns]
-            if all(isinstance(text, str) and text.strip() for text in texts):
-                yield Example(str(index), *texts)
+            texts = {text: value_of(record, column) for text, column in self.columns_of_texts.items()}
+            if all(isinstance(text, str) and text.strip() for text in texts.values()):
+                yield Example(str(index), **texts)
             else:
                 self.report["incomplete"] += 1
 
@@ -159,7 +171,7 @@ def write_rows(file: Path, source: Any, reads: str, fields: Sequence[str]) -> Co
 def examples(source: Any) -> Iterator[Example]:
     """The rows of a completions artifact, a query source, or anything with `examples()`.
 
-    Hard negatives of the first two are not read: the third text of a row may be another thing (LaSER's passage).
+    Hard negatives of the first two are not read.
     """
     if hasattr(source, "examples"):
         yield from source.examples()
@@ -170,6 +182,18 @@ def examples(source: Any) -> Iterator[Example]:
         for start in range(0, len(source), ROWS_AT_A_TIME):
             for row in source[start : start + ROWS_AT_A_TIME]:
                 yield Example(row.id, row.query, row.completion)
+
+
+def check_third(name: str, objective: Any, source: Any) -> None:
+    """InputError where the third column of a source is a hard negative and the objective's third text a passage, or the
+    other way round."""
+    columns = getattr(source, "columns_of_texts", {})
+    wrong = {"passage": "negative", "negative": "passage"}[objective.third]
+    if wrong in columns:
+        raise InputError(
+            f"teacher_training.corpus.{wrong}_column={columns[wrong]}: {name} reads a {objective.third} there; name "
+            f"its column with {objective.third}_column and set {wrong}_column=null"
+        )
 
 
 def warn_of_negatives(source: Any) -> None:
@@ -192,10 +216,10 @@ def _texts(source: Any, fields: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 
 def _pairs(source: Any) -> Iterator[tuple[str, ...]]:
-    """(id, query, completion) or (id, query, completion, negative); each different one once."""
+    """(id, query, completion), and the negative or the passage where there is one; each different row once."""
     seen = HashSet()
     for example in examples(source):
-        given = (example.query, example.completion or "", example.negative)
+        given = (example.query, example.completion or "", example.negative, example.passage)
         texts = [text.strip() for text in given if text is not None]
         if all(texts) and seen.add("\0".join(texts)):
             yield example.id, *texts

@@ -30,7 +30,7 @@ from llm2vec_gen.models.adapted_encoder import (
 )
 from llm2vec_gen.training.callbacks import MetricLog
 from llm2vec_gen.training.fit import RESUME, run
-from llm2vec_gen.training.llm2vec.corpus import CorpusRows, warn_of_negatives, write_rows
+from llm2vec_gen.training.llm2vec.corpus import CorpusRows, check_third, warn_of_negatives, write_rows
 from llm2vec_gen.training.llm2vec.module import ObjectiveData, ObjectiveModule, check_size, seed_of
 from llm2vec_gen.training.llm2vec.objectives.base import Objective
 from llm2vec_gen.training.metrics_file import MetricsFile
@@ -134,7 +134,8 @@ class LLM2VecTraining:
 
     def _corpora(self, backbone: Any, source: Any, folder: Path) -> dict[str, CorpusRows]:
         """Return the checked rows of each objective; objectives that read the same rows share a file."""
-        for objective in self.objectives.values():
+        for name, objective in self.objectives.items():
+            check_third(name, objective, source)
             objective.prepare(backbone)
             dropout_layers(backbone.lm, objective.attention_dropout, backbone.path)
         if collectives.rank() == 0:

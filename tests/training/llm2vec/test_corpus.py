@@ -7,7 +7,10 @@ import pytest
 
 from llm2vec_gen.data.query_log import QueryLog
 from llm2vec_gen.errors import InputError
-from llm2vec_gen.training.llm2vec.corpus import Triplets, examples, warn_of_negatives, write_rows
+from llm2vec_gen.training.llm2vec.corpus import Triplets, check_third, examples, warn_of_negatives, write_rows
+from llm2vec_gen.training.llm2vec.objectives.laser import LatentReasoning
+from llm2vec_gen.training.llm2vec.objectives.supervised_contrastive import SupervisedContrastive
+from llm2vec_gen.training.settings import TrainingSettings
 from llm2vec_gen.types import Completion
 
 ROWS = [
@@ -141,3 +144,20 @@ def test_triplets_are_what_stands_in_the_file(tmp_path: Path) -> None:
 def test_a_limit_that_is_no_count_of_rows(tmp_path, limit):
     with pytest.raises(InputError, match=f"teacher_training.corpus.limit={limit}: expected a whole number"):
         Triplets(str(tmp_path / "pairs.jsonl"), limit=limit)
+
+
+def test_a_passage_is_no_negative_and_the_other_way_round(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"query": "q", "completion": "c", "negative": "n", "passage": "p"}\n')
+    passages = Triplets(str(tmp_path / "a.jsonl"), negative_column=None, passage_column="passage")
+    assert rows(tmp_path / "rows.arrow", passages, "pairs") == [("0", "q", "c", "p")]
+    negatives = Triplets(str(tmp_path / "a.jsonl"))
+    laser, contrastive = LatentReasoning(TrainingSettings()), SupervisedContrastive(TrainingSettings())
+    check_third("laser", laser, passages)
+    check_third("supervised", contrastive, negatives)
+    check_third("laser", laser, [])
+    with pytest.raises(InputError, match="negative_column=negative: laser reads a passage there; name its column with"):
+        check_third("laser", laser, negatives)
+    with pytest.raises(InputError, match="passage_column=passage: supervised reads a negative there"):
+        check_third("supervised", contrastive, passages)
+    with pytest.raises(InputError, match="no objective reads both"):
+        Triplets(str(tmp_path / "a.jsonl"), passage_column="passage")

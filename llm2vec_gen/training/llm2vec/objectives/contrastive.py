@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cross_entropy
 
 from llm2vec_gen.distributed import collectives
 from llm2vec_gen.errors import InputError
+from llm2vec_gen.losses.in_batch import similarities
 from llm2vec_gen.training.llm2vec.objectives.base import Objective, ObjectiveBatch
 from llm2vec_gen.training.settings import TrainingSettings
 
@@ -33,8 +35,8 @@ class ContrastiveObjective(Objective):
     ):
         super().__init__(training, max_length, lora_dropout, attention_dropout)
         self.temperature = temperature
-        if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not temperature > 0:
-            raise InputError(f"temperature={temperature} of an objective: expected a number over 0")
+        if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
+            raise InputError(f"temperature={temperature} of an objective: expected a finite number over 0")
         if training.batch_size < 2:
             raise InputError(f"batch_size={training.batch_size} of a contrastive objective: expected 2 or more")
 
@@ -44,10 +46,10 @@ class ContrastiveObjective(Objective):
         own = encoder.pooled([row for column in batch.columns for row in column])
         vectors = [gathered(column) for column in own.split(size)]
         keys = [gathered(column) for column in batch.keys]
-        similarities = normalize(vectors[0], dim=-1) @ normalize(torch.cat(vectors[1:]), dim=-1).T
-        loss = in_batch_loss(similarities / self.temperature, same(keys[1], torch.cat(keys[1:])))
+        cosines = similarities(vectors[0], torch.cat(vectors[1:]))
+        loss = in_batch_loss(cosines / self.temperature, same(keys[1], torch.cat(keys[1:])))
         # Each rank computes all of it, with gradients through its own rows alone: the ranks' gradients add up.
-        return loss + (collectives.world_size() - 1) * (loss - loss.detach()), observe(similarities.detach())
+        return loss + (collectives.world_size() - 1) * (loss - loss.detach()), observe(cosines.detach())
 
 
 def in_batch_loss(scores: Tensor, masked: Tensor | None = None) -> Tensor:
@@ -76,13 +78,13 @@ def gathered(rows: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def observe(similarities: Tensor) -> dict[str, Tensor]:
+def observe(cosines: Tensor) -> dict[str, Tensor]:
     """How often the own candidate is the nearest, its cosine, and the mean cosine of the others; (B, C) cosines."""
-    rows, columns = similarities.shape
-    match = similarities.diagonal()
-    nearest = similarities.argmax(dim=1) == torch.arange(rows, device=similarities.device)
+    rows, columns = cosines.shape
+    match = cosines.diagonal()
+    nearest = cosines.argmax(dim=1) == torch.arange(rows, device=cosines.device)
     return {
         "accuracy": nearest.float().mean(),
         "cosine_match": match.mean(),
-        "cosine_other": (similarities.sum() - match.sum()) / (rows * (columns - 1)),
+        "cosine_other": (cosines.sum() - match.sum()) / (rows * (columns - 1)),
     }

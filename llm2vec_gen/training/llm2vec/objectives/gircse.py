@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from llm2vec_gen.distributed import collectives
 from llm2vec_gen.encoders.soft_tokens import check_soft_tokens, step_means
 from llm2vec_gen.errors import InputError
+from llm2vec_gen.losses.in_batch import similarities
 from llm2vec_gen.training.llm2vec.objectives.base import Noise, ObjectiveBatch, Tokenize, keys_of
 from llm2vec_gen.training.llm2vec.objectives.contrastive import (
     ContrastiveObjective,
@@ -64,8 +65,10 @@ class IterativeContrastiveRefinement(ContrastiveObjective):
                 "positives=completions"
             )
         number = isinstance(refinement_weight, int | float) and not isinstance(refinement_weight, bool)
-        if not number or not refinement_weight >= 0:
-            raise InputError(f"refinement_weight={refinement_weight} of an objective: expected a number of at least 0")
+        if not number or not 0 <= refinement_weight < math.inf:
+            raise InputError(
+                f"refinement_weight={refinement_weight} of an objective: expected a finite number of at least 0"
+            )
         self.positives, self.reads = positives, POSITIVES[positives]
         self.num_soft_tokens, self.soft_temperature = num_soft_tokens, soft_temperature
         self.refinement_weight = refinement_weight
@@ -80,16 +83,17 @@ class IterativeContrastiveRefinement(ContrastiveObjective):
         """The sum of both terms over all ranks, with one pass over all columns."""
         rows = [row for column in batch.columns for row in column]
         states = encoder.soft_token_states(rows, self.num_soft_tokens, self.soft_temperature)  # (N, K + 1, D)
-        own = normalize(step_means(states, reads_text=False), dim=-1)  # (N, K, D)
+        own = step_means(states, reads_text=False)  # (N, K, D)
         vectors = [gathered(column) for column in own.split(len(batch.ids))]
         keys = [gathered(column) for column in batch.keys]
         masked = same(keys[1], torch.cat(keys[1:]))
-        similarities = torch.einsum("bkd,ckd->kbc", vectors[0], torch.cat(vectors[1:]))  # (K, B, C)
-        losses = torch.stack([in_batch_loss(step / self.temperature, masked) for step in similarities])  # (K,)
+        steps = zip(vectors[0].unbind(1), torch.cat(vectors[1:]).unbind(1), strict=True)
+        cosines = [similarities(anchors, candidates) for anchors, candidates in steps]  # K of (B, C)
+        losses = torch.stack([in_batch_loss(step / self.temperature, masked) for step in cosines])  # (K,)
         refinement = worsening(losses)
         loss = losses.mean() + self.refinement_weight * refinement
         observed = {"first_step": losses[0], "last_step": losses[-1], "refinement": refinement}
-        observed = {name: value.detach() for name, value in observed.items()} | observe(similarities[-1].detach())
+        observed = {name: value.detach() for name, value in observed.items()} | observe(cosines[-1].detach())
         # Each rank computes all of it, with gradients through its own rows alone: the ranks' gradients add up.
         return loss + (collectives.world_size() - 1) * (loss - loss.detach()), observed
 

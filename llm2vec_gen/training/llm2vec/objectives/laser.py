@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import kl_div, normalize
+from torch.nn.functional import kl_div
 
 from llm2vec_gen.distributed import collectives
 from llm2vec_gen.encoders.soft_tokens import check_soft_tokens, step_means
 from llm2vec_gen.errors import InputError
+from llm2vec_gen.losses.in_batch import similarities
 from llm2vec_gen.training.llm2vec.objectives.base import Noise, ObjectiveBatch, Tokenize, keys_of
 from llm2vec_gen.training.llm2vec.objectives.contrastive import (
     ContrastiveObjective,
@@ -34,7 +36,7 @@ class LatentReasoning(ContrastiveObjective):
     The explicit side of both KL has no gradient. Passages go through K steps too. Weights and temperatures are those of
     the authors' code.
 
-    The corpus's completions are the reasoning; a third text of a row (the `negative_column` of triplets) is the passage
+    The corpus's completions are the reasoning; a third text of a row (the `passage_column` of triplets) is the passage
     that belongs to the query. Without one the completion is the passage as well, which is the self-supervised reading
     of our own: the paper has a passage apart. The paper ends a reasoning segment at each paragraph and takes K of
     them; here they are K parts of equal length.
@@ -44,6 +46,7 @@ class LatentReasoning(ContrastiveObjective):
     """
 
     reads = "pairs"
+    third = "passage"
     causal = True
     observed = ("accuracy", "cosine_match", "cosine_other", "latent", "explicit", "output", "process")
 
@@ -64,9 +67,9 @@ class LatentReasoning(ContrastiveObjective):
         numbers = {"output_weight": output_weight, "process_weight": process_weight}
         for name, value in (numbers | {"process_temperature": process_temperature}).items():
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not value >= 0 or (name not in numbers and not value):
+            if not number or not 0 <= value < math.inf or (name not in numbers and not value):
                 least = "of at least 0" if name in numbers else "over 0"
-                raise InputError(f"{name}={value} of an objective: expected a number {least}")
+                raise InputError(f"{name}={value} of an objective: expected a finite number {least}")
         self.num_soft_tokens, self.soft_temperature = num_soft_tokens, soft_temperature
         self.output_weight, self.process_weight = output_weight, process_weight
         self.process_temperature = process_temperature
@@ -96,20 +99,20 @@ class LatentReasoning(ContrastiveObjective):
         queries, explicit, passages, places = batch.columns
         steps = encoder.soft_token_states([*queries, *passages], self.num_soft_tokens - 1, self.soft_temperature)
         latent, read = steps.split(len(batch.ids))  # (B, K, D) each
-        states = gathered(normalize(_wide(encoder.states_at(explicit, places)), dim=-1))  # (B, K + 1, D)
-        thought = gathered(normalize(_wide(latent), dim=-1))  # (B, K, D)
-        query = gathered(normalize(step_means(latent, reads_text=True)[:, -1], dim=-1))
-        passage = gathered(normalize(step_means(read, reads_text=True)[:, -1], dim=-1))
+        states = gathered(encoder.states_at(explicit, places))  # (B, K + 1, D)
+        thought = gathered(latent)  # (B, K, D)
+        query = gathered(step_means(latent, reads_text=True)[:, -1])
+        passage = gathered(step_means(read, reads_text=True)[:, -1])
         keys = [gathered(column) for column in batch.keys]
         masked = same(keys[1], keys[1])
-        ours, theirs = query @ passage.T, states[:, -1] @ passage.T  # (B, B)
+        ours, theirs = similarities(query, passage), similarities(states[:, -1], passage)  # (B, B)
         terms = {
             "latent": in_batch_loss(ours / self.temperature, masked),
             "explicit": in_batch_loss(theirs / self.temperature, masked),
             "output": divergence(theirs / self.temperature, ours / self.temperature),
             "process": divergence(
-                (states[:, :-1] @ passage.T).flatten(0, 1) / self.process_temperature,
-                (thought @ passage.T).flatten(0, 1) / self.process_temperature,
+                similarities(states[:, :-1].flatten(0, 1), passage) / self.process_temperature,
+                similarities(thought.flatten(0, 1), passage) / self.process_temperature,
             ),
         }
         loss = terms["latent"] + terms["explicit"]
@@ -129,7 +132,3 @@ def segment_ends(start: int, length: int, count: int) -> Tensor:
     after them: (count + 1,). Without tokens all are the place after them."""
     ends = [start + max(1, -(-part * length // count)) - 1 if length else start for part in range(1, count + 1)]
     return torch.tensor([*ends, start + length])
-
-
-def _wide(states: Tensor) -> Tensor:
-    return states if states.dtype == torch.float64 else states.float()

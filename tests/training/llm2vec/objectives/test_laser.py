@@ -116,9 +116,9 @@ def test_what_is_trained_loads(tmp_path: Path) -> None:
     ("wrong", "message"),
     [
         ({"num_soft_tokens": 0}, "num_soft_tokens=0"),
-        ({"output_weight": -1}, "output_weight=-1 of an objective: expected a number of at least 0"),
+        ({"output_weight": -1}, "output_weight=-1 of an objective: expected a finite number of at least 0"),
         ({"process_weight": "much"}, "process_weight=much"),
-        ({"process_temperature": 0}, "process_temperature=0 of an objective: expected a number over 0"),
+        ({"process_temperature": 0}, "process_temperature=0 of an objective: expected a finite number over 0"),
     ],
 )
 def test_wrong_settings_are_named(wrong: dict, message: str) -> None:
