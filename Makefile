@@ -185,7 +185,7 @@ $(SEEDS:%=$(STUDY)/thresholds/seed%): $(STUDY)/thresholds/seed%: $(STUDY)/main/s
 
 REAL ?= outputs/real_model
 texts = $(or $(TEXTS),$(error TEXTS=<folder> is missing; docs/real-model.md says which files it holds))
-# ++ because Hydra first composes a multirun without its experiments, where these two are no settings.
+# ++ because Hydra first composes a multirun without its experiments, which alone have these two settings.
 ON_TEXTS = '++texts="$(texts)"' ++sentence_encoder=.models/all-MiniLM-L6-v2 backbone.path=.models/SmolLM2-135M-Instruct paths.outputs=$(REAL)
 REAL_TABLE = experiment=smollm2 table=smollm2 name=tables/smollm2 'seeds=[$(call commas,$(SEEDS))]' $(ON_TEXTS)
 ALL_CORES = $(BIN)/python experiments

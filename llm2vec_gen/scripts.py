@@ -75,7 +75,7 @@ def entry(step: StepFunction) -> Callable[[], None]:
             sys.argv[1:] = current_overrides(sys.argv[1:])
             hydra.main(version_base=None, config_path=str(CONF), config_name="config")(job)()
         except (*CONFIG_ERRORS, ValueError) as error:  # Hydra raises bare ones too
-            message = _misplaced_dry(error) or f"{format_config_error(error)}{_of_a_swept_choice(error)}"
+            message = _misplaced_dry(error) or f"{format_config_error(error)}{_hint_of_swept_experiments(error)}"
             print(f"error: {message}", file=sys.stderr)
             statuses.append(2)
         except KeyboardInterrupt:
@@ -98,13 +98,13 @@ def _misplaced_dry(error: Exception) -> str | None:
     return None
 
 
-def _of_a_swept_choice(error: Exception) -> str:
+def _hint_of_swept_experiments(error: Exception) -> str:
     """Return a hint for a setting that `experiment=a,b` may have: Hydra first composes a multirun without those."""
-    cause = error.__cause__ or error
-    swept = [argument for argument in sys.argv[1:] if re.match(r"[\w/@]+=[^\[{'\"]+,", argument)]
-    if sys.argv[1:2] not in (["-m"], ["--multirun"]) or not swept or not hasattr(cause, "full_key"):
+    key = getattr(error.__cause__ or error, "full_key", None)
+    swept = [argument for argument in sys.argv[1:] if re.match(r"experiment=[^\[{'\"]+,", argument)]
+    if sys.argv[1:2] not in (["-m"], ["--multirun"]) or not swept or not key:
         return ""
-    return f"; if it is a setting of {swept[0].partition('=')[0]}=, write ++{cause.full_key}= in a multirun"
+    return f"; if only the experiments have it, write ++{key}= in a multirun"
 
 
 def _fix_sys_path() -> None:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from llm2vec_gen.errors import InputError
 
-LEAST = 1e-10
-"""A variance of this part of the largest one is that of rounding."""
+RELATIVE_TOLERANCE = 1e-10
+"""Variances up to this fraction of the largest one are rounding errors."""
 
 
 def check_shrinkage(key: str, value: Any) -> None:
@@ -24,13 +24,14 @@ def zca(covariance: Tensor, shrinkage: float) -> Tensor:
 
     S = C'^(-1/2) with C' = (1 - shrinkage) C + shrinkage tr(C)/D: 0 whitens fully, 1 only rescales.
 
-    Raises InputError where a direction of C' has no variance: S would blow up whatever other vectors have there.
+    Raises InputError where a direction of C' has no variance: S would divide by 0 there.
     """
     values, directions = torch.linalg.eigh(covariance)
     values = (1 - shrinkage) * values.clamp_min(0) + shrinkage * values.mean()
-    if none := int((values <= LEAST * values.max()).sum()):
+    if degenerate := int((values <= RELATIVE_TOLERANCE * values.max()).sum()):
         raise InputError(
-            f"{none} of {len(values)} directions have no variance (fewer vectors than dimensions, or constant ones): "
-            f"whitening with shrinkage {shrinkage} would divide by 0; raise it, e.g. to 0.1, or give more vectors"
+            f"{degenerate} of {len(values)} directions have no variance (fewer vectors than dimensions, or constant "
+            f"ones): whitening with shrinkage {shrinkage} would divide by 0; raise it (training.whiten_targets, or "
+            "`whiten` of the encoder), e.g. to 0.1, or give more vectors"
         )
     return directions * values.rsqrt() @ directions.T

@@ -134,6 +134,8 @@ def test_prefixes_of_the_loss_are_encoders_of_their_own() -> None:
     assert len({artifact.digest for artifact in found}) == 5
     assert found[1].upstream == found[0].upstream
     assert compose("loss.alignment.matryoshka=[8]", "encoder=llm2vec_gen@8").encoders() == ["llm2vec_gen@8"]
+    unused = compose("loss.alignment.matryoshka=[8]", "loss.alignment.weight=0")
+    assert unused.encoders() == ["llm2vec_gen", "teacher", "input_mean"], "a loss that is not trained trains no prefix"
     for encoder in ("llm2vec_gen@9", "llm2vec_gen@x"):
         with pytest.raises(InputError, match="this config has llm2vec_gen, llm2vec_gen@8, teacher"):
             compose("loss.alignment.matryoshka=[8]", f"encoder={encoder}")

@@ -286,7 +286,7 @@ def _id(value: Any, column: str, where: str) -> str:
 
 
 def _normal(text: str) -> str:
-    """Return what texts that count as the same one have in common."""
+    """Return the text in NFC with single spaces; texts with equal results count as the same."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 

@@ -14,6 +14,7 @@ from llm2vec_gen.encoders.llm2vec import (
     check_base,
     check_method,
     check_order,
+    check_template_of,
     fitted,
     merged,
     with_adapter,
@@ -70,6 +71,7 @@ def check_adapters(node: Mapping[str, Any], names: Sequence[str], component: str
         check_order(folder, f"{key}={node[name]}", stacked=any(node.get(other) for other in names[: names.index(name)]))
         if method:
             check_method(folder, f"{key}={node[name]}", method)
+        check_template_of(folder, f"{key}={node[name]}", node.get("template"))
         _check_weights(model.get("quantization", "none"), f"{key}={node[name]}")
         if (lm := _without_weights(str(model["path"]), str(model.get("revision", "main")))) is not None:
             fitted(_adapted_model(lm, folder), folder)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from llm2vec_gen.encoders.adapted import merge_adapter
 from llm2vec_gen.encoders.base import PooledEncoder, Row
-from llm2vec_gen.encoders.llm2vec import note_of
+from llm2vec_gen.encoders.llm2vec import check_template_of
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.paths import PathOrId
 
@@ -49,12 +49,8 @@ class InBedder(PooledEncoder):
         super().__init__(backbone, max_length, use_instruction)
         self.template = check_template(template)
         folder = merge_adapter(backbone, adapter, adapter_revision, self.name)
-        trained = None if folder is None else note_of(folder).get("template")
-        if trained not in (None, template):
-            raise InputError(
-                f"baseline.inbedder.adapter={adapter} was trained with the template {trained!r}, not {template!r}; "
-                "set baseline.inbedder.template to it"
-            )
+        if folder is not None:
+            check_template_of(folder, f"baseline.inbedder.adapter={adapter}", template)
 
     def rows(self, texts: Sequence[str], instruction: str | None) -> list[Row]:
         """Return the filled template of each text; the position is the last one."""

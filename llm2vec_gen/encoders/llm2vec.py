@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 NOTE = "objective.json"  # what `teach` writes beside an adapter
-METHODS = {
+ENCODER_OF_OBJECTIVE = {
     "MaskedNextTokenPrediction": "llm2vec",
     "SimCSE": "llm2vec",
     "SupervisedContrastive": "llm2vec",
@@ -128,8 +128,15 @@ def check_order(folder: Path, given: str, stacked: bool) -> None:
 def check_method(folder: Path, given: str, name: str) -> None:
     """Raise InputError where `teach` trained an adapter for another encoder than `name`, such as "gircse"."""
     objective = note_of(folder).get("objective", "")
-    if (trained_for := METHODS.get(objective, name)) != name:
+    if (trained_for := ENCODER_OF_OBJECTIVE.get(objective, name)) != name:
         raise InputError(f"{given} was trained for {trained_for} ({objective}), not for {name}; give another adapter")
+
+
+def check_template_of(folder: Path, given: str, template: Any) -> None:
+    """Raise InputError where `teach` trained an adapter with another template than the one it is to be read with."""
+    trained = note_of(folder).get("template")
+    if template is not None and trained not in (None, template):
+        raise InputError(f"{given} was trained with the template {trained!r}, not {template!r}; give that one")
 
 
 def check_base(folder: Path, given: str, model: Any, tokenizer: Any, path: PathOrId) -> None:
@@ -138,7 +145,10 @@ def check_base(folder: Path, given: str, model: Any, tokenizer: Any, path: PathO
     if trained_on is None:
         return
     if model.dtype == torch.float16:  # rounds small embeddings away, so its fingerprint is another
-        log.warning("%s: in float16 it is not checked that path=%s is the backbone that it was trained on", given, path)
+        log.warning(
+            "%s: a float16 model has another fingerprint, so path=%s was not compared with the backbone that the "
+            "adapter was trained on", given, path,
+        )  # fmt: skip
         return
     if trained_on != (found := fingerprint(model, tokenizer)):
         raise InputError(

@@ -93,7 +93,7 @@ class Router:
         for start in range(0, len(texts) if threshold else 0, CHUNK):
             rows = slice(start, start + CHUNK)
             signal, vectors[rows] = self._one_pass(texts[rows], instruction)
-            hard[rows] = signal.double() >= threshold  # in float32 the next number after a signal would be that signal
+            hard[rows] = signal.double() >= threshold  # in float32 the next number above a signal rounds to it
         if not threshold:
             hard[:] = True
         written = [text for text, is_hard in zip(texts, hard.tolist(), strict=True) if is_hard]

@@ -47,7 +47,7 @@ class SoftTokenEncoder:
         use_instruction: bool = True,
     ):
         check_soft_tokens(num_soft_tokens, soft_temperature)
-        check_integer(f"{self.name}: max_length", max_length)
+        check_integer(f"max_length of {self.name}", max_length)
         self.backbone, self.max_length, self.use_instruction = backbone, max_length, use_instruction
         self.num_soft_tokens, self.soft_temperature = num_soft_tokens, soft_temperature
         self.embedding_dim = int(backbone.hidden_size)

@@ -29,7 +29,9 @@ class Routes(Protocol):
 
     signal_name: str
 
-    def at(self, threshold: float) -> Any: ...
+    def at(self, threshold: float) -> Routes: ...
+
+    def encode(self, texts: Sequence[str], instruction: str | None = None) -> Tensor: ...
 
     def signals(self, texts: Sequence[str], instruction: str | None = None) -> Tensor: ...
 
@@ -53,7 +55,7 @@ class Routing(OverEvaluations):
 
     evaluations  name -> evaluation whose queries are scored one by one (retrieval; higher must be better), as nodes of
                  a config: each is built with this one's instruction
-    tasks        their tasks; null: all that have scores per query, but for harmful retrieval
+    tasks        their tasks; null: all that have scores per query, except harmful retrieval
     validation   the part of the queries, by a hash of their ids, on which the threshold is chosen, between 0 and 1
     tolerance    the threshold chosen is the cheapest whose validation quality is within this of the best one
 
@@ -138,6 +140,7 @@ class Routing(OverEvaluations):
         if not instruction:
             raise InputError(f"evaluation.routing.tasks: {task} has no instruction, so its queries are not routed")
         asked = [texts[id_] for id_ in ids]
+        # inf, so that the deciding pass counts whatever threshold the config has
         signals, costs = encoder.signals(asked, instruction).tolist(), encoder.at(math.inf).costs(asked, instruction)
         return [
             RoutedQuery(f"{task}/{id_}", signal, ways[0][id_], ways[1][id_], *cost)

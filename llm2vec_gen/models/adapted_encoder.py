@@ -130,12 +130,14 @@ class AdaptedEncoder(nn.Module):
 
     def _causal_passes(self, lengths: Sequence[int], run: Any) -> Iterator[tuple[list[int], Tensor]]:
         """(row numbers, what `run` makes of them) of each micro-batch, recomputed in the backward pass if so set."""
-        # checkpoint keeps the random state of the devices of its tensor arguments alone: without one, a GPU's second
-        # pass would draw another dropout.
-        device = torch.empty(0, device=self.backbone.device)
+        # checkpoint saves the random state only of devices that its tensor arguments are on. Without this tensor, the
+        # second pass on a GPU would draw another dropout mask.
+        on_device = torch.empty(0, device=self.backbone.device)
         for rows in length_sorted_batches(lengths, self.backbone.max_tokens_per_micro_batch):
-            again = self.backbone.gradient_checkpointing
-            yield rows, checkpoint(lambda rows, _: run(rows), rows, device, use_reentrant=False) if again else run(rows)
+            if self.backbone.gradient_checkpointing:
+                yield rows, checkpoint(lambda rows, _: run(rows), rows, on_device, use_reentrant=False)
+            else:
+                yield rows, run(rows)
 
     def _passes(self, ids: Sequence[Tensor], read: Any) -> Iterator[tuple[list[int], Tensor]]:
         """(row numbers, what `read` makes of their states and mask) of each padded batch, longest rows first."""

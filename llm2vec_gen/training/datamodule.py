@@ -19,7 +19,7 @@ from llm2vec_gen.training.negatives import Negatives, rows_with_negatives
 from llm2vec_gen.training.refusal_share import rows_at_share
 from llm2vec_gen.training.settings import TrainingSettings
 from llm2vec_gen.training.target_transform import TargetTransform
-from llm2vec_gen.training.validation import LEAST, ValidationBatches, hashes_of, held_out_rows
+from llm2vec_gen.training.validation import MIN_QUERIES, ValidationBatches, hashes_of, held_out_rows
 from llm2vec_gen.types import Batch, Completion
 
 NO_NEGATIVES = (
@@ -137,13 +137,13 @@ class CompletionDataModule(ResumableDataModule):
         hashes = hashes_of(_texts(completions, "query"))
         kept, self.validation_rows, counts = rows_with_negatives(self.negatives, rows, self.validation_rows, hashes)
         self._selected |= counts
-        if counts.get("validation_queries_without_negative") and len(self.validation_rows) < LEAST:
-            if validation != "auto":
-                raise InputError(
-                    f"data.validation={validation}: {len(self.validation_rows)} of the queries that it holds out have "
-                    f"a hard negative; expected {LEAST} or more: raise it, or set 0 for none"
-                )
-            self.validation_rows = self.validation_rows[:0]
+        lost = counts.get("validation_queries_without_negative", 0)
+        if lost and len(self.validation_rows) < MIN_QUERIES:
+            raise InputError(
+                f"data.validation={validation}: only {len(self.validation_rows)} of the "
+                f"{lost + len(self.validation_rows)} queries that it holds out have a hard negative, and validation "
+                f"needs {MIN_QUERIES}; hold out more queries, or set data.validation=0"
+            )
         if settings.refusal_share == 0:
             kept = self._without_refused_negatives(kept, settings)
         if len(kept) < settings.batch_size:

@@ -210,7 +210,7 @@ def _encode(model: Any, batch: Batch, chunk_size: int | None) -> EncoderOutput:
         output = model(chunk)
         return tuple(part for hop in (*output.earlier, output) for part in (hop.soft_prompts, hop.embedding))
 
-    # checkpoint keeps the random state of the devices of its tensor arguments alone; adapters may have dropout.
+    # checkpoint saves the random state only of devices that its tensor arguments are on; adapters may have dropout.
     parts = [checkpoint(run, start, batch.targets, use_reentrant=False) for start in range(0, size, chunk_size)]
     tensors = [torch.cat(chunks) for chunks in zip(*parts, strict=True)]
     *earlier, last = map(EncoderOutput, tensors[::2], tensors[1::2])

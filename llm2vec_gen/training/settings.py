@@ -105,7 +105,7 @@ class TrainingSettings:
         }
         return found | {"training.warmup_steps": self.warmup}
 
-    def changed(self, keys: Iterable[str]) -> list[str]:
+    def non_default(self, keys: Iterable[str]) -> list[str]:
         """Return those of the settings that differ from their default."""
         defaults = {one.name: one.default for one in fields(self)}
         return [key for key in keys if getattr(self, key) != defaults[key]]
@@ -202,8 +202,8 @@ def check_losses(losses: Mapping[str, Any] | None) -> None:
 
 
 def check_schedules(losses: Mapping[str, Any], max_steps: int) -> list[str]:
-    """Return the built losses that are used and whose schedule keeps the weight at 0 in all steps; InputError where
-    that are all of them."""
+    """Return the names of the used losses whose schedule keeps the weight at 0 in every step; raise InputError if that
+    is true of all used losses."""
     used = [name for name, loss in losses.items() if weight_of(loss) > 0]
     never = [name for name in used if not any(weight_at(losses[name], step) for step in (0, max_steps - 1))]
     if never == used:

@@ -22,7 +22,7 @@ from llm2vec_gen.types import Batch, EncoderOutput
 log = logging.getLogger(__name__)
 
 AUTO_FRACTION, AUTO_MOST = 0.02, 1000
-LEAST = 2  # queries: among the targets of one alone, its own is always found
+MIN_QUERIES = 2  # queries: among the targets of one alone, its own is always found
 METRICS = ("loss", "cosine_match", "retrieval", "retrieval_mrr")
 """What is measured beside each loss."""
 
@@ -51,10 +51,10 @@ def held_out_rows(queries: Iterable[str], validation: int | float | str, batch_s
     hashes = hashes_of(queries)
     known = np.unique(hashes)  # sorted
     if isinstance(size, int):
-        chosen, least = known[:size], max(LEAST, size)
+        chosen, least = known[:size], max(MIN_QUERIES, size)
     else:
         chosen = known[: np.searchsorted(known, np.uint64(size * 2**64))][: AUTO_MOST if auto else None]
-        least = max(LEAST, batch_size) if auto else LEAST
+        least = max(MIN_QUERIES, batch_size) if auto else MIN_QUERIES
     rows = np.flatnonzero(np.isin(hashes, chosen))
     left = len(hashes) - len(rows)
     if len(chosen) >= least and left >= batch_size:
@@ -64,8 +64,8 @@ def held_out_rows(queries: Iterable[str], validation: int | float | str, batch_s
         log.info("train: no validation, because data.validation=auto chooses %s; name a number of queries", what)
         return np.empty(0, dtype=np.int64)
     raise InputError(
-        f"data.validation={validation} chooses {what}; expected at least {LEAST} queries and a batch left to train "
-        "on: choose another number, or 0 for no validation"
+        f"data.validation={validation} chooses {what}; expected at least {MIN_QUERIES} queries and a batch left to "
+        "train on: choose another number, or 0 for no validation"
     )
 
 

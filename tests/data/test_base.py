@@ -137,6 +137,7 @@ def test_an_input_stands_behind_its_instruction():
     assert row_from(row, "instruction", "output", None, "log:1", "input") == Row("Translate.\n\noui", "yes")
     for empty in ("", " ", None):
         assert row_from({**row, "input": empty}, "instruction", None, None, "log:1", "input") == Row("Translate. ")
+    assert row_from({**row, "input": []}, "instruction", None, None, "log:1", "input").query == row["instruction"]
     with pytest.raises(InputError, match=r"log:1: column 'input' holds int 3"):
         row_from({**row, "input": 3}, "instruction", None, None, "log:1", "input")
 

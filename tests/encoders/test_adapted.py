@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,12 +13,12 @@ from safetensors.torch import load_file, save_file
 
 from llm2vec_gen import pipeline
 from llm2vec_gen.backbones.backbone import Backbone
-from llm2vec_gen.config import compose
+from llm2vec_gen.config import CONF, compose
 from llm2vec_gen.encoders.adapted import check_adapters
 from llm2vec_gen.encoders.gircse import GIRCSE
-from llm2vec_gen.encoders.inbedder import InBedder
+from llm2vec_gen.encoders.inbedder import TEMPLATE, InBedder
 from llm2vec_gen.encoders.laser import LaSER
-from llm2vec_gen.encoders.llm2vec import LLM2Vec
+from llm2vec_gen.encoders.llm2vec import ENCODER_OF_OBJECTIVE, LLM2Vec
 from llm2vec_gen.errors import InputError
 from tests.builders import lora_adapter_folder, tiny_backbone_folder
 
@@ -147,7 +148,7 @@ def test_adapters_over_another_backbone_or_in_another_order_are_refused(place: P
     for dtype in ("float32", "bfloat16", "float16"):
         caplog.clear()
         LLM2Vec(lm(place), first, second, dtype=dtype, device="cpu")
-        assert ("in float16 it is not checked" in caplog.text) == (dtype == "float16")
+        assert ("a float16 model has another fingerprint" in caplog.text) == (dtype == "float16")
     refused = {
         (other, None): r"teacher.adapter=.*adapter of another backbone \(fingerprint 0123456789abcdef",
         (first, other): r"teacher.second_adapter=.*adapter of another backbone",
@@ -183,10 +184,23 @@ def test_an_adapter_that_was_trained_for_another_encoder_is_refused(place, tmp_p
             check_adapters(node, ["adapter"], "baseline.x", encoder.name)
 
 
+def test_every_objective_has_its_encoder() -> None:
+    targets = {
+        target
+        for file in (CONF / "objective").glob("*.yaml")
+        for target in re.findall(r"_target_: (\S+objectives\S+)", file.read_text())
+    }
+    assert {target.rpartition(".")[2] for target in targets} == set(ENCODER_OF_OBJECTIVE)
+    assert set(ENCODER_OF_OBJECTIVE.values()) == {encoder.name for encoder in (*ENCODERS.values(), LLM2Vec)}
+
+
 def test_an_adapter_of_another_template_is_refused(place, tmp_path) -> None:
     given = noted(place, tmp_path / "trained", template="Q: {text} A:")
     with pytest.raises(InputError, match="trained with the template 'Q: {text} A:', not "):
         InBedder(Backbone.from_pretrained(lm(place), device="cpu"), given)
+    node = {"backbone": {"path": lm(place)}, "adapter": given, "template": TEMPLATE}
+    with pytest.raises(InputError, match="baseline.x.adapter=.*trained with the template"):
+        check_adapters(node, ["adapter"], "baseline.x")
     InBedder(Backbone.from_pretrained(lm(place), device="cpu"), given, template="Q: {text} A:")
 
 

@@ -101,6 +101,7 @@ def test_an_adapter_is_merged_and_one_of_another_backbone_refused(tmp_path):
         ({"num_soft_tokens": 0}, "num_soft_tokens=0"),
         ({"num_soft_tokens": 2.5}, "num_soft_tokens=2.5"),
         ({"soft_temperature": 0}, "soft_temperature=0: expected a finite number over 0"),
+        ({"soft_temperature": float("inf")}, "soft_temperature=inf"),
         ({"soft_temperature": "warm"}, "soft_temperature=warm"),
     ],
 )

@@ -174,7 +174,7 @@ def test_settings_of_negatives_are_checked() -> None:
         ContrastiveLoss(hard_negatives=True)(None, output, Batch([], [], [], torch.eye(2)))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("temperature", [0, -1, "warm", True, math.nan])
+@pytest.mark.parametrize("temperature", [0, -1, "warm", True, math.nan, math.inf])
 def test_a_temperature_is_over_0(temperature: object) -> None:
     with pytest.raises(InputError, match="temperature"):
         ContrastiveLoss(temperature=temperature)  # type: ignore[arg-type]
@@ -191,12 +191,11 @@ def test_targets_of_one_text_are_found_whatever_their_rounding() -> None:
     assert torch.equal(same_targets(targets, targets), expected)
     assert torch.equal(same_targets(targets[:5], targets), expected[:5])
     assert same_targets(targets[:1], targets[[0, 0]]).all(), "nothing else to compare with"
-    plain, again = loss_of(*rows(4)), rows(4)
+    again = rows(4)
     again[1][3] = again[1][0] + 1e-4
     masked = again[1].clone()
     masked[3] = again[1][0]
     assert loss_of(again[0], again[1]).item() == pytest.approx(loss_of(again[0], masked).item(), rel=1e-2)
-    assert loss_of(again[0], again[1]).item() < plain.item() + 1
 
 
 def test_scores_are_of_float32_under_autocast() -> None:

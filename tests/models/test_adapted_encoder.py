@@ -211,7 +211,7 @@ def test_target_modules_are_checked() -> None:
         adapted(backbone(), lora=Lora(4, 8, ["input_layernorm"]))
 
 
-@pytest.mark.parametrize("wrong", [{"rank": 0}, {"rank": 1.5}, {"alpha": 0}])
+@pytest.mark.parametrize("wrong", [{"rank": 0}, {"rank": 1.5}, {"alpha": 0}, {"alpha": float("inf")}, {"alpha": "32"}])
 def test_sizes_are_checked(wrong: dict) -> None:
     with pytest.raises(InputError, match=f"teacher_training.lora.{next(iter(wrong))}="):
         Lora(**wrong)

@@ -142,17 +142,12 @@ def test_a_paired_negative_that_is_a_held_out_query_is_found_by_its_text() -> No
     assert [batch.negatives.ids for batch in source.val_dataloader()][0][0] in {f"id{row}" for row in range(ROWS)}
 
 
-def test_too_few_held_out_queries_with_a_negative_are_refused_and_auto_takes_none() -> None:
+def test_too_few_held_out_queries_with_a_negative_are_refused() -> None:
     rows = {f"row{row}": None for row in data(completions(), None, frozenset(), validation=3).validation_rows[1:]}
     given = completions(**rows)
-    negatives = PairedNegatives(given, NegativeTargets(ROWS))
-    with pytest.raises(InputError, match="data.validation=3: 1 of the queries that it holds out have a hard negative"):
-        data(given, negatives, validation=3)
-    held_out = set(data(completions(400), None, frozenset(), validation="auto").validation_rows)
-    assert len(held_out) > 1
-    given = completions(400, **{f"row{row}": None for row in sorted(held_out)[1:]})
-    source = data(given, PairedNegatives(given, NegativeTargets(400)), validation="auto")
-    assert len(source.validation_rows) == 0 and source.counts()["validation_queries_without_negative"]
+    with pytest.raises(InputError, match="data.validation=3: only 1 of the 3 queries"):
+        data(given, PairedNegatives(given, NegativeTargets(ROWS)), validation=3)
+    assert len(data(given, PairedNegatives(given, NegativeTargets(ROWS)), validation=0).validation_rows) == 0
 
 
 def test_which_kind_of_negatives_a_run_has() -> None:

@@ -65,8 +65,8 @@ class Triplets:
         self.path, self.name, self.split, self.revision, self.limit = path, name, split, revision, limit
         texts = {"query": query_column, "completion": completion_column, "negative": negative_column,
                  "passage": passage_column}  # fmt: skip
-        self.columns_of_texts = {text: column for text, column in texts.items() if column}
-        self.columns = list(self.columns_of_texts.values())
+        self.columns_by_text = {text: column for text, column in texts.items() if column}
+        self.columns = list(self.columns_by_text.values())
         self._rows, first = self._open()
         missing = [column for column in self.columns if column not in first]
         if missing:
@@ -81,7 +81,7 @@ class Triplets:
         self.report = dict.fromkeys(self.report, 0)
         for index, record in enumerate(itertools.islice(self._rows, self.limit)):
             self.report["read"] += 1
-            texts = {text: value_of(record, column) for text, column in self.columns_of_texts.items()}
+            texts = {text: value_of(record, column) for text, column in self.columns_by_text.items()}
             if all(isinstance(text, str) and text.strip() for text in texts.values()):
                 yield Example(str(index), **texts)
             else:
@@ -185,14 +185,15 @@ def examples(source: Any) -> Iterator[Example]:
 
 
 def check_third(name: str, objective: Any, source: Any) -> None:
-    """InputError where the third column of a source is a hard negative and the objective's third text a passage, or the
-    other way round."""
-    columns = getattr(source, "columns_of_texts", {})
-    wrong = {"passage": "negative", "negative": "passage"}[objective.third]
+    """InputError where the third column of a source is a passage and the objective reads a hard negative there, or the
+    other way round; an objective that reads neither leaves a negative out."""
+    columns = getattr(source, "columns_by_text", {})
+    wrong = "negative" if objective.third == "passage" else "passage"
     if wrong in columns:
+        reads = f"reads a {objective.third} there; name its column with {objective.third}_column and"
         raise InputError(
-            f"teacher_training.corpus.{wrong}_column={columns[wrong]}: {name} reads a {objective.third} there; name "
-            f"its column with {objective.third}_column and set {wrong}_column=null"
+            f"teacher_training.corpus.{wrong}_column={columns[wrong]}: {name} "
+            f"{reads if objective.third else 'reads none;'} set {wrong}_column=null"
         )
 
 

@@ -73,6 +73,8 @@ class LLM2VecTraining:
                 f"teacher_training.corpus={corpus}: expected a source of rows, e.g. "
                 f"'teacher_training.corpus={{_target_: llm2vec_gen.data.query_log.QueryLog, path: {corpus}}}'"
             )
+        for name, objective in objectives.items():
+            check_third(name, objective, corpus)
         self.objectives, self.lora, self.corpus, self.fields = (
             dict(objectives),
             Lora(**(lora or {})),
@@ -134,8 +136,7 @@ class LLM2VecTraining:
 
     def _corpora(self, backbone: Any, source: Any, folder: Path) -> dict[str, CorpusRows]:
         """Return the checked rows of each objective; objectives that read the same rows share a file."""
-        for name, objective in self.objectives.items():
-            check_third(name, objective, source)
+        for objective in self.objectives.values():
             objective.prepare(backbone)
             dropout_layers(backbone.lm, objective.attention_dropout, backbone.path)
         if collectives.rank() == 0:

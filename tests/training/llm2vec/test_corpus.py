@@ -9,7 +9,9 @@ from llm2vec_gen.data.query_log import QueryLog
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.training.llm2vec.corpus import Triplets, check_third, examples, warn_of_negatives, write_rows
 from llm2vec_gen.training.llm2vec.objectives.laser import LatentReasoning
+from llm2vec_gen.training.llm2vec.objectives.simcse import SimCSE
 from llm2vec_gen.training.llm2vec.objectives.supervised_contrastive import SupervisedContrastive
+from llm2vec_gen.training.llm2vec.teacher_training import LLM2VecTraining
 from llm2vec_gen.training.settings import TrainingSettings
 from llm2vec_gen.types import Completion
 
@@ -159,5 +161,8 @@ def test_a_passage_is_no_negative_and_the_other_way_round(tmp_path: Path) -> Non
         check_third("laser", laser, negatives)
     with pytest.raises(InputError, match="passage_column=passage: supervised reads a negative there"):
         check_third("supervised", contrastive, passages)
+    check_third("simcse", SimCSE(TrainingSettings()), negatives)
+    with pytest.raises(InputError, match="passage_column=passage: simcse reads none; set passage_column=null"):
+        LLM2VecTraining({"simcse": SimCSE(TrainingSettings())}, corpus=passages)
     with pytest.raises(InputError, match="no objective reads both"):
         Triplets(str(tmp_path / "a.jsonl"), passage_column="passage")

@@ -20,7 +20,7 @@ from torch import Tensor
 from llm2vec_gen.errors import InputError, check_integer
 from llm2vec_gen.training.settings import TrainingSettings
 
-UNUSED = ("query_chunk_size", "centre_targets", "whiten_targets", "refusal_share", "refusal_patterns",
+STUDENT_SETTINGS = ("query_chunk_size", "centre_targets", "whiten_targets", "refusal_share", "refusal_patterns",
           "document_instruction", "max_completion_tokens")  # fmt: skip
 """Settings of a training that only a student's has."""
 
@@ -44,8 +44,8 @@ class ObjectiveBatch:
 
 
 class Objective(ABC):
-    """The training of one adapter: what it reads ("texts", or "pairs" of query and completion, and a third text where
-    the corpus has one: a "negative" or a "passage"), its settings, its dropout, its loss.
+    """The training of one adapter: what it reads ("texts", or "pairs" of query and completion, with a `third` text
+    where the corpus has one: a "negative", a "passage", or None for neither), its settings, its dropout, its loss.
 
     Dropout at `lora_dropout` acts on what goes into the adapter's layers, at `attention_dropout` on attention weights.
     An objective uses the settings of `training` that concern optimisation; `gradient_checkpointing` here means that
@@ -56,7 +56,7 @@ class Objective(ABC):
     """
 
     reads: str = "texts"
-    third: str = "negative"
+    third: str | None = None
     causal: bool = False
     observed: tuple[str, ...] = ()
 
@@ -71,7 +71,7 @@ class Objective(ABC):
             raise InputError(
                 "training.learning_rate of an objective is null; set one (conf/objective has the published ones)"
             )
-        unused = training.changed(UNUSED)
+        unused = training.non_default(STUDENT_SETTINGS)
         if unused:
             raise InputError(f"training.{unused[0]} of an objective: teach does not use it; leave it out")
         self.training, self.max_length = training, max_length

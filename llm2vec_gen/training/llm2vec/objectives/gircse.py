@@ -42,6 +42,7 @@ class IterativeContrastiveRefinement(ContrastiveObjective):
     """
 
     causal = True
+    third = "negative"
     observed = ("accuracy", "cosine_match", "cosine_other", "first_step", "last_step", "refinement")
 
     def __init__(

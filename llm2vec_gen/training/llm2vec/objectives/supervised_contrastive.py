@@ -11,6 +11,7 @@ class SupervisedContrastive(ContrastiveObjective):
     is the same text as the query's own completion is no negative."""
 
     reads = "pairs"
+    third = "negative"
 
     def batch(self, ids: list[str], rows: list[tuple[str, ...]], tokenize: Tokenize, noise: Noise) -> ObjectiveBatch:
         """Columns: queries, completions and, where the corpus has them, negatives."""

@@ -123,3 +123,9 @@ def test_wrong_settings_are_named() -> None:
         ContrastiveObjective.__init__(
             SupervisedContrastive.__new__(SupervisedContrastive), TrainingSettings(batch_size=1)
         )
+
+
+@pytest.mark.parametrize("wrong", [{"query_chunk_size": 8}, {"refusal_share": 0.1}, {"max_completion_tokens": 17}])
+def test_settings_that_a_student_alone_has_are_refused(wrong: dict) -> None:
+    with pytest.raises(InputError, match=f"training.{next(iter(wrong))} of an objective: teach does not use it"):
+        SupervisedContrastive(TrainingSettings(**wrong))
