@@ -71,6 +71,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     batches = [batch.to(backbone.device) for batch in batches]
     optimizer = torch.optim.AdamW(model.trainables().values(), lr=3e-4, weight_decay=0.0)
     backbone.max_tokens_per_micro_batch = fitting_budget(options, lambda: step(model, batches[0], optimizer), backbone)
+    if options.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()  # of budgets that did not fit
     step(model, batches[0], optimizer)
     seconds = timed(options.device, lambda: [step(model, batch, optimizer) for batch in batches[1:-1]]) / options.steps
     work_done = sum(operations(model, batch) for batch in batches[1:-1]) / options.steps

@@ -89,6 +89,8 @@ def one_step(model: Any, batch: Any, optimizer: Any, phases: Phases) -> None:
     """The step of the training, taken apart by hand."""
     import torch
 
+    from llm2vec_gen.backbones import token_loss
+
     backbone = model.backbone
     with phases.phase("prefix pass"):
         prefix = backbone.prefix_pass(batch.queries)
@@ -97,18 +99,18 @@ def one_step(model: Any, batch: Any, optimizer: Any, phases: Phases) -> None:
         soft_prompts = model.project(states[:, model.num_thought_tokens :])
         embedding = model.align(soft_prompts)
     within = Phases(phases.cuda)
-    head = backbone.token_loss
+    head = token_loss.token_loss
 
-    def timed_head(states: Any, targets: Any) -> Any:
+    def timed_head(*arguments: Any) -> Any:
         with within.phase("head"):
-            return head(states, targets)
+            return head(*arguments)
 
-    backbone.token_loss = timed_head
+    token_loss.token_loss = timed_head
     try:
         with phases.phase("reconstruction pass"):
             total, tokens = backbone.reconstruction_loss(soft_prompts, batch.completions)
     finally:
-        del backbone.token_loss
+        token_loss.token_loss = head
     phases.seconds["head and cross entropy"] += within.seconds["head"]
     phases.seconds["reconstruction pass"] -= within.seconds["head"]
     with phases.phase("backward through the suffix"):

@@ -206,6 +206,8 @@ def _outputs(config: DictConfig) -> Iterator[None]:
     if config.keep:
         yield
         return
+    if (env_world_size() or 1) > 1:
+        raise InputError("keep=false puts outputs into a folder of each process; with torchrun or srun set keep=true")
     with tempfile.TemporaryDirectory(prefix="llm2vec_gen-") as folder:
         config.paths.outputs = literal(folder)
         yield

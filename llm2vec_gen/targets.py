@@ -114,6 +114,35 @@ def check(value: Any, where: str) -> None:
         check(item, f"{where}.{key}")
 
 
+PARTS = tuple(
+    f"llm2vec_gen.{name}." for name in ("encoders", "backbones", "models", "generators", "data", "evaluations")
+)
+"""Where the classes are that an encoder's settings name."""
+
+
+def check_own(value: Any, where: str) -> None:
+    """Raise InputError unless every node within names a class of this package that an encoder is made of.
+
+    For settings that come with a file of others (an index): to build them must not run anything else, so a name is
+    neither imported nor called before it is known to be one of ours, and nothing in them allows remote code.
+    """
+    if isinstance(value, list):
+        for item in value:
+            check_own(item, where)
+    if not isinstance(value, dict):
+        return
+    if (name := value.get("_target_")) is not None:
+        found = locate(name) if isinstance(name, str) and name.startswith(PARTS) else None
+        owner = getattr(found, "__self__", found)  # of a class method, such as Backbone.from_pretrained
+        own = inspect.isclass(owner) or name == "llm2vec_gen.models.open_checkpoint.open_checkpoint"
+        if not own or not f"{owner.__module__}.".startswith(PARTS):
+            raise InputError(f"{where} names {name}, which is no encoder of this package; it is not loaded")
+    if value.get("trust_remote_code"):
+        raise InputError(f"{where} asks for trust_remote_code; code that comes with a model is not run from here")
+    for item in value.values():
+        check_own(item, where)
+
+
 def unknown_key(full: str, key: str, known: Sequence[str], owner: str) -> InputError:
     """Return the error for an unknown setting, with the closest known ones."""
     takes = f"takes {closest(key, known)}" if known else "takes no settings"

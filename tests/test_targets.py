@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import functools
+import json
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llm2vec_gen import targets
+from llm2vec_gen.config import compose
 from llm2vec_gen.errors import InputError
+from llm2vec_gen.targets import check_own
 
 HERE = "tests.test_targets"
+RIVALS = ["inbedder", "gircse", "laser"]
 
 
 @dataclass
@@ -102,3 +108,37 @@ def test_a_flag_takes_true_or_false_alone(value: Any) -> None:
     targets.check({"inner": [node("Switch", on=True, maybe=None)]}, "settings")
     with pytest.raises(InputError, match=rf"^settings\.inner\[0\]\.on={value}: expected true or false"):
         targets.check({"inner": [node("Switch", on=value)]}, "settings")
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"_target_": "os.system", "_args_": ["touch {file}"]},
+        {"_target_": "llm2vec_gen.atomic_files.os.system", "_args_": ["touch {file}"]},
+        {"_target_": "llm2vec_gen.encoders.llm2vec.json.loads", "_args_": ["1"]},
+        {
+            "_target_": "llm2vec_gen.encoders.echo.Echo",
+            "backbone": {"_target_": "os.system", "_args_": ["touch {file}"]},
+        },
+        {"_target_": "llm2vec_gen.encoders.echo.Echo", "texts": [{"_target_": "subprocess.run", "_args_": ["touch"]}]},
+        {"_target_": "llm2vec_gen.atomic_files.write_text", "_args_": ["{file}", "x"]},
+        {"_target_": "llm2vec_gen.encoders.llm2vec.check_base"},
+        {"_target_": "antigravity"},
+        {"_target_": 3},
+        {"_target_": "llm2vec_gen.backbones.backbone.Backbone.from_pretrained", "path": "x", "trust_remote_code": True},
+    ],
+)
+def test_settings_of_others_name_encoders_of_this_package_alone(node: dict, tmp_path: Path) -> None:
+    file = tmp_path / "made"
+    node = json.loads(json.dumps(node).replace("{file}", str(file)))
+    known = set(sys.modules)
+    with pytest.raises(InputError, match="is no encoder of this package|trust_remote_code"):
+        check_own(node, "index.json")
+    assert not file.exists() and "antigravity" not in set(sys.modules) - known
+
+
+@pytest.mark.parametrize("name", [*RIVALS, "hyde", "echo", "input_mean", "router", "checkpoint"])
+def test_what_a_config_makes_of_an_encoder_is_one(name: str) -> None:
+    needed = {"router": "model.path=x", "checkpoint": "path=x"} | dict.fromkeys(RIVALS, "adapter=null")
+    more = [f"baseline.{name}.{needed[name]}"] if name in needed else []
+    check_own(compose(f"baseline=[{name}]", *more).settings["baseline"][name], "index.json")

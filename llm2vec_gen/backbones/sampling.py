@@ -12,6 +12,9 @@ from torch import Tensor
 
 from llm2vec_gen.errors import InputError
 
+LEAST_TEMPERATURE = 1e-6
+"""Lower ones draw the most likely token all the same, and would make logits infinite."""
+
 KNOWN = ("do_sample", "temperature", "top_p", "top_k", "repetition_penalty")
 
 
@@ -70,7 +73,7 @@ class Sampler:
         return logits
 
     def _probabilities(self, logits: Tensor) -> Tensor:
-        logits = logits / self.temperature
+        logits = logits / max(self.temperature, LEAST_TEMPERATURE)
         top_k = int(self.settings.get("top_k") or 0)
         if 0 < top_k < logits.shape[-1]:
             floor = logits.topk(top_k, dim=-1).values[:, -1:]
@@ -79,6 +82,8 @@ class Sampler:
         if top_p < 1.0:
             ordered, places = logits.sort(dim=-1, descending=True)
             probabilities = ordered.softmax(-1)
-            ordered = ordered.masked_fill(probabilities.cumsum(-1) - probabilities >= top_p, float("-inf"))
+            left_out = probabilities.cumsum(-1) - probabilities >= top_p
+            left_out[..., 0] = False  # a top_p that float32 rounds to 0 keeps the most likely token too
+            ordered = ordered.masked_fill(left_out, float("-inf"))
             logits = torch.full_like(logits, float("-inf")).scatter(-1, places, ordered)
         return logits.softmax(-1)

@@ -115,6 +115,18 @@ def read(source: str | Path, revision: str | None = None) -> Checkpoint:
     raise InputError(f"{folder} holds no checkpoint that can be read. Formats and what each misses: {listing}")
 
 
+def check_free(folder: str | Path, format: str) -> None:
+    """Raise InputError where a folder holds a checkpoint of another layout: it would stay, and might be read first."""
+    place = Path(folder)
+    layout = "native" if format == "sentence_transformers" else format
+    for name in READING_ORDER if place.is_dir() else ():
+        if name != layout and not importlib.import_module(FORMATS[name]).missing(place):
+            raise InputError(
+                f"{place} holds a checkpoint of the format {name}, whose files would stay beside those of {format}; "
+                "give another folder, or remove it"
+            )
+
+
 def write(
     folder: str | Path,
     settings: Mapping[str, Any],

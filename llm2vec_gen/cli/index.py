@@ -213,11 +213,9 @@ def encoder_of(index: VectorIndex, options: argparse.Namespace, own: bool = True
     header = index.header
     if "_target_" in header.encoder:
         from llm2vec_gen import targets
+        from llm2vec_gen.index.header import NAME
 
-        if not str(header.encoder["_target_"]).startswith("llm2vec_gen."):
-            raise InputError(
-                f"{index.folder} names the class {header.encoder['_target_']}; classes of others are not loaded"
-            )
+        targets.check_own(header.encoder, f"{index.folder}/{NAME}")
         return targets.build(header.encoder, "encoder")
     if not own:
         from llm2vec_gen.models.llm2vec_gen import LLM2VecGen

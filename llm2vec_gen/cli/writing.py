@@ -101,26 +101,39 @@ def _floats(vector: np.ndarray) -> list[Any]:
 
 
 class Parquet:
-    """One row group per piece; vectors are lists of fixed size."""
+    """One row group per piece; vectors are lists of fixed size.
+
+    The first rows wait until each column has a value, which gives it its type.
+    """
 
     def __init__(self, path: Path):
         self._path = path
         self._writer: Any = None
+        self._waiting: list[dict[str, Any]] = []
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
         """Append rows."""
+        self._waiting += rows
+        valued = all(any(row[name] is not None for row in self._waiting) for name in self._waiting[0])
+        if self._writer is not None or valued:
+            self._flush()
+
+    def _flush(self) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        table = pa.table({name: _column([row[name] for row in rows]) for name in rows[0]})
+        names = self._waiting[0] if self._waiting else ()
+        table = pa.table({name: _column([row[name] for row in self._waiting]) for name in names})
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._path, table.schema)
         self._writer.write_table(table.cast(self._writer.schema))
+        self._waiting = []
 
     def close(self) -> None:
-        """Write the footer."""
-        if self._writer is not None:
-            self._writer.close()
+        """Write what waits, and the footer; a file without rows where there were none."""
+        if self._waiting or self._writer is None:
+            self._flush()
+        self._writer.close()
 
 
 def _column(values: list[Any]) -> Any:

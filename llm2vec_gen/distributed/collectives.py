@@ -21,6 +21,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from llm2vec_gen.errors import InputError
+
 T = TypeVar("T")
 WAIT_TIMEOUT = timedelta(days=30)  # how long ranks wait for rank 0; they notice at once if it dies
 _wait_group: Any = None  # the process group over which ranks wait for rank 0
@@ -98,7 +100,13 @@ def init_process_group(gpu: bool) -> None:
         return
     _set_torchrun_variables()
     if gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        place, found = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if place >= found:
+            raise InputError(
+                f"process {place} of this machine needs a GPU of that number, but sees {found}; give every process all "
+                "GPUs (srun --gpus-per-node, without --gpus-per-task or --gpu-bind)"
+            )
+        torch.cuda.set_device(place)
     dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
     atexit.register(_leave)  # else gloo's threads may end the process with a SIGABRT when all is done
 

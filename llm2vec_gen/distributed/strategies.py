@@ -29,6 +29,10 @@ class ReplicatedStrategy(DDPStrategy):
         """All ranks start from the first one's trainables."""
         module: Any = self.lightning_module
         self._trainables = module.trainables()
+        self.synchronize_trainables()
+
+    def synchronize_trainables(self) -> None:
+        """Give all ranks the first one's trainables."""
         with torch.no_grad():
             for parameter in self._trainables.values():
                 dist.broadcast(parameter, 0)
@@ -52,6 +56,15 @@ class ReplicatedStrategy(DDPStrategy):
             flat /= collectives.world_size()
             for gradient, piece in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
                 gradient.copy_(piece.view_as(gradient))
+
+    def teardown(self) -> None:
+        """End as DDPStrategy does, but leave model and optimizer on their device.
+
+        The model is still used, and a copy would wait for a collective that never ends where another rank has failed.
+        """
+        for part in (self.cluster_environment, self.precision_plugin, self.accelerator, self.checkpoint_io):
+            if part is not None:
+                part.teardown()
 
 
 class ShardedStrategy(ReplicatedStrategy):

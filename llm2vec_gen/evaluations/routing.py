@@ -28,6 +28,7 @@ class Routes(Protocol):
     """An encoder that takes one of two ways for each query, such as `encoders.router.Router`."""
 
     signal_name: str
+    embedding_dim: int
 
     def at(self, threshold: float) -> Routes: ...
 

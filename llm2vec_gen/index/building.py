@@ -110,12 +110,16 @@ def prepare(folder: Path, workers: Workers, corpus: Corpus) -> VectorIndex:
     """
     header: Header = workers.metadata["header"]
     header.metadata = dict(corpus.metadata)
+    header.corpus = getattr(corpus, "digest", "")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror}); choose another folder") from error
     lock = Lock(folder / ".lock-prepare")
-    lock.acquire()
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror}); choose another folder") from error
     try:
         if (folder / NAME).exists():
             return _continued(folder, header)
@@ -132,7 +136,12 @@ def prepare(folder: Path, workers: Workers, corpus: Corpus) -> VectorIndex:
 def _continued(folder: Path, header: Header) -> VectorIndex:
     index = VectorIndex.open(folder, unfinished=True)
     index.header.check_fingerprint(header.fingerprint, folder)
-    for name in ("instructions", "soft_prompts", "metadata", "keeps_text"):
+    if index.header.corpus and header.corpus and index.header.corpus != header.corpus:
+        raise InputError(
+            f"{folder} was built from other documents or columns (or their file has changed since); add documents with "
+            "`llm2vec-gen index add` (--existing replace for changed texts), or give another folder"
+        )
+    for name in ("instructions", "soft_prompts", "metadata", "keeps_text", "ann"):
         there, given = getattr(index.header, name), getattr(header, name)
         if there != given:
             raise InputError(

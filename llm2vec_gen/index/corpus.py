@@ -6,10 +6,13 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from llm2vec_gen.artifacts import digest
+from llm2vec_gen.artifacts.digests import fingerprint
 from llm2vec_gen.data.hash_set import HashSet
 from llm2vec_gen.errors import InputError, check_integer, repair_surrogates
 from llm2vec_gen.local_files import (
@@ -25,7 +28,8 @@ from llm2vec_gen.local_files import (
 from llm2vec_gen.paths import PathOrId, on_disk
 
 TYPES = {"text": str, "int": int, "float": float, "bool": bool}
-RESERVED = frozenset({"id", "text", "source", "vector", "soft_prompts", "soft_prompt_scales", "score"})
+RESERVED = frozenset({"id", "text", "source", "vector", "soft_prompts", "soft_prompt_scales", "score", "rank", "query",
+                      "query_id", "decoded", "_distance"})  # fmt: skip
 TYPED_BY = 100  # rows that decide the type of a metadata column without a given one
 SHOWN = 5  # broken lines that the log shows; all are counted
 TEXT_FILES = (".txt", ".md", ".rst")
@@ -73,6 +77,12 @@ class LocalCorpus:
 
     def __str__(self) -> str:
         return str(self.path)
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the files' content and of the columns that are read."""
+        columns = [self.text_column, self.id_column, self.title_column, self._columns]
+        return digest(fingerprint(self.path), columns, self.encoding, self.delimiter, self.limit)
 
     def documents(self) -> Iterator[Document]:
         """Yield the documents, at most `limit`; `report` is complete afterwards. InputError where there is none."""
@@ -142,7 +152,7 @@ class LocalCorpus:
             return None
         try:
             return _converted(value, kind)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError):
             raise InputError(
                 f"{where}: column {self._columns[name]!r} holds {value!r:.40}; expected {kind} as in the rows before"
             ) from None

@@ -25,6 +25,8 @@ COMPARISONS = {"=": "=", "!=": "<>", "<>": "<>", "<": "<", "<=": "<=", ">": ">",
 KEYWORDS = frozenset({"and", "or", "not", "in", "is", "null", "contains", "true", "false"})
 MAX_DEPTH = 50  # of brackets and `not`
 MAX_CHARACTERS = 100_000
+MAX_DIGITS = 400  # of a number; a float has 309 before the point at most
+MAX_VALUES = 10_000  # of one column
 HINT = "expected e.g. year >= 2020 and lang in ('en', 'de'), joined by and, or, not and brackets"
 
 Filter = str | Mapping[str, Any]
@@ -52,6 +54,8 @@ def _equality(name: str, value: Any, columns: Mapping[str, str]) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         if not value:
             return "false"
+        if len(value) > MAX_VALUES:
+            raise InputError(f"the filter has {len(value)} values for {name}; expected at most {MAX_VALUES}")
         return f"`{name}` IN ({', '.join(literal(each, kind, name) for each in value)})"
     return f"`{name}` = {literal(value, kind, name)}"
 
@@ -185,6 +189,8 @@ class _Parser:
         if (text := self._take(kind="text")) is not None:
             return literal(text[1:-1].replace(text[0] * 2, text[0]), kind, name)
         if (number := self._take(kind="number")) is not None:
+            if len(number) > MAX_DIGITS:
+                raise InputError(f"the filter has a number of {len(number)} digits; expected at most {MAX_DIGITS}")
             integer = re.fullmatch(r"[-+]?\d+", number)
             return literal(int(number) if integer else float(number), kind, name)
         if word := self._take("true", "false"):

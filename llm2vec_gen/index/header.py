@@ -27,6 +27,7 @@ class Header:
     embedding_dim      E; num_compression_tokens K and hidden_size D of soft prompts, 0 without any
     soft_prompts       how they are stored: none, fp16, int8, pq
     metadata           column -> type (text, int, float, bool)
+    corpus             digest of what a build reads: content and columns; empty where the corpus has none
     keeps_text         false: `source` says where each text is
     is_complete        whether a build has ended
     """
@@ -43,6 +44,7 @@ class Header:
     ann: str = "auto"
     is_complete: bool = False
     corpora: list[dict[str, Any]] = field(default_factory=list)
+    corpus: str = ""
     created: str = field(default_factory=now)
     format: int = FORMAT
 

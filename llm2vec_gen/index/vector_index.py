@@ -247,7 +247,8 @@ class VectorIndex:
         """Return the `top` best documents of each query vector (N, E), best first, by cosine.
 
         where: a filter (filters.py); it is applied before the ranking. exact: compare all vectors. With an ANN index,
-        `nprobes` partitions are searched, and the best `refine` x `top` rows are ranked again by the stored vectors.
+        `nprobes` partitions are searched, more where too few rows of them fit `where`, and the best `refine` x `top`
+        rows are ranked again by the stored vectors.
         """
         vectors = np.asarray(vectors, dtype=np.float32)
         self._check_vectors(vectors)
@@ -259,7 +260,12 @@ class VectorIndex:
         for vector in vectors:
             query = self._table.search(vector, vector_column_name="vector").distance_type("cosine").select(wanted)
             query = query.limit(top)
-            query = query.bypass_vector_index() if exact else query.nprobes(nprobes).refine_factor(refine)
+            if exact:
+                query = query.bypass_vector_index()
+            else:
+                query = query.minimum_nprobes(nprobes).refine_factor(refine)
+                # With a filter, further partitions are searched until `top` rows fit it.
+                query = query.maximum_nprobes(nprobes if condition is None else 0)
             if condition is not None:
                 query = query.where(condition, prefilter=True)
             found.append([self._hit(row, 1 - row["_distance"]) for row in query.to_list()])

@@ -15,6 +15,7 @@ from llm2vec_gen import checkpoints
 from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.backbones.inputs import row_scale
 from llm2vec_gen.backbones.loading import load_tokenizer
+from llm2vec_gen.checkpoints import native
 from llm2vec_gen.checkpoints.folder import staged
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.models import export, readouts, reference_embeddings
@@ -131,6 +132,7 @@ def save(model: LLM2VecGen, folder: str | Path, format: str) -> None:
 
     What was written is read again and must give the model's own embeddings before it moves into `folder`.
     """
+    checkpoints.check_free(folder, format)
     backbone = model.backbone
     tensors = {name: parameter.detach().float().cpu() for name, parameter in trained_parameters(model).items()}
     if model.lora is not None:
@@ -149,6 +151,7 @@ def save(model: LLM2VecGen, folder: str | Path, format: str) -> None:
     with staged(folder) as place:
         checkpoints.write(place, described, tensors, files, format, **extra)
         export.check(model, place, format, described["golden"], lambda: _read_again(model, place))
+        (Path(folder) / native.SCORES).unlink(missing_ok=True)  # of the model that was there
 
 
 def _read_again(model: LLM2VecGen, folder: Path) -> Any:

@@ -14,7 +14,7 @@ from llm2vec_gen.serving.api_errors import FAILED, ApiError
 from llm2vec_gen.serving.comparison_routes import comparison_routes
 from llm2vec_gen.serving.embedding_routes import embedding_routes
 from llm2vec_gen.serving.generation_routes import generation_routes
-from llm2vec_gen.serving.guard import OPEN, Guard
+from llm2vec_gen.serving.guard import LOOPBACK, OPEN, Guard
 from llm2vec_gen.serving.inspector_routes import FILES, inspector_routes
 from llm2vec_gen.serving.search_routes import search_routes
 from llm2vec_gen.serving.service import Service
@@ -35,7 +35,7 @@ def create_app(service: Service, api_key: str | None = None, ui: bool = False) -
         app.include_router(inspector_routes(service))
     _add_state_routes(app, service)
     _add_refusals(app)
-    return Guard(app, service, api_key, OPEN.union(FILES) if ui else OPEN)
+    return Guard(app, service, api_key, OPEN.union(FILES) if ui else OPEN, LOOPBACK if ui else None)
 
 
 def _add_state_routes(app: FastAPI, service: Service) -> None:

@@ -17,6 +17,9 @@ from llm2vec_gen.serving.waiting import ClientGone
 log = logging.getLogger(__name__)
 OPEN = frozenset({"/health", "/ready", "/metrics"})  # answered without a key and while draining
 
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+"""Names of this machine in the header Host."""
+
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -26,12 +29,12 @@ class Guard:
     """An ASGI application around another; plain ASGI, since a disconnect must reach the routes."""
 
     def __init__(self, app: Callable[..., Awaitable[None]], service: Service, api_key: str | None = None,
-                 open_paths: Collection[str] = OPEN):  # fmt: skip
-        self.app, self.service, self.open_paths = app, service, open_paths
+                 open_paths: Collection[str] = OPEN, hosts: Collection[str] | None = None):  # fmt: skip
+        self.app, self.service, self.open_paths, self.hosts = app, service, open_paths, hosts
         self.key = None if api_key is None else api_key.encode()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Pass an HTTP request on, or refuse it."""
+        """Pass an HTTP request on, or refuse it; with `hosts`, requests to other names are refused."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -62,6 +65,7 @@ class Guard:
             self.service.metrics.latency.labels(route).observe(time.monotonic() - start)
 
     async def _checked(self, scope: Message, receive: Receive, send: Send) -> None:
+        self._check_host(dict(scope["headers"]).get(b"host", b""))
         if scope["path"] in self.open_paths:
             await self.app(scope, receive, send)
             return
@@ -81,6 +85,12 @@ class Guard:
             return {"type": "http.request", "body": body, "more_body": False}
 
         await self.app(scope, again, send)
+
+    def _check_host(self, given: bytes) -> None:
+        """Refuse a name that a web page has made point to this machine (DNS rebinding)."""
+        name = given.decode("latin-1").rpartition(":")[0] if given.count(b":") % 2 else given.decode("latin-1")
+        if self.hosts is not None and name.lower() not in self.hosts:
+            raise ApiError(403, f"this page is for this machine alone, not for the host {name!r:.80}")
 
     def _check_key(self, given: bytes) -> None:
         """Compare in a time that does not depend on where the keys differ."""

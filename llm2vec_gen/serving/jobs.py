@@ -110,9 +110,11 @@ class GenerationJob(Job):
         self.completion_tokens = 0
 
     def advance(self, row: GeneratedRow) -> None:
-        """Send what a step has given a row; a stop string ends it."""
-        if len(row.ids) > row.pushed:
-            row.text.push(row.ids[-1])
+        """Send what steps have given a row; a stop string ends it."""
+        if row.ended:
+            return
+        for token in row.ids[row.pushed :]:  # more than one after a step that ran out of memory at its end
+            row.text.push(token)
             row.pushed += 1
             self.completion_tokens += 1
         if row.text.stopped:
@@ -124,6 +126,7 @@ class GenerationJob(Job):
         if row.reason or self.stream:
             self._send_piece(row)
         if row.reason:
+            row.ended = True
             self.missing -= 1
             if self.missing == 0:
                 self.send(DONE)
@@ -146,3 +149,4 @@ class GeneratedRow(DecodingRow):
     text: TextStream = None  # type: ignore[assignment]
     pushed: int = 0
     sent_tokens: int = 0
+    ended: bool = False

@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+    model_validator,
+)
 
 UNUSED = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key", "service_tier", "store"})
 """Fields that describe the caller, accepted and not read."""
@@ -79,6 +88,19 @@ Tokens = Annotated[int | None, Field(ge=1)]
 Temperature = Annotated[float | None, Field(ge=0, le=2, allow_inf_nan=False)]
 TopP = Annotated[float | None, Field(gt=0, le=1, allow_inf_nan=False)]
 Seed = Annotated[int | None, Field(ge=-(2**63), lt=2**63)]
+
+
+MAX_ITEMS = 10_000
+
+
+def check_items(value: Any) -> Any:
+    """Refuse a list that is too long before its items are looked at: each wrong one would be an error of its own."""
+    if isinstance(value, list) and len(value) > MAX_ITEMS:
+        raise ValueError(f"{len(value)} items; expected at most {MAX_ITEMS}")
+    return value
+
+
+Capped = BeforeValidator(check_items)
 
 
 class ApiRequest(BaseModel):
@@ -176,9 +198,9 @@ class DecodeRequest(Instructed, Sampled):
 
     input: Rows | None = None
     soft_prompts: list[Any] | None = None
-    ids: list[str] | None = None
+    ids: Annotated[list[str], Capped] | None = None
     max_tokens: Tokens = None
-    temperature: Temperature = 0.0
+    temperature: Annotated[Temperature, AfterValidator(lambda value: value or 0.0)] = 0.0  # null is the default
 
 
 class StreamOptions(BaseModel):
@@ -192,7 +214,7 @@ class Message(BaseModel):
     """One turn of a chat; its content is a string or text parts."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[dict[str, Any]]
+    content: str | Annotated[list[dict[str, Any]], Capped]
 
 
 class Generated(Sampled):
@@ -207,7 +229,7 @@ class Generated(Sampled):
 class ChatRequest(Generated):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1), Capped]
     max_completion_tokens: Tokens = None
     logprobs: bool | None = False
     top_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None

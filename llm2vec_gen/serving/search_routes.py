@@ -24,6 +24,9 @@ from llm2vec_gen.serving.served_index import ServedIndex
 from llm2vec_gen.serving.service import Service
 from llm2vec_gen.serving.waiting import finished
 
+MAX_HITS = 100_000
+"""Hits of one request."""
+
 
 def search_routes(service: Service) -> APIRouter:
     """Return the routes; without an index they answer 404."""
@@ -33,13 +36,17 @@ def search_routes(service: Service) -> APIRouter:
     async def search(body: SearchRequest, request: Request) -> Response:
         """Return the nearest documents of each input, best first; `where` filters by metadata."""
         index = service.check_index(body)
+        if len(body.input) * body.top > MAX_HITS:
+            raise ApiError(
+                400,
+                f"{len(body.input)} inputs with {body.top} hits each are over {MAX_HITS} hits; send fewer",
+                "top",
+            )
+        index.check_filter(body.where)
         ids, instruction = await service.queries(body, body.input, index.header.instructions["query"])
         job = await service.embed(ids, service.embeddings, request)
         found = await _hits(service, job.results, body, request)
-        data = [
-            {"object": "search", "index": row, "hits": [hit_as_json(hit) for hit in hits]}
-            for row, hits in enumerate(found)
-        ]
+        data = await service.apart(_hit_list, found)
         return await list_answer(service, data, body, instruction, ids)
 
     @router.post("/v1/explain")
@@ -52,9 +59,14 @@ def search_routes(service: Service) -> APIRouter:
                 400, f"{len(body.input)} inputs with {body.top} hits each are {rows} texts to decode; this server "
                 f"decodes at most {service.limits.max_inputs} in one request", "top",
             )  # fmt: skip
+        index.check_filter(body.where)
+        if body.source == "stored":
+            index.check_stored()
+        tokens = service.model.num_compression_tokens
+        service.inputs.new_tokens([torch.empty(tokens, 1)], body.max_tokens)  # before anything is computed
         ids, instruction = await service.queries(body, body.input, index.header.instructions["query"])
         job = await service.embed(ids, service.soft_prompts_and_embeddings, request)
-        tokens, hidden = service.model.num_compression_tokens, service.model.backbone.hidden_size
+        hidden = service.model.backbone.hidden_size
         flat, vectors = job.results.split([tokens * hidden, service.model.embedding_dim], dim=1)
         own = flat.reshape(-1, tokens, hidden)  # (N, K, D)
         found = await _hits(service, vectors, body, request)
@@ -67,6 +79,12 @@ def search_routes(service: Service) -> APIRouter:
         return await list_answer(service, explained, body, instruction, ids, completed)
 
     return router
+
+
+def _hit_list(found: Sequence[Sequence[Hit]]) -> list[dict[str, Any]]:
+    return [
+        {"object": "search", "index": row, "hits": [hit_as_json(hit) for hit in hits]} for row, hits in enumerate(found)
+    ]
 
 
 async def _hits(service: Service, vectors: Tensor, body: SearchRequest, request: Request) -> list[list[Hit]]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from llm2vec_gen.errors import InputError
+from llm2vec_gen.index.filters import to_sql
 from llm2vec_gen.index.vector_index import Hit, VectorIndex
 from llm2vec_gen.interpreters.inputs import inverse_projection
 from llm2vec_gen.models.llm2vec_gen import LLM2VecGen
@@ -52,11 +53,7 @@ class ServedIndex:
 
     async def soft_prompts_of(self, ids: Sequence[str]) -> Tensor:
         """Return the stored soft prompts (n, K, D) of documents; ApiError where there are none."""
-        if self.index.codec is None:
-            raise ApiError(
-                400, "the index stores no soft prompts, so that its documents cannot be decoded from it; build it with "
-                "--soft-prompts int8, or let /v1/explain embed the hits again (source=reencode)", "ids",
-            )  # fmt: skip
+        self.check_stored()
         await self._apart(self.index.refresh)
         try:
             return torch.from_numpy(await self._apart(lambda: self.index.soft_prompts_of(ids)))
@@ -64,6 +61,19 @@ class ServedIndex:
             known = await self._apart(lambda: self.index.existing(ids))
             missing = next((one for one in ids if one not in known), "")
             raise ApiError(400, f"the index has no document with the id {missing!r:.80}", "ids") from None
+
+    def check_filter(self, where: Any) -> None:
+        """Raise InputError for a filter that cannot be read."""
+        if where is not None:
+            to_sql(where, self.index.columns)
+
+    def check_stored(self) -> None:
+        """Raise ApiError where the index stores no soft prompts."""
+        if self.index.codec is None:
+            raise ApiError(
+                400, "the index stores no soft prompts, so that its documents cannot be decoded from it; build it with "
+                "--soft-prompts int8, or let /v1/explain embed the hits again (source=reencode)", "ids",
+            )  # fmt: skip
 
     def inverse(self) -> Tensor:
         """Return W_recon^-1 (D, D), computed once; call it in the model's thread. InputError where there is none."""

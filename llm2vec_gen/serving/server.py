@@ -38,6 +38,10 @@ KEEP_ALIVE_S = 75
 closes it. A server that closes first can do so while a request is on its way, which then gets no answer."""
 
 
+END_S = 5
+"""Seconds after the grace time for clients that do not read their answers."""
+
+
 class Server(uvicorn.Server):
     """uvicorn with another end: SIGTERM or SIGINT refuse new requests, finish accepted ones within the grace time.
 
@@ -49,6 +53,7 @@ class Server(uvicorn.Server):
         app: Any = create_app(service, api_key, ui)
         # Access lines of uvicorn would hold addresses as they were asked for.
         settings: Any = {"log_config": None, "access_log": False, "lifespan": "off"}
+        settings["timeout_graceful_shutdown"] = END_S
         super().__init__(uvicorn.Config(app, timeout_keep_alive=KEEP_ALIVE_S, **settings))
         self._draining: asyncio.Task[None] | None = None
 

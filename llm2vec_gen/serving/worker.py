@@ -36,6 +36,7 @@ from llm2vec_gen.serving.limits import Limits
 from llm2vec_gen.serving.metrics import Metrics
 
 log = logging.getLogger(__name__)
+CLOSED = "the server has shut down; send the request again"
 TURN = 16  # rows of one request before those of the next
 
 
@@ -62,6 +63,8 @@ class Worker(threading.Thread):
     def submit(self, job: EmbeddingJob | GenerationJob | ReadingJob) -> None:
         """Queue a job; ApiError 429 where too many wait."""
         with self.condition:
+            if self.closed:
+                raise ApiError(503, CLOSED)
             waiting = self._waiting()
             if waiting >= self.limits.max_queue:
                 wait = min(60, 1 + int(waiting * self.seconds / max(1, self.finished)))
@@ -107,7 +110,9 @@ class Worker(threading.Thread):
             spent = time.monotonic() - start
             self.used[kind] += spent
             self.seconds += spent
-        self._refuse(self._jobs(), ApiError(503, "the server has shut down; send the request again"))
+        with self.condition:
+            jobs = self._jobs()
+        self._refuse(jobs, ApiError(503, CLOSED))
 
     def _kinds(self) -> list[str]:
         decodes = self.decoding or self.again or self.batch.rows
@@ -130,7 +135,7 @@ class Worker(threading.Thread):
             for job in [job for job in queue if job.cancelled]:
                 queue.remove(job)  # type: ignore[arg-type]
         self.again = deque(row for row in self.again if not row.job.cancelled)
-        self.batch.leave([row for row in self._rows() if row.job.cancelled])
+        self._leave([row for row in self._rows() if row.job.cancelled])
         self.metrics.queue.set(self._waiting())
 
     def _rows(self) -> list[GeneratedRow]:
@@ -255,7 +260,14 @@ class Worker(threading.Thread):
             except Exception as error:
                 self._failed([row.job], error)  # the next round drops its rows
             self.finished += row.job.ended
-        self.batch.leave([row for row in self.batch.rows if row.reason])
+        self._leave([row for row in self._rows() if row.reason])
+
+    def _leave(self, rows: list[GeneratedRow]) -> None:
+        """Take rows out of the batch; where there is too little memory to copy the others, these begin again."""
+        try:
+            self.batch.leave(rows)  # type: ignore[arg-type]
+        except Exception as error:
+            self._begin_again([], error)
 
     def _take_rows(self) -> list[GeneratedRow]:
         """Return the rows that join before the next step: at least one where none runs."""
@@ -283,6 +295,9 @@ class Worker(threading.Thread):
     def _begin_again(self, new: list[GeneratedRow], error: Exception) -> None:
         """Start from an empty cache after an error: after too little memory with the same rows, fewer at a time."""
         rows = list({id(row): row for row in (*self._rows(), *new)}.values())
+        for row in rows:
+            row.job.advance(row)  # the step may have ended some
+        rows = [row for row in rows if not row.reason and not row.job.cancelled]
         self.batch = DecodingBatch(self.model.backbone)
         if not out_of_memory(error):
             self._failed([row.job for row in rows], error)
@@ -292,7 +307,7 @@ class Worker(threading.Thread):
             return
         self.max_rows = max(1, min(self.max_rows, len(rows)) // 2)
         log.warning("out of memory in decoding; at most %d rows run together from now on", self.max_rows)
-        self.again.extend(row for row in rows if not row.reason)
+        self.again.extend(rows)
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -6,7 +6,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import lightning
 from torch import Tensor, nn
@@ -61,6 +61,10 @@ class ResumableModule(lightning.LightningModule):
         self._since = time.perf_counter()
         self._paused = 0.0  # when the validation began that the interval's clock leaves out
         self.validated: dict[str, float] = {}  # val/* of the last validation
+
+    def cpu(self) -> Self:
+        """Stay on the device: Lightning calls this when a fit ends, but the model is still used then."""
+        return self
 
     # ---- a step
 

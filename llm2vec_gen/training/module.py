@@ -98,6 +98,9 @@ class LLM2VecGenModule(ResumableModule):
         """Initialise the model from its data, or restore the metric sums of an interrupted logging interval."""
         if self.trainer.global_step == 0 and self.initialize_model is not None:
             self.initialize_model()
+            synchronize = getattr(self.trainer.strategy, "synchronize_trainables", None)
+            if synchronize is not None:  # unlike GPUs compute unlike beginnings
+                synchronize()
         super().on_train_start()
 
     # ---- validation

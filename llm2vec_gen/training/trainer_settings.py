@@ -54,6 +54,8 @@ class TrainerSettings:
                 raise InputError(f"trainer.{key}={getattr(self, key)}: expected {', '.join(known)}")
         check_arguments(arguments, ["accelerator", "devices", "num_nodes", "strategy", "precision", "device"])
         self.precision = check_precision(precision, accelerator)
+        if arguments.get("deterministic"):  # cuBLAS reads it at its first product, which is before Lightning sets it
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         self.limited(TrainingSettings())
 
     def limited(self, settings: TrainingSettings) -> TrainingSettings:

@@ -95,6 +95,15 @@ def test_top_k_and_top_p_keep_the_likeliest():
     assert Sampler({"temperature": 0.5}, 0, 1)._probabilities(logits)[0, 0].item() == pytest.approx(0.25 / 0.365)
 
 
+@pytest.mark.parametrize("sampling", [{"temperature": 1e-40}, {"temperature": 5e-324}, {"top_p": 1e-60}, {"top_p": 0}])
+def test_settings_near_0_draw_the_likeliest(sampling):
+    logits = torch.tensor([[30.0, 90.0, -60.0], [1e4, -1e4, 0.0]])
+    sampler = Sampler({"do_sample": True, **sampling}, 0, 2)
+    if sampling != {"top_p": 0}:  # 0 is none, as servers understand it
+        assert sampler.choose(logits, [0, 1], []).tolist() == [1, 0]
+    assert sampler._probabilities(logits).isfinite().all()
+
+
 def test_sampled_shares_are_those_of_the_logits():
     shares = torch.tensor([0.6, 0.3, 0.1])
     sampler = Sampler({"do_sample": True}, 0, 1)

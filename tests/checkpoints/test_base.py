@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from llm2vec_gen import checkpoints
+from llm2vec_gen import LLM2VecGen, checkpoints
+from llm2vec_gen.backbones.backbone import Backbone
 from llm2vec_gen.checkpoints.card import model_card, trainable_parameters
 from llm2vec_gen.errors import InputError
+from tests.builders import tiny_backbone_folder
 from tests.checkpoints.samples import FAMILIES, NAMES, same, sample, saved
 
 
@@ -40,6 +42,20 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
         saved(tmp_path / "f")
     with pytest.raises(InputError, match="unknown checkpoint format 'onnx'.*native"):
         saved(tmp_path / "c", format="onnx")
+
+
+def test_a_checkpoint_over_one_of_another_format_is_refused(tmp_path: Path) -> None:
+    model = LLM2VecGen(Backbone.from_pretrained(str(tiny_backbone_folder(tmp_path)), device="cpu"), 12, 2, 3, 40).eval()
+    for first, second in (("merged", "native"), ("native", "merged"), ("reference", "sentence_transformers")):
+        folder = tmp_path / first
+        model.save_pretrained(folder, format=first)
+        with pytest.raises(InputError, match=f"holds a checkpoint of the format {first}"):
+            model.save_pretrained(folder, format=second)
+        model.save_pretrained(folder, format=first)
+    model.save_pretrained(tmp_path / "native", format="sentence_transformers")
+    (tmp_path / "native" / "scores.json").write_text('{"scores": []}')
+    model.save_pretrained(tmp_path / "native")
+    assert not (tmp_path / "native" / "scores.json").exists(), "scores are of the model that was there"
 
 
 @pytest.mark.parametrize("name", NAMES)

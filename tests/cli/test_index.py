@@ -195,3 +195,38 @@ def test_every_help_has_an_example_that_parses(name: str, capsys) -> None:
         cli.main(["index", name, "--help"])
     assert shown.example in capsys.readouterr().out
     cli.command.parse(shlex.split(shown.example)[1:])
+
+
+@pytest.mark.parametrize("change", ["text", "column", "file"])
+def test_a_build_of_other_documents_into_the_same_folder_is_refused(folder, built, corpus, tmp_path, change, capsys):
+    build = ["index", "build", folder, str(corpus), "--output", built, "--metadata", "year", "--device", "cpu", *BARE]
+    cli.main(build)
+    assert "0 documents written" in capsys.readouterr().err, "the same again"
+    if change == "text":
+        corpus.write_text(corpus.read_text().replace("the cat number 0", "the cow number 0"))
+    elif change == "column":
+        build += ["--id-column", "text"]
+    else:
+        build[3] = str(corpus.rename(tmp_path / "d.jsonl"))
+        cli.main(build)
+        assert "0 documents written" in capsys.readouterr().err, "the same documents, wherever they lie"
+        return
+    assert "was built from other documents or columns" in error_of(capsys, *build)
+    assert len(VectorIndex.open(built)) == 40
+
+
+def test_columns_that_results_have_are_no_metadata(folder, tmp_path, capsys):
+    (tmp_path / "c.jsonl").write_text('{"id": "a", "text": "b", "rank": 3}\n')
+    build = ["index", "build", folder, str(tmp_path / "c.jsonl"), "--output", str(tmp_path / "i"), "--device", "cpu"]
+    assert "rank" in error_of(capsys, *build, "--metadata", "rank")
+
+
+def test_an_index_that_names_other_classes_runs_nothing(built, tmp_path, capsys):
+    file = Path(built) / "index.json"
+    made = tmp_path / "made"
+    header = json.loads(file.read_text())
+    header["encoder"] = {"_target_": "llm2vec_gen.atomic_files.os.system", "_args_": [f"touch {made}"]}
+    file.write_text(json.dumps(header))
+    for command in (["search", built, "x"], ["explain", built, "x"], ["add", built, str(file), "--metadata", "year"]):
+        assert "is no encoder of this package" in error_of(capsys, "index", *command) or command[0] == "add"
+    assert not made.exists()

@@ -196,3 +196,19 @@ def test_every_help_has_an_example_that_parses(name: str, capsys) -> None:
 
     if shown.example.startswith("llm2vec-gen"):
         command.parse(shlex.split(shown.example)[1:])
+
+
+def test_parquet_takes_types_from_later_rows_and_is_written_without_any(tmp_path: Path) -> None:
+    with results(tmp_path / "a.parquet") as writer:
+        writer.write([{"id": "a", "year": None}])
+        writer.write([{"id": "b", "year": 3}])
+        writer.write([{"id": "c", "year": None}])
+    assert pq.read_table(tmp_path / "a.parquet").to_pylist() == [
+        {"id": "a", "year": None}, {"id": "b", "year": 3}, {"id": "c", "year": None}
+    ]  # fmt: skip
+    with results(tmp_path / "b.parquet") as writer:
+        writer.write([{"id": "a", "year": None}])
+    assert pq.read_table(tmp_path / "b.parquet").to_pylist() == [{"id": "a", "year": None}]
+    with results(tmp_path / "c.parquet"):
+        pass
+    assert pq.read_table(tmp_path / "c.parquet").num_rows == 0

@@ -38,6 +38,8 @@ def test_a_filter_is_read(where: Any, sql: str) -> None:
 @pytest.mark.parametrize(
     ("where", "message"),
     [
+        ("year = " + "1" * 5000, "a number of 5000 digits"),
+        ({"year": [1] * 10_001}, "10001 values for year"),
         ("yaer = 2020", "names 'yaer'; this index has the columns"),
         ("year = 'x'", "compares year with 'x'; it holds int"),
         ("lang = 5", "it holds text"),

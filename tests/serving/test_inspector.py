@@ -83,6 +83,17 @@ def test_the_page_is_off_unless_it_is_asked_for(server, inspected):
     assert answer.status_code == 200 and "script-src 'self'" in answer.headers["content-security-policy"]
 
 
+OWN, OTHER = (
+    ["127.0.0.1", "localhost:80", "[::1]:80", "[::1]"],
+    ["evil.example", "evil.example:80", "127.0.0.1.evil.io"],
+)
+
+
+@pytest.mark.parametrize(("host", "status"), [*((host, 200) for host in OWN), *((host, 403) for host in OTHER)])
+def test_a_name_that_was_made_to_point_here_is_refused(inspected, host, status):
+    assert inspected.http.get("/v1/models", headers={"Host": host}).status_code == status
+
+
 def test_a_comparison_has_the_cosine_of_the_embeddings(inspected):
     answer = inspected.post("compare", input=TEXTS[:2], max_tokens=0)
     assert answer.status_code == 200, answer.text

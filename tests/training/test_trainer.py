@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning
 import pytest
+import torch
+from lightning.pytorch.strategies import Strategy
 
 from llm2vec_gen.config import compose
+from llm2vec_gen.distributed import collectives
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.training.fit import fit
 from llm2vec_gen.training.metrics_file import MetricsFile
 from llm2vec_gen.training.settings import TrainingSettings
-from llm2vec_gen.training.trainer import build_trainer
+from llm2vec_gen.training.trainer import build_trainer, check_backbone
 from llm2vec_gen.training.trainer_arguments import INSTEAD, USUAL
 from llm2vec_gen.training.trainer_settings import TrainerSettings
 from tests.training.stubs import StubModel, stub_data, stub_losses
@@ -99,3 +104,51 @@ def test_the_settings_need_no_lightning() -> None:
         "TrainerSettings('gpu', devices=8, strategy='fsdp', max_time='00:01:00:00'); print('lightning' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_the_model_stays_where_it_is_when_a_fit_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning's strategies move the module to the CPU, where a GPU's model would be saved and taught on."""
+    moved: list[str] = []
+    ended: list[list[str]] = []
+    plain, teardown = torch.nn.Module._apply, Strategy.teardown
+    monkeypatch.setattr(torch.nn.Module, "_apply", lambda self, *a, **k: moved.append("moved") or plain(self, *a, **k))
+
+    def marked(strategy: Strategy) -> None:
+        moved.clear()
+        teardown(strategy)
+        ended.append(list(moved))
+
+    monkeypatch.setattr(Strategy, "teardown", marked)
+    data = stub_data(8)
+    settings = TrainingSettings(2, 2, 0, 4, 0.05)
+    fit(StubModel(), stub_losses(), data.completions, data.targets, settings, TrainerSettings(), tmp_path, seed=1)
+    assert ended == [[]]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "precision", "message"),
+    [
+        ({"quantization": "fp8", "dtype": torch.bfloat16}, "32-true", "fp8 computes without gradients"),
+        ({"quantization": "none", "dtype": torch.float16}, "bf16-mixed", "float16 and trainer.precision=bf16-mixed"),
+    ],
+)
+def test_backbones_that_cannot_be_trained_through(backbone: dict, precision: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_backbone(SimpleNamespace(**backbone), precision)
+    check_backbone(SimpleNamespace(**backbone | {"quantization": "int8", "dtype": torch.bfloat16}), precision)
+
+
+def test_cublas_is_made_deterministic_before_the_first_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    TrainerSettings()
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    TrainerSettings(deterministic=True)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_a_process_that_sees_too_few_gpus_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in {"LOCAL_RANK": "1", "RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="process 1 of this machine needs a GPU of that number, but sees 1"):
+        collectives.init_process_group(gpu=True)

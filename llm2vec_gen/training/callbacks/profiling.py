@@ -69,8 +69,12 @@ class Profile(Callback):
         self._profiler.export_chrome_trace(str(folder / TRACE))
         averages = self._profiler.key_averages()
         regions = [event for event in averages if event.key in REGIONS]
+        # Where a GPU computes, the CPU's times are those of launching kernels.
+        place = "device" if any(event.device_time_total for event in averages) else "cpu"
         lines = [f"{'region':16} {'calls':>6} {'ms':>10}"]
-        lines += [f"{event.key:16} {event.count:6d} {event.cpu_time_total / 1000:10.3f}" for event in regions]
-        text = "\n".join(lines) + "\n\n" + averages.table(sort_by="self_cpu_time_total", row_limit=25)
+        lines += [
+            f"{event.key:16} {event.count:6d} {getattr(event, f'{place}_time_total') / 1000:10.3f}" for event in regions
+        ]
+        text = "\n".join(lines) + "\n\n" + averages.table(sort_by=f"self_{place}_time_total", row_limit=25)
         (folder / TIMES).write_text(text, encoding="utf-8")
         self._profiler = None

@@ -41,7 +41,8 @@ class Snapshots(Callback):
 
     def _decoded(self, model: Any, data: CompletionDataModule) -> list[list[str]]:
         examples, training = data.examples(self.queries), model.training
-        with torch.random.fork_rng():
+        device = torch.device(model.backbone.device)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             model.eval()
             try:
                 texts = model.decode([example.query for example in examples], max_new_tokens=self.max_new_tokens)

@@ -139,15 +139,24 @@ class LLM2VecTraining:
         for objective in self.objectives.values():
             objective.prepare(backbone)
             dropout_layers(backbone.lm, objective.attention_dropout, backbone.path)
-        if collectives.rank() == 0:
+        files = {reads: folder / RESUME / f"{reads}.arrow" for reads in sorted(self._reads())}
+        wrong = None
+        if collectives.rank() == 0:  # the others read what it has written
             warn_of_negatives(source)
-        read = {objective.reads for objective in self.objectives.values()}
-        rows = {
-            reads: write_rows(folder / RESUME / f"{reads}.arrow", source, reads, self.fields) for reads in sorted(read)
-        }
+            try:
+                for reads, file in files.items():
+                    write_rows(file, source, reads, self.fields)
+            except InputError as error:
+                wrong = str(error)
+        if (message := collectives.all_gather(wrong)[0]) is not None:
+            raise InputError(message)
+        rows = {reads: CorpusRows(file) for reads, file in files.items()}
         for name, objective in self.objectives.items():
             check_size(name, objective, rows[objective.reads])
         return {name: rows[objective.reads] for name, objective in self.objectives.items()}
+
+    def _reads(self) -> set[str]:
+        return {objective.reads for objective in self.objectives.values()}
 
     def _identity(
         self, number: int, objective: Objective, corpus: CorpusRows, backbone: Any, seed: int
