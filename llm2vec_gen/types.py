@@ -48,6 +48,9 @@ MTEB_CATEGORIES = (
 SAFETY_CATEGORIES = ("harmful_retrieval", "benign_retrieval", "reasoning")
 """The columns of the paper's Table 2 (AdvBench-IR and BRIGHT), with the benign retrieval figure between them."""
 
+LOWER_IS_BETTER = frozenset({"harmful_retrieval", "cost"})
+"""The categories in which a lower score is better."""
+
 CATEGORIES = (*MTEB_CATEGORIES, *SAFETY_CATEGORIES)
 
 

@@ -37,7 +37,7 @@ class OptunaSweeper(GridSweeper):
         super().__init__(params)
         self.metric, self.n_trials, self.n_jobs, self.seed = metric, n_trials, n_jobs, seed
         self.name, self.storage = study, Path(storage).resolve()
-        self.direction: Any = direction or direction_of(metric)
+        self.direction: Any = direction
         self._check(direction)
 
     def _check(self, direction: str | None) -> None:
@@ -62,7 +62,9 @@ class OptunaSweeper(GridSweeper):
         self.space, self.fixed = self._split(arguments)
         self.drawn_from = {key: _distribution(key, override) for key, override in self.space.items()}
         self.compose([*self.fixed, *(f"{key}={_first(drawn)}" for key, drawn in self.drawn_from.items())])
-        check(from_hydra(self.compose(self.fixed), quiet=True), self.metric, self.step)
+        plan = from_hydra(self.compose(self.fixed), quiet=True)
+        check(plan, self.metric, self.step)
+        self.direction = self.direction or direction_of(plan, self.metric)
         self.storage.parent.mkdir(parents=True, exist_ok=True)
         lock = Lock(f"{self.storage}.lock")
         if not lock.acquire(timeout=0):

@@ -124,7 +124,9 @@ class MtebSuite(Evaluation):
     def _by_name(self, name: str) -> AbsTask:
         import mteb
 
-        return self._only_our_splits(mteb.get_task(name, languages=self.languages))
+        return self._only_our_splits(
+            mteb.get_task(name, languages=self.languages, exclusive_language_filter=bool(self.languages))
+        )
 
     def _of_benchmark(self, name: str) -> AbsTask:
         """Return a fresh task with the subsets and splits of the benchmark's."""

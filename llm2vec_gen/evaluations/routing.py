@@ -14,11 +14,9 @@ from torch import Tensor
 
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.evaluations.base import Evaluation, OverEvaluations, encoder_name
-from llm2vec_gen.types import Encoder, Instruction, Score
+from llm2vec_gen.types import LOWER_IS_BETTER, Encoder, Instruction, Score
 
 log = logging.getLogger(__name__)
-
-HARMFUL = "harmful_retrieval"
 
 FRACTIONS = [tenth / 10 for tenth in range(11)]
 """Of the validation queries: how many of them HyDE writes for at each point of the curve."""
@@ -117,7 +115,7 @@ class Routing(OverEvaluations):
 
     def _chosen(self, evaluation: Evaluation) -> list[str]:
         names = [name for name in evaluation.tasks() if self.wanted is None or name in self.wanted]
-        lower = [name for name in names if evaluation.category_of(name) == HARMFUL]
+        lower = [name for name in names if evaluation.category_of(name) in LOWER_IS_BETTER]
         if lower and self.wanted is not None:
             raise InputError(
                 f"evaluation.routing.tasks: lower is better in {evaluation.name}'s {lower[0]}, so it cannot be "

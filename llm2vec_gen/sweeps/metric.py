@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from llm2vec_gen.artifacts.steps import runs
 from llm2vec_gen.errors import InputError
-from llm2vec_gen.types import MODEL, Score
+from llm2vec_gen.types import LOWER_IS_BETTER, MODEL, Score
 
 if TYPE_CHECKING:
     from llm2vec_gen.config import Plan
@@ -43,7 +43,7 @@ def read(plan: Plan, name: str) -> float:
         return curve[-1][1]
     evaluation, _, task = name.partition("/")
     scores = [score for score in plan.artifact("evaluate").scores() or () if score.main]
-    tasks = {task} if task else set(_tasks(plan, evaluation))
+    tasks = {task} if task else set(_averaged(plan, evaluation))
     return statistics.fmean(score.value for score in scores if score.task in tasks)
 
 
@@ -79,10 +79,25 @@ def _mean(values: list[float | None]) -> float | None:
     return None if None in values else statistics.fmean(values)  # type: ignore[arg-type]
 
 
-def direction_of(name: str) -> str:
+def direction_of(plan: Plan, name: str) -> str:
     """Return the direction in which a metric is optimised."""
     part, _, metric = name.partition("/")
-    return "minimize" if f"{part}/" in (CURVE, VALIDATION) and metric not in HIGHER_IS_BETTER else "maximize"
+    if f"{part}/" in (CURVE, VALIDATION):
+        return "maximize" if metric in HIGHER_IS_BETTER else "minimize"
+    lower = [is_lower for task, is_lower in _is_lower(plan, part).items() if metric in ("", task)]
+    return "minimize" if lower and all(lower) else "maximize"
+
+
+def _is_lower(plan: Plan, evaluation: str) -> dict[str, bool]:
+    """Return task -> whether lower is better in it."""
+    built = plan.build(f"evaluation.{evaluation}", instruction=plan.build("instruction"))
+    return {task: (built.category_of(task) or evaluation) in LOWER_IS_BETTER for task in built.tasks()}
+
+
+def _averaged(plan: Plan, evaluation: str) -> list[str]:
+    """Return the tasks whose mean is an evaluation's metric: without those of the other direction, if it has both."""
+    lower = _is_lower(plan, evaluation)
+    return [task for task, is_lower in lower.items() if not is_lower] or list(lower)
 
 
 def _validated(plan: Plan) -> list[str]:

@@ -40,7 +40,10 @@ class Run:
 
     def measure(self, category: str) -> float | None:
         """Return the mean of the main scores of a category; None where it was not evaluated."""
-        values = [score.value for score in self.scores if score.main and score.category == category]
+        scores = [score for score in self.scores if score.main and score.category == category]
+        if category == "decoding":  # faithfulness measures decoding too, by other metrics
+            scores = [score for score in scores if score.task == "decode_exact"]
+        values = [score.value for score in scores]
         return statistics.fmean(values) if values else None
 
 

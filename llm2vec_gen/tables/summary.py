@@ -15,11 +15,12 @@ def summary(scores: Iterable[Score], encoders: Sequence[str] = ENCODERS) -> dict
     """Return {"decode_exact": float, "rows": {encoder: {category: float}}}; what was not measured is None.
 
     Values are mteb's main scores, 0 to 1, averaged over the tasks of a category; `decode_exact` is the first
-    encoder's main score of the category "decoding".
+    encoder's score of `evaluation=decoding`.
     """
     rows = list(scores)
     table = ScoreTable("", CATEGORIES, rows=list(encoders)).grids(rows)[0]
-    decoding = ScoreTable("", ["decoding"], rows=list(encoders[:1])).grids(rows)[0]
+    exact = {"name": "decoding", "task": "decode_exact"}
+    decoding = ScoreTable("", [exact], rows=list(encoders[:1])).grids(rows)[0]
     return {
         "decode_exact": decoding.cells[0][0].value,
         "rows": {

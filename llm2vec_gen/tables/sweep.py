@@ -12,11 +12,10 @@ from llm2vec_gen.tables import html, report
 from llm2vec_gen.tables.base import Table
 from llm2vec_gen.tables.figures import Figure
 from llm2vec_gen.tables.grid import MISSING, Cell, Grid
-from llm2vec_gen.types import Score
+from llm2vec_gen.types import LOWER_IS_BETTER, Score
 
 VALIDATION_SCORES = ("val/cosine_match", "val/retrieval", "val/retrieval_mrr")
 """What a validation scores; its other results are losses, as those of the training are."""
-LOWER_IS_BETTER = "harmful_retrieval"
 FILE = "sweep.md"
 
 
@@ -80,7 +79,7 @@ class SweepTable(Table):
                 columns=[*headings.values()],
                 cells=[[_cell(name, job.results.get(name)) for name in names] for job in self.jobs],
                 lower_is_better=frozenset(
-                    heading for name, heading in headings.items() if name.endswith(LOWER_IS_BETTER)
+                    heading for name, heading in headings.items() if name.partition("/")[2] in LOWER_IS_BETTER
                 ),
                 note=" ".join([explanation(names), *filter(None, notes)]),
                 corner="job",
@@ -99,7 +98,7 @@ class SweepTable(Table):
         ]
         grids = []
         for title, scale, of_losses in (("Losses", 1.0, True), ("Scores, times 100", 100.0, False)):
-            names = [name for name in self.names if is_loss(name) == of_losses]
+            names = [name for name in self.names if is_loss(name) == of_losses and not is_cost(name)]
             cells = [[Cell(job.results.get(name)) for job in self.jobs] for name in names]
             if names:
                 rows = [headings[name] for name in names]
@@ -144,6 +143,11 @@ def is_loss(name: str) -> bool:
     return name.startswith(("train/", "val/")) and name not in VALIDATION_SCORES
 
 
+def is_cost(name: str) -> bool:
+    """Return whether a result is in tokens."""
+    return name.partition("/")[2] == "cost"
+
+
 def result_names(results: Iterable[Mapping[str, float]]) -> list[str]:
     """Return the names of all results, losses first, otherwise in order of appearance."""
     names = dict.fromkeys(name for found in results for name in found)
@@ -161,13 +165,15 @@ def result_text(name: str, value: float | None) -> str:
     """Return a result as printed: a loss with four digits, a score times 100, a missing one as a missing cell."""
     if value is None:
         return MISSING
-    return f"{value:.4g}" if is_loss(name) else f"{100 * value:.1f}"
+    return f"{value:.4g}" if is_loss(name) or is_cost(name) else f"{100 * value:.1f}"
 
 
 def explanation(names: Sequence[str]) -> str:
     """Return in one line what the columns hold."""
     losses = "Losses: the last logged ones, not weighted (loss is the weighted sum)."
-    scores = "Scores: main scores by category, times 100."
+    scores = "Scores: main scores by category, times 100" + (
+        "; cost is in tokens." if any(map(is_cost, names)) else "."
+    )
     parts = [losses if any(is_loss(name) for name in names) else ""]
     parts += [scores if any(not is_loss(name) for name in names) else ""]
     return " ".join(filter(None, parts))

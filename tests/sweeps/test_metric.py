@@ -53,7 +53,7 @@ def test_validation_metrics_are_read_and_have_directions(tmp_path: Path) -> None
     assert metric.read(plan, "val/retrieval") == 0.25
     names = [name.removeprefix("val/") for name in metric._validated(plan)]
     assert sorted(names) == sorted(name.removeprefix("val/") for name in validation.names(plan.settings["loss"]))
-    assert [metric.direction_of(f"val/{name}") for name in ("loss", "alignment", "retrieval")] == [
+    assert [metric.direction_of(plan, f"val/{name}") for name in ("loss", "alignment", "retrieval")] == [
         "minimize", "minimize", "maximize",
     ]  # fmt: skip
     with pytest.raises(InputError, match="val/retrieval is unknown"):
@@ -77,8 +77,14 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
         metric.check(plan, "train/loss", "complete")
 
 
-def test_losses_go_down_and_scores_up() -> None:
-    assert (metric.direction_of("train/loss"), metric.direction_of("pocket")) == ("minimize", "maximize")
+def test_losses_and_costs_go_down_and_scores_up(tmp_path: Path) -> None:
+    plan = compose(f"paths.outputs={tmp_path}", "evaluation=[pocket,decoding,cost]")
+    lower = ["train/loss", "train/alignment", "val/loss", "pocket/harmful_retrieval", "cost", "cost/query_cost"]
+    higher = ["pocket", "pocket/sts", "decoding", "val/retrieval", "pocket/benign_retrieval"]
+    for names, direction in ((lower, "minimize"), (higher, "maximize")):
+        assert {name: metric.direction_of(plan, name) for name in names} == dict.fromkeys(names, direction)
+    assert "harmful_retrieval" not in metric._averaged(plan, "pocket") and "sts" in metric._averaged(plan, "pocket")
+    assert metric._averaged(plan, "cost") == ["query_cost"]
 
 
 def test_results_are_the_losses_of_a_complete_training_and_the_scores_by_category(tmp_path: Path) -> None:

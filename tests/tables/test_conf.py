@@ -33,11 +33,12 @@ def test_builds_and_draws_holes_without_scores(name):
 
 
 def test_demo_shows_every_category_and_the_decoding():
-    metrics = {"decoding": "exact"}
     rows = [
-        Score("llm2vec_gen", "pocket", category, category, "default", "test", metrics.get(category, "m"), n / 100, True)
-        for n, category in enumerate([*CATEGORIES, "decoding"], start=1)
+        Score("llm2vec_gen", "pocket", category, category, "default", "test", "m", n / 100, True)
+        for n, category in enumerate(CATEGORIES, start=1)
     ]
+    for task, metric, value in (("decode_exact", "exact", 0.11), ("faithfulness", "token_f1", 0.9)):
+        rows.append(Score("llm2vec_gen", "decoding", task, "decoding", "default", "test", metric, value, True))
     tables = build("demo").grids(rows)
     assert [grid.texts()[0] for grid in tables] == [
         ["1.0", "2.0", "3.0", "4.0", "5.0", "6.0", "7.0", "4.0"],

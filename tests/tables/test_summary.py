@@ -15,7 +15,9 @@ def score(encoder, category, value, metric="m", main=True, task=None):
 def test_rows_categories_and_decoding():
     rows = [score(encoder, category, 0.1 * n) for encoder in ("llm2vec_gen", "teacher", "input_mean")
             for n, category in enumerate(CATEGORIES)]  # fmt: skip
-    rows += [score("llm2vec_gen", "decoding", 0.93, "exact"), score("llm2vec_gen", "decoding", 0.99, "other", False)]
+    rows += [score("llm2vec_gen", "decoding", 0.93, "exact", task="decode_exact")]
+    rows += [score("llm2vec_gen", "decoding", 0.99, "other", False, task="decode_exact")]
+    rows += [score("llm2vec_gen", "decoding", 0.2, "token_f1", task="faithfulness")]
     document = json.loads(json.dumps(summary(iter(rows))))
     assert document["decode_exact"] == 0.93
     assert list(document["rows"]) == ["llm2vec_gen", "teacher", "input_mean"]

@@ -69,3 +69,12 @@ def test_chosen_results_and_their_figure() -> None:
     with pytest.raises(InputError, match="bars, lines, heat"):
         files_of(jobs, "x", figure="pie")
     assert "table.svg" in files_of([job(0, ["a=1"], {}, "running")], "x", figure="lines")
+
+
+def test_a_cost_is_in_tokens_and_the_least_is_best() -> None:
+    jobs = [job(0, ["seed=1"], {"cost/cost": 45.2, "pocket/sts": 0.5}), job(1, ["seed=2"], {"cost/cost": 20.0})]
+    text = SweepTable(jobs).render([])
+    assert "| **20** |" in text and "45.2" in text and "4520" not in text and "cost ↓" in text
+    assert "cost is in tokens" in text
+    (scores,) = [grid for grid in SweepTable(jobs).panels() if "cost" in grid.rows or "sts" in grid.rows]
+    assert "cost" not in scores.rows
