@@ -16,6 +16,7 @@ HOST = "127.0.0.1"
 
 def run(options: argparse.Namespace) -> None:
     """Open a page that reads embeddings: type a text, see what it decodes to, its words and its nearest passages."""
+    from llm2vec_gen.serving.guard import LOOPBACK
     from llm2vec_gen.serving.server import Server
 
     with service_at(options, HOST, Limits()) as (service, socket, url):
@@ -23,7 +24,7 @@ def run(options: argparse.Namespace) -> None:
         socket.listen()  # a browser that is faster than the server waits
         if not options.no_browser:
             threading.Thread(target=open_page, args=[url], daemon=True).start()
-        Server(service, ui=True).run(sockets=[socket])
+        Server(service, ui=True, hosts=LOOPBACK).run(sockets=[socket])
 
 
 def open_page(url: str) -> None:

@@ -49,11 +49,8 @@ class TransformersGenerator(Generator):
             )
         if isinstance(sampling, str) and sampling != "model":
             raise InputError(f"generator.sampling={sampling}; expected null (greedy), model, or a dict of settings")
-        self.backbone, self.seed, self.chat = (
-            backbone,
-            seed,
-            chat_template == "model",
-        )  # plain: HyDE's caches differ by it
+        self.backbone, self.seed = backbone, seed
+        self.chat = chat_template == "model"  # plain, so that HyDE's caches differ by it
         self.prompts = ChatPrompts(backbone, chat_template, max_prompt_tokens)
         self.max_new_tokens, self.max_prompt_tokens = max_new_tokens, max_prompt_tokens
         self.max_texts_per_batch = max_texts_per_batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,17 +15,20 @@ from llm2vec_gen.serving.api_errors import FAILED, ApiError
 from llm2vec_gen.serving.comparison_routes import comparison_routes
 from llm2vec_gen.serving.embedding_routes import embedding_routes
 from llm2vec_gen.serving.generation_routes import generation_routes
-from llm2vec_gen.serving.guard import LOOPBACK, OPEN, Guard
+from llm2vec_gen.serving.guard import OPEN, Guard
 from llm2vec_gen.serving.inspector_routes import FILES, inspector_routes
 from llm2vec_gen.serving.search_routes import search_routes
 from llm2vec_gen.serving.service import Service
 from llm2vec_gen.version import __version__
 
 
-def create_app(service: Service, api_key: str | None = None, ui: bool = False) -> Guard:
+def create_app(
+    service: Service, api_key: str | None = None, ui: bool = False, hosts: Collection[str] | None = None
+) -> Guard:
     """Return the ASGI application, with the inspector's page at / where `ui` asks for it.
 
-    The service's worker is the caller's to start and to close.
+    hosts: the names in the header Host that are answered; None for any. The service's worker is the caller's to start
+    and to close.
     """
     app = FastAPI(title="llm2vec-gen", version=__version__)
     app.include_router(embedding_routes(service))
@@ -35,7 +39,7 @@ def create_app(service: Service, api_key: str | None = None, ui: bool = False) -
         app.include_router(inspector_routes(service))
     _add_state_routes(app, service)
     _add_refusals(app)
-    return Guard(app, service, api_key, OPEN.union(FILES) if ui else OPEN, LOOPBACK if ui else None)
+    return Guard(app, service, api_key, OPEN.union(FILES) if ui else OPEN, hosts)
 
 
 def _add_state_routes(app: FastAPI, service: Service) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import socket
+from collections.abc import Collection
 from types import FrameType
 from typing import Any
 
@@ -48,9 +49,11 @@ class Server(uvicorn.Server):
     A second signal ends at once.
     """
 
-    def __init__(self, service: Service, api_key: str | None = None, ui: bool = False):
+    def __init__(
+        self, service: Service, api_key: str | None = None, ui: bool = False, hosts: Collection[str] | None = None
+    ):
         self.service = service
-        app: Any = create_app(service, api_key, ui)
+        app: Any = create_app(service, api_key, ui, hosts)
         # Access lines of uvicorn would hold addresses as they were asked for.
         settings: Any = {"log_config": None, "access_log": False, "lifespan": "off"}
         settings["timeout_graceful_shutdown"] = END_S

@@ -92,11 +92,12 @@ def running(
     index: ServedIndex | None = None,
     name: str = NAME,
     ui: bool = False,
+    hosts=None,
     **limits: int,
 ) -> Iterator[Running]:
     service = Service(model, name, Limits(**limits), index)
     with bind("127.0.0.1", 0) as socket:
-        server = Server(service, key, ui)
+        server = Server(service, key, ui, hosts)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
         thread.start()
         until(lambda: server.started)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from llm2vec_gen.serving.guard import LOOPBACK
 from llm2vec_gen.serving.served_index import ServedIndex
 from tests.serving.running import TEXTS, running
 
@@ -89,9 +90,13 @@ OWN, OTHER = (
 )
 
 
-@pytest.mark.parametrize(("host", "status"), [*((host, 200) for host in OWN), *((host, 403) for host in OTHER)])
-def test_a_name_that_was_made_to_point_here_is_refused(inspected, host, status):
-    assert inspected.http.get("/v1/models", headers={"Host": host}).status_code == status
+def test_inspect_answers_this_machine_alone_and_serve_any_name(model, inspected):
+    """A name that a web page has made point to this machine is refused; a server with --ui may be behind any name."""
+    with running(model, ui=True, hosts=LOOPBACK) as server:
+        for names, status in ((OWN, 200), (OTHER, 403)):
+            for name in names:
+                assert server.http.get("/v1/models", headers={"Host": name}).status_code == status
+                assert inspected.http.get("/v1/models", headers={"Host": name}).status_code == 200
 
 
 def test_a_comparison_has_the_cosine_of_the_embeddings(inspected):

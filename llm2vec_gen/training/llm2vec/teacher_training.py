@@ -139,7 +139,8 @@ class LLM2VecTraining:
         for objective in self.objectives.values():
             objective.prepare(backbone)
             dropout_layers(backbone.lm, objective.attention_dropout, backbone.path)
-        files = {reads: folder / RESUME / f"{reads}.arrow" for reads in sorted(self._reads())}
+        kinds = sorted({objective.reads for objective in self.objectives.values()})
+        files = {reads: folder / RESUME / f"{reads}.arrow" for reads in kinds}
         wrong = None
         if collectives.rank() == 0:  # the others read what it has written
             warn_of_negatives(source)
@@ -154,9 +155,6 @@ class LLM2VecTraining:
         for name, objective in self.objectives.items():
             check_size(name, objective, rows[objective.reads])
         return {name: rows[objective.reads] for name, objective in self.objectives.items()}
-
-    def _reads(self) -> set[str]:
-        return {objective.reads for objective in self.objectives.values()}
 
     def _identity(
         self, number: int, objective: Objective, corpus: CorpusRows, backbone: Any, seed: int

@@ -21,7 +21,7 @@ from llm2vec_gen.errors import InputError, check_integer
 from llm2vec_gen.training.settings import TrainingSettings
 
 STUDENT_SETTINGS = ("query_chunk_size", "centre_targets", "whiten_targets", "refusal_share", "refusal_patterns",
-          "document_instruction", "max_completion_tokens")  # fmt: skip
+                    "document_instruction", "max_completion_tokens")  # fmt: skip
 """Settings of a training that only a student's has."""
 
 Tokenize = Callable[[Sequence[str]], list[Tensor]]
