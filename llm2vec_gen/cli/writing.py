@@ -100,22 +100,28 @@ def _floats(vector: np.ndarray) -> list[Any]:
     return [float(text) for text in vector.astype(np.float32).astype("U32")]
 
 
+MAX_WAITING = 100_000  # rows
+
+
 class Parquet:
     """One row group per piece; vectors are lists of fixed size.
 
-    The first rows wait until each column has a value, which gives it its type.
+    The first rows wait until each column has a value, which gives it its type; a column without one in MAX_WAITING rows
+    is of text.
     """
 
     def __init__(self, path: Path):
         self._path = path
         self._writer: Any = None
         self._waiting: list[dict[str, Any]] = []
+        self._untyped: set[str] | None = None  # columns without a value so far
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
         """Append rows."""
         self._waiting += rows
-        valued = all(any(row[name] is not None for row in self._waiting) for name in self._waiting[0])
-        if self._writer is not None or valued:
+        untyped = set(rows[0]) if self._untyped is None else self._untyped
+        self._untyped = {name for name in untyped if all(row[name] is None for row in rows)}
+        if not self._untyped or self._writer is not None or len(self._waiting) >= MAX_WAITING:
             self._flush()
 
     def _flush(self) -> None:
@@ -125,7 +131,8 @@ class Parquet:
         names = self._waiting[0] if self._waiting else ()
         table = pa.table({name: _column([row[name] for row in self._waiting]) for name in names})
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._path, table.schema)
+            typed = [one.with_type(pa.string()) if pa.types.is_null(one.type) else one for one in table.schema]
+            self._writer = pq.ParquetWriter(self._path, pa.schema(typed))
         self._writer.write_table(table.cast(self._writer.schema))
         self._waiting = []
 

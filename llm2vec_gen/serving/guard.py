@@ -88,8 +88,11 @@ class Guard:
 
     def _check_host(self, given: bytes) -> None:
         """Refuse a name that a web page has made point to this machine (DNS rebinding)."""
-        name = given.decode("latin-1").rpartition(":")[0] if given.count(b":") % 2 else given.decode("latin-1")
-        if self.hosts is not None and name.lower() not in self.hosts:
+        if self.hosts is None:
+            return
+        host = given.decode("latin-1").lower()
+        name = host.rpartition(":")[0] if host.count(":") % 2 else host  # without the port; [::1] has two colons
+        if name not in self.hosts:
             raise ApiError(403, f"this page is for this machine alone, not for the host {name!r:.80}")
 
     def _check_key(self, given: bytes) -> None:

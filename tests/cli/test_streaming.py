@@ -15,7 +15,7 @@ import torch
 
 from llm2vec_gen import LLM2VecGen, cli
 from llm2vec_gen.backbones.backbone import Backbone
-from llm2vec_gen.cli import command, reading
+from llm2vec_gen.cli import command, reading, writing
 from llm2vec_gen.cli.writing import results
 from tests.builders import tiny_backbone_folder
 
@@ -198,7 +198,7 @@ def test_every_help_has_an_example_that_parses(name: str, capsys) -> None:
         command.parse(shlex.split(shown.example)[1:])
 
 
-def test_parquet_takes_types_from_later_rows_and_is_written_without_any(tmp_path: Path) -> None:
+def test_parquet_takes_types_from_later_rows_and_is_written_without_any(tmp_path: Path, monkeypatch) -> None:
     with results(tmp_path / "a.parquet") as writer:
         writer.write([{"id": "a", "year": None}])
         writer.write([{"id": "b", "year": 3}])
@@ -209,6 +209,11 @@ def test_parquet_takes_types_from_later_rows_and_is_written_without_any(tmp_path
     with results(tmp_path / "b.parquet") as writer:
         writer.write([{"id": "a", "year": None}])
     assert pq.read_table(tmp_path / "b.parquet").to_pylist() == [{"id": "a", "year": None}]
+    monkeypatch.setattr(writing, "MAX_WAITING", 2)
+    with results(tmp_path / "d.parquet") as writer:
+        for year in (None, None, 3):
+            writer.write([{"id": "a", "year": year}])
+    assert [row["year"] for row in pq.read_table(tmp_path / "d.parquet").to_pylist()] == [None, None, "3"]
     with results(tmp_path / "c.parquet"):
         pass
     assert pq.read_table(tmp_path / "c.parquet").num_rows == 0
