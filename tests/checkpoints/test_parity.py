@@ -51,7 +51,7 @@ def losses(model: LLM2VecGen, batch: list, targets: torch.Tensor) -> tuple[float
 def family(request: pytest.FixtureRequest) -> tuple[LLM2VecGen, dict, dict, float]:
     folder = FAMILIES / request.param
     expected = json.loads((folder / "expected.json").read_text())
-    tolerance = 3e-2 if expected["dtype"] == "bfloat16" else 2e-5
+    tolerance = 3e-2 if expected["dtype"] == "bfloat16" else 1e-4  # the kernels of another processor: 4e-5
     return load(folder), expected, dict(np.load(folder / "expected.npz")), tolerance
 
 

@@ -26,7 +26,7 @@ STEPS = 3
 def build(folder: Path) -> LLM2VecGen:
     torch.manual_seed(0)
     return LLM2VecGen(
-        Backbone.from_pretrained(str(folder), dtype="float64"), StubTargets.dim, 2, 3, max_length=24
+        Backbone.from_pretrained(str(folder), dtype="float64", device="cpu"), StubTargets.dim, 2, 3, max_length=24
     ).double()
 
 

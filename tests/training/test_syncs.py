@@ -98,7 +98,7 @@ def test_a_callback_that_asks_at_each_step_is_found(tmp_path: Path, monkeypatch:
 
 
 def test_model_and_losses_wait_at_intervals_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    backbone = Backbone.from_pretrained(str(tiny_backbone_folder(tmp_path, family="qwen3")))
+    backbone = Backbone.from_pretrained(str(tiny_backbone_folder(tmp_path, family="qwen3")), device="cpu")
     model = LLM2VecGen(backbone, embedding_dim=6, num_thought_tokens=2, num_compression_tokens=2)
     waits = Waits(monkeypatch)
     losses = {"alignment": AlignmentLoss(), "reconstruction": ReconstructionLoss()}

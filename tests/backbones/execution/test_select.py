@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llm2vec_gen.backbones.backbone import Backbone
-from llm2vec_gen.backbones.execution import attention
+from llm2vec_gen.backbones.execution import attention, select
 from llm2vec_gen.backbones.execution.packed import PackedRunner
 from llm2vec_gen.backbones.execution.padded import PaddedRunner
 from llm2vec_gen.backbones.execution.select import choose_runner
@@ -123,12 +123,53 @@ def test_a_model_that_cannot_pack_says_so_once_and_runs_padded():
     assert close(suffix[0], alone(frozen, torch.cat([ids[0], rows(3)[0]]))[-3:], 1e-6)
 
 
-def test_a_model_whose_packed_states_are_wrong_runs_padded(monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_model_whose_packed_states_are_wrong_runs_padded(dtype, monkeypatch):
     monkeypatch.setattr(attention.Layout, "attend", lambda self, layer, q, k, v, scaling: q.transpose(1, 2))
     monkeypatch.setattr(PackedRunner, "prefill", lambda self, vectors, lengths, prefix=None: None)
     with pytest.warns(UserWarning, match="packed states differ"):
-        runner = choose_runner(tiny_lm("qwen3"))
+        runner = choose_runner(tiny_lm("qwen3", dtype))
     assert isinstance(runner, PaddedRunner) and runner.lm.config._attn_implementation == "sdpa"
+
+
+def test_a_deep_model_in_16_bits_may_round_elsewhere(monkeypatch):
+    """Forty layers with another rounding in each, as kernels of a GPU have for passes of other shapes."""
+    lm = tiny_lm("qwen3", torch.bfloat16, num_hidden_layers=40)
+    plain, generator = PackedRunner.run, torch.Generator().manual_seed(1)
+
+    def rounded(module, inputs, output):
+        return output * (1 + 2**-7 * torch.randn(output.shape, generator=generator).sign().to(output))
+
+    def run(self, *arguments, **options):
+        hooks = [layer.mlp.register_forward_hook(rounded) for layer in lm.model.layers]
+        try:
+            return plain(self, *arguments, **options)
+        finally:
+            [hook.remove() for hook in hooks]
+
+    monkeypatch.setattr(PackedRunner, "run", run)
+    assert select.COARSE < select.relative(*states_of_both(lm)) < select.COARSEST
+    assert isinstance(choose_runner(lm), PackedRunner)
+
+
+def states_of_both(lm):
+    expected, vectors = select._states_of_ids(lm), select._vectors(lm, 1.0)
+    before = lm.config._attn_implementation
+    runner = PackedRunner(lm)
+    found = runner.run(vectors[8:], [2, 4], runner.prefill(vectors[:8], [5, 3]))
+    lm.set_attn_implementation(before)
+    return found, expected
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_how_far_states_may_be_apart(dtype):
+    lm = tiny_lm("llama", dtype)
+    tolerance = select._tolerance(lm, select._states_of_ids(lm))
+    if dtype in select.TOLERANCE:
+        assert tolerance == select.TOLERANCE[dtype]
+    else:
+        assert select.COARSE <= tolerance <= select.COARSEST
+    assert not lm.get_input_embeddings()._forward_hooks
 
 
 def test_the_packed_model_is_still_an_ordinary_language_model():
