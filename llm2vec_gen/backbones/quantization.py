@@ -4,8 +4,8 @@ What it costs beside bf16 (`benchmarks/quantization.py`, trained pocket model), 
 
     fp32   0.5% on average, 0.8% at most; both losses within 0.5%
     int8   1.4% on average, 1.8% at most; both losses within 0.5%; 8 bits a weight, slow on a CPU
-    nf4    not measured: needs a CUDA GPU; 4.1 bits a weight
-    fp8    not measured: needs a GPU with fp8 matrix units; 8 bits a weight
+    nf4    not measured (tests/gpu: states within 20%); needs a CUDA GPU; 4.1 bits a weight
+    fp8    not measured (tests/gpu: states within 10%); needs a GPU with fp8 matrix units; 8 bits a weight
 """
 
 from __future__ import annotations

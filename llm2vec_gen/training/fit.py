@@ -120,7 +120,9 @@ def _prepare(module: LLM2VecGenModule, data: CompletionDataModule, settings: Tra
     """Pass the moments of the targets that are trained on to losses and model, if they have a method for them."""
     module.model.matryoshka_dims = prefixes_of(module.losses)  # type: ignore[assignment]
     if settings.transforms_targets:
-        data.transform = TargetTransform(data.targets, settings.whiten_targets)
+        data.transform = TargetTransform(
+            data.targets, settings.whiten_targets, settings.centre_targets, settings.scale_targets
+        )
     takers = [loss for loss in module.losses.values() if hasattr(loss, "prepare")]
     if not takers and not hasattr(module.model, "initialize_from"):
         return

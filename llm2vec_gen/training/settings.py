@@ -49,6 +49,7 @@ class TrainingSettings:
     weight_decay: float = 0.0
     gradient_clip: float = 1.0
     max_completion_tokens: int = 512
+    scale_targets: bool = False  # to a root mean square deviation of 1 per dimension
     centre_targets: bool = False
     whiten_targets: float | None = None  # shrinkage of whitening.zca
     refusal_share: float | None = None  # of the rows that are trained on; None: as it is
@@ -62,6 +63,7 @@ class TrainingSettings:
     prefetch_batches: int = 4
 
     digest_defaults: ClassVar[Mapping[str, Any]] = {
+        "scale_targets": False,
         "centre_targets": False,
         "whiten_targets": None,
         "refusal_share": None,
@@ -79,8 +81,11 @@ class TrainingSettings:
             positive = key != "weight_decay"
             if not isinstance(value, int | float) or not math.isfinite(value) or value < 0 or (positive and value == 0):
                 raise InputError(f"training.{key}={value}: expected a finite number {'over 0' if positive else '>= 0'}")
+        check_flag("training.scale_targets", self.scale_targets)
         check_flag("training.centre_targets", self.centre_targets)
         check_shrinkage("training.whiten_targets", self.whiten_targets)
+        if self.scale_targets and self.whiten_targets is not None:
+            raise InputError("training.whiten_targets scales targets already: leave out training.scale_targets")
         check_refusals(self.refusal_share, self.refusal_patterns)
         if self.document_instruction is not None and not isinstance(self.document_instruction, str):
             raise InputError(f"training.document_instruction={self.document_instruction}: expected a text, or null")
@@ -112,8 +117,8 @@ class TrainingSettings:
 
     @property
     def transforms_targets(self) -> bool:
-        """Whether targets are centred, or whitened, which centres them too."""
-        return self.centre_targets or self.whiten_targets is not None
+        """Whether targets are scaled, centred, or whitened, which does both."""
+        return self.scale_targets or self.centre_targets or self.whiten_targets is not None
 
     def for_hidden_size(self, hidden_size: int) -> TrainingSettings:
         """Return the settings with a learning rate, where they name none: 4e-4 * max(1, 1024 / D), at most 3e-3.

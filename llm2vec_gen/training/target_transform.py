@@ -1,4 +1,8 @@
-"""Targets centred or whitened before they are trained on: large common components of a teacher hide its differences."""
+"""Targets scaled, centred or whitened before they are trained on.
+
+Large common components of a teacher hide its differences. And Adam moves every weight by about the learning rate,
+whatever the targets' scale: towards vectors of length 1 the first steps overshoot by many times their spread.
+"""
 
 from __future__ import annotations
 
@@ -9,32 +13,41 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llm2vec_gen.errors import InputError
 from llm2vec_gen.types import TargetMoments
-from llm2vec_gen.whitening import zca
+from llm2vec_gen.whitening import RELATIVE_TOLERANCE, zca
 
 MOMENT_ROWS = 100_000  # targets whose mean and variance stand for all: 1.6 GB read at 4,096 dimensions
 ROWS_AT_A_TIME = 1024
 
 
 class TargetTransform:
-    """t -> (t - mean) S of targets (B, E): S is the identity, or what whitens them (see whitening.zca).
+    """t -> (t - mean) S of targets (B, E).
 
-    mean (E,) and `scaling` (E, E) or None are those of at most MOMENT_ROWS targets, spread evenly over all. `moments`
-    are those of the transformed targets.
+    The mean is taken off with `centre`, and with `whiten`, where S is what whitens them (see whitening.zca). With
+    `scale` S = 1 / sigma, sigma^2 the variance of the targets averaged over E, which keeps their directions.
+
+    All are those of at most MOMENT_ROWS targets, spread evenly over all. `moments` are those of the transformed ones.
+    Raises InputError for `scale` where all targets are equal.
     """
 
-    def __init__(self, targets: Any, whiten: float | None):
+    def __init__(self, targets: Any, whiten: float | None, centre: bool = False, scale: bool = False):
         mean, covariance = _mean_and_covariance(targets)
-        self.mean, self.scaling, variances = mean.float(), None, covariance.diagonal()
-        if whiten is not None:
-            scaling = zca(covariance, whiten)
-            self.scaling, variances = scaling.float(), (scaling @ covariance @ scaling).diagonal()
-        self.moments = TargetMoments(torch.zeros_like(self.mean), variances.clamp_min(0))
+        scaling = torch.eye(len(mean), dtype=torch.float64) if whiten is None else zca(covariance, whiten)
+        variance = float(covariance.diagonal().mean())
+        if scale and not variance > RELATIVE_TOLERANCE * float(mean.square().mean()):
+            raise InputError("training.scale_targets: all targets are equal, so that they have no spread to scale")
+        self.factor = variance**-0.5 if scale else 1.0
+        self.subtracted = mean.float() if centre or whiten is not None else None
+        self.scaling = None if whiten is None else scaling.float()
+        variances = self.factor**2 * (scaling @ covariance @ scaling).diagonal().clamp_min(0)
+        rest = self.factor * mean.float() if self.subtracted is None else torch.zeros_like(self.subtracted)
+        self.moments = TargetMoments(rest, variances)
 
     def __call__(self, targets: Tensor) -> Tensor:
         """Return the transformed targets (B, E)."""
-        centred = targets - self.mean
-        return centred if self.scaling is None else centred @ self.scaling
+        centred = targets if self.subtracted is None else targets - self.subtracted
+        return self.factor * (centred if self.scaling is None else centred @ self.scaling)
 
 
 def target_moments(targets: Any) -> TargetMoments:

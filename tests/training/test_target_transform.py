@@ -32,11 +32,29 @@ def test_target_moments_are_those_of_numpy() -> None:
 
 def test_centred_targets_have_the_mean_zero_and_keep_their_differences() -> None:
     targets = vectors()
-    transform = TargetTransform(targets, whiten=None)
+    transform = TargetTransform(targets, None, centre=True)
     given = transform(torch.from_numpy(targets)).numpy()
     assert np.allclose(given, targets - targets.astype(np.float64).mean(0), atol=1e-4)
     assert np.allclose(transform.moments.variances.numpy(), targets.astype(np.float64).var(0), rtol=1e-6)
     assert not transform.moments.mean.any()
+
+
+@pytest.mark.parametrize("centre", [False, True])
+def test_scaled_targets_keep_their_directions_and_have_a_spread_of_1(centre: bool) -> None:
+    targets = vectors()
+    transform = TargetTransform(targets, None, centre, scale=True)
+    wide = targets.astype(np.float64)
+    expected = (wide - centre * wide.mean(0)) / np.sqrt(wide.var(0).mean())
+    given = transform(torch.from_numpy(targets)).double().numpy()
+    assert np.allclose(given, expected, rtol=1e-5, atol=1e-3)
+    assert transform.moments.variance == pytest.approx(5, rel=1e-6)
+    assert np.allclose(transform.moments.mean.numpy(), expected.mean(0), rtol=1e-6, atol=1e-9)
+    assert np.allclose(transform.moments.variances.numpy(), expected.var(0), rtol=1e-6)
+
+
+def test_targets_without_spread_cannot_be_scaled() -> None:
+    with pytest.raises(InputError, match="training.scale_targets: all targets are equal"):
+        TargetTransform(np.full((6, 3), 0.5, np.float32), None, scale=True)
 
 
 @pytest.mark.parametrize("shrinkage", [0.0, 0.3, 1.0])
@@ -66,7 +84,8 @@ def test_a_run_trains_on_the_transformed_targets(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("setting", [{"whiten_targets": -0.1}, {"whiten_targets": 2}, {"whiten_targets": True},
-                                     {"centre_targets": "yes"}])  # fmt: skip
+                                     {"centre_targets": "yes"}, {"scale_targets": 1},
+                                     {"whiten_targets": 0.1, "scale_targets": True}])  # fmt: skip
 def test_other_values_are_refused(setting: dict) -> None:
     with pytest.raises(InputError, match=next(iter(setting))):
         TrainingSettings(**setting)

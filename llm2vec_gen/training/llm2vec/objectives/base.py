@@ -20,8 +20,8 @@ from torch import Tensor
 from llm2vec_gen.errors import InputError, check_integer
 from llm2vec_gen.training.settings import TrainingSettings
 
-STUDENT_SETTINGS = ("query_chunk_size", "centre_targets", "whiten_targets", "refusal_share", "refusal_patterns",
-                    "document_instruction", "max_completion_tokens")  # fmt: skip
+STUDENT_SETTINGS = ("query_chunk_size", "scale_targets", "centre_targets", "whiten_targets", "refusal_share",
+                    "refusal_patterns", "document_instruction", "max_completion_tokens")  # fmt: skip
 """Settings of a training that only a student's has."""
 
 Tokenize = Callable[[Sequence[str]], list[Tensor]]
