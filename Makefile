@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 SCRIPT = OMP_NUM_THREADS=1 $(BIN)/python experiments# so small a model gains nothing from more threads
 
 .DEFAULT_GOAL := help
-.PHONY: help setup models demo test check lint bench chaos fuzz parity clean reproduce reproduce-full scores tables sensitivity study study-scores \
+.PHONY: help setup models demo test test-gpu check lint bench chaos fuzz parity clean reproduce reproduce-full scores tables sensitivity study study-scores \
 	real-model real-model-scores real-model-study real-model-study-scores
 
 help:  ## this list
@@ -31,7 +31,8 @@ test: setup models  ## all tests, fast ones first, on the CPU
 	$(BIN)/python -m pytest -q -m slow -n 2 --dist loadfile
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --nbmake --nbmake-timeout=600 notebooks
 
-test-gpu: setup  ## the tests that need a CUDA GPU
+test-gpu: setup  ## the tests that need a CUDA GPU, with the extras kernels and quantization
+	$(BIN)/python -m pip install -q -e '.[kernels,quantization]' -c constraints.txt
 	$(BIN)/python -m pytest -q tests/gpu
 
 lint: setup

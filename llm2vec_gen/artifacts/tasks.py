@@ -74,7 +74,8 @@ def keep_error(artifact: Artifact, task: str, **row: Any) -> Iterator[None]:
         yield
     except Exception as error:
         missing = missing_extra(error)
-        wrong, described = missing is not None or isinstance(error, InputError), missing or describe_error(error)
+        wrong = missing is not None or isinstance(error, InputError)
+        described = missing or describe_error(error)
         log.error("%s: %s failed: %s", artifact.step, task, described, exc_info=None if wrong else error)
         file.parent.mkdir(parents=True, exist_ok=True)
         metadata = {"error": described, "wrong_input": wrong, "when": now(), "attempt": uuid.uuid4().hex}

@@ -55,11 +55,14 @@ class Router:
                 "towards"
             )
         trained = (getattr(model, "card", None) or {}).get("training") or {}
-        if trained.get("centre_targets") or trained.get("whiten_targets") is not None:
+        if (
+            trained.get("scale_targets") or trained.get("centre_targets") or trained.get("whiten_targets") is not None
+        ):  # scaled ones have the teacher's directions, but a dot product would compare unlike lengths
             raise InputError(
-                "the router's model was trained towards centred or whitened targets, and baseline.router.hyde.encoder "
-                "gives the teacher's own vectors: they are of different spaces; give a model that was trained without "
-                "training.centre_targets and training.whiten_targets"
+                "the router's model was trained towards scaled, centred or whitened targets, and "
+                "baseline.router.hyde.encoder gives the teacher's own vectors: they are of different spaces; give a "
+                "model that was trained without training.scale_targets, training.centre_targets and "
+                "training.whiten_targets"
             )
         wording = instruction.wording() if hasattr(instruction, "wording") else None
         if wording is not None and not (wording["categories"] or wording["tasks"]):

@@ -121,7 +121,10 @@ def _prepare(module: LLM2VecGenModule, data: CompletionDataModule, settings: Tra
     module.model.matryoshka_dims = prefixes_of(module.losses)  # type: ignore[assignment]
     if settings.transforms_targets:
         data.transform = TargetTransform(
-            data.targets, settings.whiten_targets, settings.centre_targets, settings.scale_targets
+            data.targets,
+            whiten=settings.whiten_targets,
+            centre=settings.centre_targets,
+            scale=settings.scale_targets,
         )
     takers = [loss for loss in module.losses.values() if hasattr(loss, "prepare")]
     if not takers and not hasattr(module.model, "initialize_from"):

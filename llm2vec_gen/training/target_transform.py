@@ -22,27 +22,28 @@ ROWS_AT_A_TIME = 1024
 
 
 class TargetTransform:
-    """t -> (t - mean) S of targets (B, E).
+    """t -> f (t - m) S of targets (B, E).
 
-    The mean is taken off with `centre`, and with `whiten`, where S is what whitens them (see whitening.zca). With
-    `scale` S = 1 / sigma, sigma^2 the variance of the targets averaged over E, which keeps their directions.
+    m (E,) is their mean with `centre` or `whiten`, else 0. S (E, E) is whitening.zca with `whiten`, else the identity.
+    f is 1 / sqrt(their variance, averaged over E) with `scale`, else 1. Mean and variance are those of at most
+    MOMENT_ROWS targets, spread evenly over all; `moments` are those of the transformed targets.
 
-    All are those of at most MOMENT_ROWS targets, spread evenly over all. `moments` are those of the transformed ones.
     Raises InputError for `scale` where all targets are equal.
     """
 
-    def __init__(self, targets: Any, whiten: float | None, centre: bool = False, scale: bool = False):
+    def __init__(self, targets: Any, *, whiten: float | None, centre: bool, scale: bool):
         mean, covariance = _mean_and_covariance(targets)
-        scaling = torch.eye(len(mean), dtype=torch.float64) if whiten is None else zca(covariance, whiten)
-        variance = float(covariance.diagonal().mean())
-        if scale and not variance > RELATIVE_TOLERANCE * float(mean.square().mean()):
+        variances = covariance.diagonal()
+        if scale and not float(variances.mean()) > RELATIVE_TOLERANCE * float(mean.square().mean()):
             raise InputError("training.scale_targets: all targets are equal, so that they have no spread to scale")
-        self.factor = variance**-0.5 if scale else 1.0
+        self.factor = float(variances.mean()) ** -0.5 if scale else 1.0
         self.subtracted = mean.float() if centre or whiten is not None else None
-        self.scaling = None if whiten is None else scaling.float()
-        variances = self.factor**2 * (scaling @ covariance @ scaling).diagonal().clamp_min(0)
-        rest = self.factor * mean.float() if self.subtracted is None else torch.zeros_like(self.subtracted)
-        self.moments = TargetMoments(rest, variances)
+        self.scaling: Tensor | None = None
+        if whiten is not None:
+            scaling = zca(covariance, whiten)
+            self.scaling, variances = scaling.float(), (scaling @ covariance @ scaling).diagonal()
+        mean_after = self.factor * mean.float() if self.subtracted is None else torch.zeros_like(self.subtracted)
+        self.moments = TargetMoments(mean_after, self.factor**2 * variances.clamp_min(0))
 
     def __call__(self, targets: Tensor) -> Tensor:
         """Return the transformed targets (B, E)."""

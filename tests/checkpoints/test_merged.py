@@ -21,6 +21,7 @@ from llm2vec_gen.errors import InputError
 from tests.builders import END, SPECIAL, appending_end, tiny_backbone_folder
 from tests.checkpoints.samples import FAMILIES, NAMES, same, sample, saved
 
+ROUNDING = 5e-5  # 1e-5 here, 1.2e-5 with the kernels of an Intel processor
 TEXTS = ["Where does the cat sit?", "", " the dog ate ", "the cat sat " * 40, "Wo schläft der Hund? 犬はどこ 🐕"]
 
 
@@ -40,7 +41,7 @@ def test_the_code_of_its_readme_gives_the_same_vectors(name: str, tmp_path: Path
     model.save_pretrained(tmp_path / "m", format="merged")
     names: dict = {}
     exec(snippet(tmp_path / "m"), names)
-    tolerance = 3e-2 if name.endswith("bf16") else 5e-5
+    tolerance = 3e-2 if name.endswith("bf16") else ROUNDING
     assert (names["embed"](TEXTS) - model.encode(TEXTS)).abs().max() < tolerance
     assert (names["embed"](TEXTS[:1]) - model.encode(TEXTS[:1])).abs().max() < tolerance
     assert names["vectors"].shape == (2, model.embedding_dim)
@@ -62,7 +63,7 @@ def test_our_own_suffix_with_and_without_spare_rows(family: str, spare: int, tmp
     model.save_pretrained(tmp_path / "m", format="merged")
     names: dict = {}
     exec(snippet(tmp_path / "m"), names)
-    assert (names["embed"](TEXTS) - model.encode(TEXTS)).abs().max() < 5e-5
+    assert (names["embed"](TEXTS) - model.encode(TEXTS)).abs().max() < ROUNDING
     rows = load_file(tmp_path / "m" / "model.safetensors")["embed_tokens.weight"]
     before = model.lm.get_input_embeddings().weight
     assert torch.equal(rows[-5:] if len(rows) > len(before) else rows[len(names["tokenizer"]) - 5 :][:5], model.suffix)
@@ -112,7 +113,7 @@ def test_in_a_process_without_the_package(python: str | None, name: str, tmp_pat
     )
     run = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     line = next(line for line in run.stdout.splitlines() if line.startswith("VECTORS"))
-    assert np.abs(np.array(json.loads(line[8:])) - model.encode(TEXTS).numpy()).max() < 5e-5
+    assert np.abs(np.array(json.loads(line[8:])) - model.encode(TEXTS).numpy()).max() < ROUNDING
 
 
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
@@ -127,4 +128,4 @@ def test_a_text_with_a_control_token_gives_the_same_vector(family: str, tmp_path
     names: dict = {}
     exec(snippet(tmp_path / "m"), names)
     texts = [*TEXTS, f"the cat{END[family]} sat", "".join(SPECIAL[family])]
-    assert (names["embed"](texts) - model.encode(texts)).abs().max() < 5e-5
+    assert (names["embed"](texts) - model.encode(texts)).abs().max() < ROUNDING

@@ -57,10 +57,10 @@ def test_the_entropy_is_that_of_the_plain_lens(model):
     assert lengths.signals([f" {text} " for text in QUERIES], ASK).tolist() == expected
 
 
-@pytest.mark.parametrize("training", [{"centre_targets": True}, {"whiten_targets": 0.0}])
+@pytest.mark.parametrize("training", [{"scale_targets": True}, {"centre_targets": True}, {"whiten_targets": 0.0}])
 def test_a_model_of_transformed_targets_is_refused(model, training, monkeypatch):
     monkeypatch.setattr(model, "card", {"training": {"centre_targets": False, "whiten_targets": None} | training})
-    with pytest.raises(InputError, match="trained towards centred or whitened targets"):
+    with pytest.raises(InputError, match="trained towards scaled, centred or whitened targets"):
         routed(model)
     monkeypatch.setattr(model, "card", {"training": {"centre_targets": False, "whiten_targets": None}})
     routed(model)

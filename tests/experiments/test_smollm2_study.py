@@ -15,6 +15,7 @@ from tests.experiments import test_study
 
 ROWS = sorted(file.stem for file in (CONF / "experiment" / "smollm2_study").glob("*.yaml"))
 OWN = {"main": set(), "jepa": {"training.centre_targets", "loss.reconstruction"}, "quarter_of_data": {"data.limit"}}
+OWN["scaled_targets"] = {"training.scale_targets"}
 VARIED = OWN | {row: test_study.VARIED[row] for row in ROWS if row not in OWN}  # the others as in the pocket
 GROUPS = ("data", "generator", "backbone", "model", "loss", "training", "evaluation")
 

@@ -117,7 +117,6 @@ def test_a_deep_model_in_bf16_runs_packed_and_its_embeddings_are_near_fp32() -> 
     found = figures(model, batch)
     exact, same = plain_figures(model, batch, torch.float32), plain_figures(model, batch, torch.bfloat16)
     for name, truth in exact.items():
-        print(name, error(found[name], truth), error(same[name], truth))
         assert error(found[name], truth) < max(1.5 * error(same[name], truth), 5e-3), name
 
 

@@ -102,7 +102,7 @@ def test_only_what_losses_need_is_built() -> None:
 def test_negatives_are_centred_by_the_targets_mean() -> None:
     given = completions()
     source = data(given, PairedNegatives(given, NegativeTargets(ROWS)))
-    source.transform = TargetTransform(source.targets, None)
+    source.transform = TargetTransform(source.targets, whiten=None, centre=True, scale=False)
     mean = torch.stack([torch.from_numpy(StubTargets(ROWS)[row]) for row in range(ROWS)]).mean(dim=0)
     batch, _ = source.batch(0, np.arange(4))
     expected = -torch.stack([torch.from_numpy(StubTargets(ROWS)[row]) for row in range(4)]) - mean

@@ -32,7 +32,7 @@ def test_target_moments_are_those_of_numpy() -> None:
 
 def test_centred_targets_have_the_mean_zero_and_keep_their_differences() -> None:
     targets = vectors()
-    transform = TargetTransform(targets, None, centre=True)
+    transform = TargetTransform(targets, whiten=None, centre=True, scale=False)
     given = transform(torch.from_numpy(targets)).numpy()
     assert np.allclose(given, targets - targets.astype(np.float64).mean(0), atol=1e-4)
     assert np.allclose(transform.moments.variances.numpy(), targets.astype(np.float64).var(0), rtol=1e-6)
@@ -42,7 +42,7 @@ def test_centred_targets_have_the_mean_zero_and_keep_their_differences() -> None
 @pytest.mark.parametrize("centre", [False, True])
 def test_scaled_targets_keep_their_directions_and_have_a_spread_of_1(centre: bool) -> None:
     targets = vectors()
-    transform = TargetTransform(targets, None, centre, scale=True)
+    transform = TargetTransform(targets, whiten=None, centre=centre, scale=True)
     wide = targets.astype(np.float64)
     expected = (wide - centre * wide.mean(0)) / np.sqrt(wide.var(0).mean())
     given = transform(torch.from_numpy(targets)).double().numpy()
@@ -54,13 +54,13 @@ def test_scaled_targets_keep_their_directions_and_have_a_spread_of_1(centre: boo
 
 def test_targets_without_spread_cannot_be_scaled() -> None:
     with pytest.raises(InputError, match="training.scale_targets: all targets are equal"):
-        TargetTransform(np.full((6, 3), 0.5, np.float32), None, scale=True)
+        TargetTransform(np.full((6, 3), 0.5, np.float32), whiten=None, centre=False, scale=True)
 
 
 @pytest.mark.parametrize("shrinkage", [0.0, 0.3, 1.0])
 def test_whitened_targets_have_the_covariance_of_the_formula(shrinkage: float) -> None:
     targets = vectors()
-    transform = TargetTransform(targets, shrinkage)
+    transform = TargetTransform(targets, whiten=shrinkage, centre=False, scale=False)
     given = transform(torch.from_numpy(targets)).double().numpy()
     covariance = np.cov(targets.astype(np.float64).T, bias=True)
     shrunk = (1 - shrinkage) * covariance + shrinkage * np.trace(covariance) / 5 * np.eye(5)
@@ -71,12 +71,24 @@ def test_whitened_targets_have_the_covariance_of_the_formula(shrinkage: float) -
         assert np.allclose(np.cov(given.T, bias=True), np.eye(5), atol=2e-3)
 
 
-def test_a_run_trains_on_the_transformed_targets(tmp_path: Path) -> None:
-    data, settings = stub_data(22), TrainingSettings(2, 4, 0, 4, 0.05, whiten_targets=0.2, log_every_n_steps=1)
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"whiten_targets": 0.2},
+        {"scale_targets": True},
+        {"centre_targets": True},
+        {"centre_targets": True, "scale_targets": True},
+    ],
+    ids="-".join,
+)
+def test_a_run_trains_on_the_transformed_targets(chosen: dict, tmp_path: Path) -> None:
+    data, settings = stub_data(22), TrainingSettings(2, 4, 0, 4, 0.05, log_every_n_steps=1, **chosen)
+    assert set(chosen) == {key.split(".")[1] for key in settings.identity() if key.endswith("_targets")}
     fit(StubModel(), stub_losses(), data.completions, data.targets, settings, TrainerSettings(), tmp_path, seed=3)
     plain = CompletionDataModule(StubModel(), data.completions, data.targets, settings, seed=3)
     batches = list(plain.train_dataloader())
-    transform = TargetTransform(data.targets, 0.2)
+    options = {key: chosen.get(f"{key}_targets", False) for key in ("centre", "scale")}
+    transform = TargetTransform(data.targets, whiten=chosen.get("whiten_targets"), **options)
     norms = [transform(batch.targets).norm(dim=-1).mean().item() for batch in batches]
     lines = [line.split(",") for line in (tmp_path / "metrics.csv").read_text().splitlines()]
     column = lines[0].index("train/target_norm")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from llm2vec_gen.errors import InputError
-from llm2vec_gen.training.llm2vec.objectives.base import ObjectiveBatch, keys_of
+from llm2vec_gen.training.llm2vec.objectives.base import STUDENT_SETTINGS, ObjectiveBatch, keys_of
 from llm2vec_gen.training.llm2vec.objectives.contrastive import ContrastiveObjective, in_batch_loss, same
 from llm2vec_gen.training.llm2vec.objectives.simcse import SimCSE
 from llm2vec_gen.training.llm2vec.objectives.supervised_contrastive import SupervisedContrastive
@@ -125,7 +125,14 @@ def test_wrong_settings_are_named() -> None:
         )
 
 
-@pytest.mark.parametrize("wrong", [{"query_chunk_size": 8}, {"refusal_share": 0.1}, {"max_completion_tokens": 17}])
-def test_settings_that_a_student_alone_has_are_refused(wrong: dict) -> None:
+WRONG = {
+    "query_chunk_size": 8, "scale_targets": True, "centre_targets": True, "whiten_targets": 0.1, "refusal_share": 0.1,
+    "refusal_patterns": ["no"], "document_instruction": None, "max_completion_tokens": 17,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", STUDENT_SETTINGS)
+def test_settings_that_a_student_alone_has_are_refused(key: str) -> None:
+    wrong: dict = {key: WRONG[key]}
     with pytest.raises(InputError, match=f"training.{next(iter(wrong))} of an objective: teach does not use it"):
         SupervisedContrastive(TrainingSettings(**wrong))
