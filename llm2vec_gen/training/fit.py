@@ -42,7 +42,7 @@ from llm2vec_gen.training.settings import (
     schedule_of,
     weight_of,
 )
-from llm2vec_gen.training.target_transform import TargetTransform, target_moments
+from llm2vec_gen.training.target_transform import TargetTransform, target_moments, warn_of_small_targets
 from llm2vec_gen.training.trainer import build_trainer, check_backbone, check_device, join_processes, silence_lightning
 from llm2vec_gen.training.trainer_settings import TrainerSettings
 
@@ -132,6 +132,8 @@ def _prepare(module: LLM2VecGenModule, data: CompletionDataModule, settings: Tra
     moments = target_moments(data.targets) if data.transform is None else data.transform.moments
     for loss in takers:
         loss.prepare(moments)
+    if collectives.rank() == 0:
+        warn_of_small_targets(module.model, module.losses, moments, settings.learning_rate)
     if hasattr(module.model, "initialize_from"):
         texts = [example.query.strip() for example in data.examples(INITIAL_QUERIES)]
         module.initialize_model = lambda: module.model.initialize_from(texts, moments)  # type: ignore[operator]

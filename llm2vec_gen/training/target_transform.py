@@ -6,12 +6,13 @@ whatever the targets' scale: towards vectors of length 1 the first steps oversho
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.types import TargetMoments
@@ -19,6 +20,9 @@ from llm2vec_gen.whitening import RELATIVE_TOLERANCE, zca
 
 MOMENT_ROWS = 100_000  # targets whose mean and variance stand for all: 1.6 GB read at 4,096 dimensions
 ROWS_AT_A_TIME = 1024
+LARGEST_STEP = 10  # times the targets' spread: LLM2Vec's targets under SmolLM2 have about 2, MiniLM's 34
+
+log = logging.getLogger(__name__)
 
 
 class TargetTransform:
@@ -49,6 +53,27 @@ class TargetTransform:
         """Return the transformed targets (B, E)."""
         centred = targets if self.subtracted is None else targets - self.subtracted
         return self.factor * (centred if self.scaling is None else centred @ self.scaling)
+
+
+def warn_of_small_targets(
+    model: nn.Module, losses: Mapping[str, Any], moments: TargetMoments, learning_rate: float | None
+) -> None:
+    """Log a warning where Adam's first steps move embeddings far beyond the targets' spread, sqrt(V / E).
+
+    A step changes each weight of the alignment projection by about the learning rate, and so each dimension of the
+    embedding by as much times the inputs, whose size is about 1. Losses of directions alone are not concerned.
+    """
+    layer = getattr(model, "alignment_projection", None)
+    distances = {getattr(loss, "distance", "cosine") for loss in losses.values()} - {"cosine"}
+    if not distances or not isinstance(layer, nn.Linear) or learning_rate is None:
+        return
+    spread, step = (moments.variance / len(moments.variances)) ** 0.5, learning_rate * layer.in_features
+    if step > LARGEST_STEP * spread:
+        log.warning(
+            "the targets' spread is %.2g per dimension, but a step at learning rate %.2g moves a dimension of the "
+            "embedding by about %.2g, so that the first steps overshoot; set training.scale_targets=true",
+            spread, learning_rate, step,
+        )  # fmt: skip
 
 
 def target_moments(targets: Any) -> TargetMoments:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +11,13 @@ import pytest
 import torch
 
 from llm2vec_gen.errors import InputError
+from llm2vec_gen.losses.alignment import AlignmentLoss
 from llm2vec_gen.training.datamodule import CompletionDataModule
 from llm2vec_gen.training.fit import fit
 from llm2vec_gen.training.settings import TrainingSettings
 from llm2vec_gen.training.target_transform import TargetTransform, target_moments
 from llm2vec_gen.training.trainer_settings import TrainerSettings
-from tests.training.stubs import StubModel, stub_data, stub_losses
+from tests.training.stubs import StubModel, StubRows, StubTargets, stub_data, stub_losses
 
 
 def vectors() -> np.ndarray:
@@ -101,3 +104,33 @@ def test_a_run_trains_on_the_transformed_targets(chosen: dict, tmp_path: Path) -
 def test_other_values_are_refused(setting: dict) -> None:
     with pytest.raises(InputError, match=next(iter(setting))):
         TrainingSettings(**setting)
+
+
+class SmallTargets(StubTargets):
+    """Vectors with a spread of 0.001 per dimension."""
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return np.float32(0.001) * np.random.default_rng(index).standard_normal(self.dim, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "distance", "warned"),
+    [
+        ({}, "squared_error", True),
+        ({"centre_targets": True}, "smooth_l1", True),
+        ({"scale_targets": True}, "squared_error", False),
+        ({"whiten_targets": 0.5}, "squared_error", False),
+        ({"learning_rate": 1e-4}, "squared_error", False),
+        ({}, "cosine", False),
+    ],
+)
+def test_targets_that_are_small_beside_a_step_are_warned_of(
+    chosen: dict, distance: str, warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = TrainingSettings(**{"max_steps": 1, "warmup_steps": 0, "batch_size": 4, "learning_rate": 0.05} | chosen)
+    losses = {"alignment": AlignmentLoss(distance=distance)}
+    with caplog.at_level(logging.WARNING, "llm2vec_gen"):
+        fit(StubModel(), losses, StubRows(22), SmallTargets(22), settings, TrainerSettings(), tmp_path, seed=3)
+    found = [record.getMessage() for record in caplog.records if "scale_targets=true" in record.getMessage()]
+    assert len(found) == warned
+    assert not warned or re.search(r"spread is 0\.0012 per dimension, .*rate 0\.05 moves .* by about 0\.4", found[0])
