@@ -132,7 +132,7 @@ def _prepare(module: LLM2VecGenModule, data: CompletionDataModule, settings: Tra
     moments = target_moments(data.targets) if data.transform is None else data.transform.moments
     for loss in takers:
         loss.prepare(moments)
-    if collectives.rank() == 0:
+    if collectives.rank() == 0 and not settings.scale_targets and settings.whiten_targets is None:
         warn_of_small_targets(module.model, module.losses, moments, settings.learning_rate)
     if hasattr(module.model, "initialize_from"):
         texts = [example.query.strip() for example in data.examples(INITIAL_QUERIES)]

@@ -70,8 +70,8 @@ def warn_of_small_targets(
     spread, step = (moments.variance / len(moments.variances)) ** 0.5, learning_rate * layer.in_features
     if step > LARGEST_STEP * spread:
         log.warning(
-            "the targets' spread is %.2g per dimension, but a step at learning rate %.2g moves a dimension of the "
-            "embedding by about %.2g, so that the first steps overshoot; set training.scale_targets=true",
+            "the targets' spread is %.2g per dimension, but a step at learning rate %.2g can move a dimension of the "
+            "embedding by up to %.2g, so that the first steps may overshoot; set training.scale_targets=true",
             spread, learning_rate, step,
         )  # fmt: skip
 

