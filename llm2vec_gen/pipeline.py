@@ -59,7 +59,7 @@ def run(plan: Plan) -> Path:
     """
     trains = MODEL in plan.encoders()
     if trains and not plan.artifact("train").is_complete:
-        plan.build("trainer").check_devices()
+        plan.check_trainer()
         check_tasks(plan.tasks())  # an unknown task is an error before the training, not after it
         plan.interpreted_evaluations()
         plan.check_encoders()
@@ -189,8 +189,7 @@ def train(plan: Plan) -> Path:
     with collectives.lock(artifact) as unfinished:
         if unfinished:
             log_start(artifact)
-            training, trainer = plan.build("training"), plan.build("trainer")
-            trainer.check_devices()
+            training, trainer = plan.build("training"), plan.check_trainer()
             texts = plan.instruction_texts()  # read before the training, not after it
             if texts is None:
                 log.warning("the checkpoint will record no instructions")
@@ -224,8 +223,7 @@ def teach(plan: Plan) -> Path:
     with collectives.lock(artifact) as unfinished:
         if unfinished:
             log_start(artifact)
-            recipe, trainer = plan.build("teacher_training"), plan.build("trainer")
-            trainer.check_devices()
+            recipe, trainer = plan.build("teacher_training"), plan.check_trainer()
             backbone = plan.build("backbone", device=trainer.backbone_device)
             counts = recipe.teach(backbone, completions, trainer, artifact.folder, plan.settings["seed"],
                                   plan.loggers, plan.callbacks())  # fmt: skip
@@ -245,8 +243,7 @@ def expand(plan: Plan) -> Path:
     with collectives.lock(artifact) as unfinished:
         if unfinished:
             log_start(artifact)
-            recipe, trainer = plan.build("expander"), plan.build("trainer")
-            trainer.check_devices()
+            recipe, trainer = plan.build("expander"), plan.check_trainer()
             documents = []
             if plan.settings.get("corpus") is not None:  # the empty group leaves no key
                 read = islice(plan.build("corpus").documents(), recipe.document_limit)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from packaging.version import Version  # transformers needs it too
 from tqdm.auto import tqdm
 
 from llm2vec_gen.errors import InputError, one_line
@@ -29,7 +30,7 @@ from llm2vec_gen.paths import on_disk
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 MAGIC = b"GGUF"
-TRANSFORMERS = (5, 18)
+TRANSFORMERS = "5.18"
 MODEL = "model.gguf"  # the file's name where transformers looks for it
 LOW, HIGH, ORIGINAL = 1.0, 4.0, 8192  # of the RoPE scaling of every Llama 3.1, 3.2 and 3.3
 LLAMA3_SPLITS = ("llama3", "llama-v3", "llama-bpe")
@@ -101,11 +102,10 @@ def _header(file: str, size: int, _: int) -> Header:
 
 
 def _open(file: str) -> Any:
-    if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < TRANSFORMERS:
-        wanted = ".".join(map(str, TRANSFORMERS))
+    if Version(transformers.__version__) < Version(TRANSFORMERS):
         raise InputError(
-            f"reading the GGUF file {file!r} needs transformers {wanted} or newer: {transformers.__version__} loses "
-            "its control tokens; pip install -U transformers"
+            f"reading the GGUF file {file!r} needs transformers {TRANSFORMERS} or newer: {transformers.__version__} "
+            "loses its control tokens; pip install -U transformers"
         )
     try:
         from gguf import GGUFReader

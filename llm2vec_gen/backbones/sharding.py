@@ -55,11 +55,6 @@ def shard(backbone: Backbone, device: torch.device) -> None:
 
     if backbone.shards is not None:
         return
-    if backbone.quantization != "none":
-        raise InputError(
-            f"trainer=fsdp cannot spread a backbone with backbone.quantization={backbone.quantization}; set it to "
-            "none, or take trainer=ddp, which keeps a quantised backbone on each GPU"
-        )
     if backbone.runner.ropes is not None:  # keys computed again (rope.py) are passes that other ranks may not need
         raise InputError(
             "trainer=fsdp cannot spread a backbone whose rotary positions depend on the length of the text (dynamic, "

@@ -112,6 +112,13 @@ class Plan:
         cached = instantiate.cache_vectors(self.settings, encoder, self.outputs, self.fingerprint(name))
         return instantiate.truncate_vectors(cached, dimensions_of(name))
 
+    def check_trainer(self) -> Any:
+        """Return the trainer's settings; InputError where this machine or the backbone's settings do not fit them."""
+        trainer, backbone = self.build("trainer"), self.settings["backbone"]
+        trainer.check_devices()
+        trainer.check_backbone(str(backbone.get("quantization", "none")), str(backbone.get("dtype")))
+        return trainer
+
     def check_encoders(self) -> None:
         """Raise InputError where a teacher or baseline, without scores yet, or an evaluation names a folder that is not
         there, or an adapter that fits another model."""

@@ -43,7 +43,7 @@ from llm2vec_gen.training.settings import (
     weight_of,
 )
 from llm2vec_gen.training.target_transform import TargetTransform, target_moments, warn_of_small_targets
-from llm2vec_gen.training.trainer import build_trainer, check_backbone, check_device, join_processes, silence_lightning
+from llm2vec_gen.training.trainer import build_trainer, check_device, join_processes, silence_lightning
 from llm2vec_gen.training.trainer_settings import TrainerSettings
 
 log = logging.getLogger(__name__)
@@ -166,7 +166,9 @@ def run(
     start = _start(resume.path, identity)
     curve = MetricsFile(folder / "metrics.csv")
     _configure(module.model, settings)
-    check_backbone(module.model.backbone, str(trainer_settings.precision))
+    backbone = module.model.backbone
+    dtype = str(getattr(backbone, "dtype", "")).removeprefix("torch.")
+    trainer_settings.check_backbone(getattr(backbone, "quantization", "none"), dtype)
     callbacks = _configured_callbacks(callbacks, module, data, trainer_settings, folder)
     with silence_lightning(), _explain_interruption(module.model, settings, resume.path):
         try:

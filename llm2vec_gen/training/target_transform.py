@@ -36,17 +36,18 @@ class TargetTransform:
     """
 
     def __init__(self, targets: Any, *, whiten: float | None, centre: bool, scale: bool):
-        mean, covariance = _mean_and_covariance(targets)
-        variances = covariance.diagonal()
+        moments = target_moments(targets)
+        mean, variances = moments.mean, moments.variances
         if scale and not float(variances.mean()) > RELATIVE_TOLERANCE * float(mean.square().mean()):
             raise InputError("training.scale_targets: all targets are equal, so that they have no spread to scale")
         self.factor = float(variances.mean()) ** -0.5 if scale else 1.0
-        self.subtracted = mean.float() if centre or whiten is not None else None
+        self.subtracted = mean if centre or whiten is not None else None
         self.scaling: Tensor | None = None
-        if whiten is not None:
+        if whiten is not None:  # the covariance of wide targets takes minutes, so only here
+            _, covariance = _mean_and_covariance(targets)
             scaling = zca(covariance, whiten)
             self.scaling, variances = scaling.float(), (scaling @ covariance @ scaling).diagonal()
-        mean_after = self.factor * mean.float() if self.subtracted is None else torch.zeros_like(self.subtracted)
+        mean_after = self.factor * mean if self.subtracted is None else torch.zeros_like(mean)
         self.moments = TargetMoments(mean_after, self.factor**2 * variances.clamp_min(0))
 
     def __call__(self, targets: Tensor) -> Tensor:

@@ -75,20 +75,6 @@ def check_device(model: Any, trainer: lightning.Trainer) -> None:
         )
 
 
-def check_backbone(backbone: Any, precision: str) -> None:
-    """Raise InputError for a backbone that cannot be trained through at this precision."""
-    if getattr(backbone, "quantization", "none") == "fp8":
-        raise InputError(
-            "backbone.quantization=fp8 computes without gradients, so nothing can be trained through it; choose none, "
-            "int8 or nf4 for the training"
-        )
-    if getattr(backbone, "dtype", None) == torch.float16 and precision.startswith("bf16"):
-        raise InputError(
-            f"backbone.dtype=float16 and trainer.precision={precision} do not go together; set backbone.dtype=bfloat16 "
-            "or trainer.precision=32-true"
-        )
-
-
 @contextlib.contextmanager
 def silence_lightning() -> Iterator[None]:
     """Hide Lightning's banners and tips; its warnings and errors stay."""

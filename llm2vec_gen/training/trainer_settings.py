@@ -98,6 +98,24 @@ class TrainerSettings:
                 f"this machine shows {found}; choose trainer=cpu or fewer devices"
             )
 
+    def check_backbone(self, quantization: str, dtype: str) -> None:
+        """Raise InputError for a backbone that cannot be trained through so; its settings suffice, without weights."""
+        if quantization == "fp8":
+            raise InputError(
+                "backbone.quantization=fp8 computes without gradients, so nothing can be trained through it; choose "
+                "none, int8 or nf4 for the training"
+            )
+        if self.strategy == "fsdp" and quantization != "none":
+            raise InputError(
+                f"trainer=fsdp cannot spread a backbone with backbone.quantization={quantization}; set it to none, or "
+                "take trainer=ddp, which keeps a quantised backbone on each GPU"
+            )
+        if dtype == "float16" and str(self.precision).startswith("bf16"):
+            raise InputError(
+                f"backbone.dtype=float16 and trainer.precision={self.precision} do not go together; set "
+                "backbone.dtype=bfloat16 or trainer.precision=32-true"
+            )
+
     def _check_mps(self) -> None:
         import torch
 

@@ -64,7 +64,7 @@ def test_a_file_is_the_model_of_its_folder(family: str, kind: str, folders: dict
         assert found.fingerprint == plain.fingerprint
 
 
-@pytest.mark.parametrize("version", ["5.17.0", "5.9.3"])
+@pytest.mark.parametrize("version", ["5.17.0", "5.9.3", "5.18rc1"])
 def test_a_transformers_that_loses_control_tokens_is_refused(
     version: str, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

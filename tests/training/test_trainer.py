@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import lightning
@@ -15,16 +14,17 @@ import pytest
 import torch
 from lightning.pytorch.strategies import Strategy
 
+from llm2vec_gen import pipeline
 from llm2vec_gen.config import compose
 from llm2vec_gen.distributed import collectives
 from llm2vec_gen.errors import InputError
 from llm2vec_gen.training.fit import fit
 from llm2vec_gen.training.metrics_file import MetricsFile
 from llm2vec_gen.training.settings import TrainingSettings
-from llm2vec_gen.training.trainer import build_trainer, check_backbone
+from llm2vec_gen.training.trainer import build_trainer
 from llm2vec_gen.training.trainer_arguments import INSTEAD, USUAL
 from llm2vec_gen.training.trainer_settings import TrainerSettings
-from tests.training.stubs import StubModel, stub_data, stub_losses
+from tests.training.stubs import StubBackbone, StubModel, stub_data, stub_losses
 
 SETTINGS = TrainingSettings(
     max_steps=6, schedule_steps=20, warmup_steps=2, batch_size=4, learning_rate=0.01, log_every_n_steps=2
@@ -126,16 +126,31 @@ def test_the_model_stays_where_it_is_when_a_fit_ends(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("backbone", "precision", "message"),
+    ("given", "message"),
     [
-        ({"quantization": "fp8", "dtype": torch.bfloat16}, "32-true", "fp8 computes without gradients"),
-        ({"quantization": "none", "dtype": torch.float16}, "bf16-mixed", "float16 and trainer.precision=bf16-mixed"),
+        (["backbone.quantization=fp8"], "fp8 computes without gradients"),
+        (["backbone.quantization=int8", "trainer=fsdp", "trainer.accelerator=cpu"], "fsdp cannot spread .*=int8"),
+        (["backbone.dtype=float16", "trainer.precision=bf16-mixed"], "float16 and trainer.precision=bf16-mixed"),
     ],
 )
-def test_backbones_that_cannot_be_trained_through(backbone: dict, precision: str, message: str) -> None:
+def test_backbones_that_cannot_be_trained_through_are_refused_before_anything_is_written(
+    given: list[str], message: str, tmp_path: Path
+) -> None:
+    outputs = f"paths.outputs={tmp_path}"
     with pytest.raises(InputError, match=message):
-        check_backbone(SimpleNamespace(**backbone), precision)
-    check_backbone(SimpleNamespace(**backbone | {"quantization": "int8", "dtype": torch.bfloat16}), precision)
+        pipeline.run(compose("experiment=pocket", outputs, *given))
+    assert not list(tmp_path.rglob("rows-*"))
+    settings = TrainerSettings(strategy="ddp", devices=1, precision="bf16-mixed")
+    settings.check_backbone("int8", "bfloat16")
+
+
+def test_a_loaded_backbone_is_checked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training by hand has no config, and dtype=auto tells nothing before the weights are read."""
+    monkeypatch.setattr(StubBackbone, "dtype", torch.float16, raising=False)
+    data, precise = stub_data(8), TrainerSettings(precision="bf16-mixed")
+    settings = TrainingSettings(2, 2, 0, 4, 0.05)
+    with pytest.raises(InputError, match="float16 and trainer.precision=bf16-mixed"):
+        fit(StubModel(), stub_losses(), data.completions, data.targets, settings, precise, tmp_path, seed=1)
 
 
 def test_cublas_is_made_deterministic_before_the_first_product(monkeypatch: pytest.MonkeyPatch) -> None:
