@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from llm2vec_gen.chat_prompts import ChatPrompts, ChatTemplate
 from llm2vec_gen.errors import InputError, check_integer
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@runtime_checkable
 class Decoder(Protocol):
     """An encoder whose embeddings can be decoded, such as `LLM2VecGen`."""
 
@@ -32,8 +31,13 @@ class Decoder(Protocol):
 
 
 def can_decode(encoder: Any) -> bool:
-    """Return whether an encoder has soft prompts to decode: a trained model has, unless it reads no suffix."""
-    return isinstance(encoder, Decoder) and getattr(encoder, "num_compression_tokens", 1) > 0
+    """Return whether an encoder has soft prompts to decode: a trained model has, unless it reads no suffix.
+
+    By hasattr: from Python 3.12 on, isinstance with a Protocol does not find the submodules of an nn.Module, nor what
+    a wrapper passes on.
+    """
+    has_all = all(hasattr(encoder, name) for name in ("backbone", "soft_prompts", "decode"))
+    return has_all and getattr(encoder, "num_compression_tokens", 1) > 0
 
 
 class Decoding(Evaluation):

@@ -15,7 +15,8 @@ from tests.experiments import test_study
 
 ROWS = sorted(file.stem for file in (CONF / "experiment" / "smollm2_study").glob("*.yaml"))
 OWN = {"main": set(), "jepa": {"training.centre_targets", "loss.reconstruction"}, "quarter_of_data": {"data.limit"}}
-OWN["scaled_targets"] = {"training.scale_targets"}
+OWN["unscaled_targets"] = {"training.scale_targets"}
+OWN["whitened_targets"] = {"training.scale_targets", "training.whiten_targets"}  # whitening scales too
 VARIED = OWN | {row: test_study.VARIED[row] for row in ROWS if row not in OWN}  # the others as in the pocket
 GROUPS = ("data", "generator", "backbone", "model", "loss", "training", "evaluation")
 
