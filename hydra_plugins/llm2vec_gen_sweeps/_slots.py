@@ -41,24 +41,31 @@ class Slot:
             return held.pop_all()
 
 
-def slots_of_gpus(devices: list[str], per_job: int, wanted: int | None) -> list[Slot]:
-    """Return one slot for every `per_job` of the visible GPUs."""
-    there = len(devices) // per_job
+def slots_of_gpus(devices: list[str], per_job: int, wanted: int | None, sharing: int = 1) -> list[Slot]:
+    """Return `sharing` slots for every `per_job` of the visible GPUs: first one of each group, then the second ones."""
+    there = len(devices) // per_job * sharing
     if there == 0 or (wanted or 1) > there:
+        shared = f", {sharing} jobs on each GPU" if sharing > 1 else ""
         raise InputError(
-            f"hydra.launcher.slots={wanted or 1} of trainer.devices={per_job} GPUs each, but this machine shows "
-            f"{len(devices)} GPUs; lower hydra.launcher.slots or trainer.devices"
+            f"hydra.launcher.slots={wanted or 1} of trainer.devices={per_job} GPUs each{shared}, but this machine "
+            f"shows {len(devices)} GPUs; lower hydra.launcher.slots or trainer.devices"
         )
-    groups = [devices[at * per_job : (at + 1) * per_job] for at in range(wanted or there)]
-    return [
-        _slot(f"gpu-{'-'.join(group)}", [f"gpu-{name}" for name in group], CUDA_VISIBLE_DEVICES=",".join(group))
-        for group in groups
-    ]
+    groups = [devices[at * per_job : (at + 1) * per_job] for at in range(len(devices) // per_job)]
+    count = wanted or there
+    # jobs that share a GPU share the cores too
+    threads = {"OMP_NUM_THREADS": str(max(1, _cores() // count))} if sharing > 1 else {}
+    slots = []
+    for share in range(sharing):
+        end = f"-job{share}" if share else ""  # the first of a GPU is that of sweeps that do not share it
+        for group in groups:
+            units = [f"gpu-{name}{end}" for name in group]
+            slots.append(_slot(f"gpu-{'-'.join(group)}{end}", units, CUDA_VISIBLE_DEVICES=",".join(group), **threads))
+    return slots[:count]
 
 
 def slots_of_cores(wanted: int | None, threads: int | None) -> list[Slot]:
     """Return `wanted` slots of this process's cores, without GPUs."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = _cores()
     count = wanted or max(1, cores // (threads or 1))
     if count > cores:
         raise InputError(
@@ -79,6 +86,10 @@ def slots_of_cores(wanted: int | None, threads: int | None) -> list[Slot]:
         )
         for at in range(count)
     ]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def visible_gpus() -> list[str]:

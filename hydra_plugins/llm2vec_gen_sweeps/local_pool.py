@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from hydra_plugins.llm2vec_gen_sweeps._job import Job
 from hydra_plugins.llm2vec_gen_sweeps._slots import Slot, slots_of_cores, slots_of_gpus, visible_gpus
 from llm2vec_gen.distributed.launcher import stop_with_parent
-from llm2vec_gen.errors import check_integer, describe_error
+from llm2vec_gen.errors import InputError, check_integer, describe_error
 
 LOG = "job.log"
 
@@ -31,10 +31,11 @@ class LocalPoolLauncher(Launcher):
     A process of a pool that dies breaks the pool, so each job has a pool of one.
     """
 
-    def __init__(self, slots: int | None = None, threads: int | None = None):
+    def __init__(self, slots: int | None = None, threads: int | None = None, jobs_per_gpu: int = 1):
         for name, value in {"slots": slots, "threads": threads}.items():
             check_integer(f"hydra.launcher.{name}", value, null=True)
-        self.wanted, self.threads = slots, threads
+        check_integer("hydra.launcher.jobs_per_gpu", jobs_per_gpu)
+        self.wanted, self.threads, self.jobs_per_gpu = slots, threads, jobs_per_gpu
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
@@ -42,9 +43,14 @@ class LocalPoolLauncher(Launcher):
         assert isinstance(trainer, dict)
         on_cpu = trainer["accelerator"] == "cpu" and trainer["device"] == "cpu"
         gpus = [] if on_cpu else visible_gpus()
-        self.slots = (
-            slots_of_gpus(gpus, trainer["devices"], self.wanted) if gpus else slots_of_cores(self.wanted, self.threads)
-        )
+        if gpus:
+            self.slots = slots_of_gpus(gpus, trainer["devices"], self.wanted, self.jobs_per_gpu)
+        elif self.jobs_per_gpu > 1:
+            raise InputError(
+                f"hydra.launcher.jobs_per_gpu={self.jobs_per_gpu} needs GPUs, and these jobs have none; leave it out"
+            )
+        else:
+            self.slots = slots_of_cores(self.wanted, self.threads)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all jobs; the results in their order. A signal is passed on to the jobs that run, no other is started."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llm2vec_gen.encoders.hyde import HyDE
@@ -31,7 +32,8 @@ class Router:
 
     A text that comes without instruction, or with the documents' one, is a document: `model` embeds it. HyDE's prompt
     is the instruction and the query, so both ways get the same words. Both must end in one space: `hyde.encoder` is
-    the teacher that `model` was trained towards.
+    the teacher that `model` was trained towards. Where its targets were scaled, all vectors have length 1, because only
+    directions can be compared.
 
     threshold: a number (0 sends every query to HyDE, inf none), or the folder of the evaluation that chose it
     (`evaluation=routing`); null while that evaluation runs. Raises InputError for a threshold that is no number of 0 or
@@ -55,15 +57,13 @@ class Router:
                 "towards"
             )
         trained = (getattr(model, "card", None) or {}).get("training") or {}
-        if (
-            trained.get("scale_targets") or trained.get("centre_targets") or trained.get("whiten_targets") is not None
-        ):  # scaled ones have the teacher's directions, but a dot product would compare unlike lengths
+        if trained.get("centre_targets") or trained.get("whiten_targets") is not None:
             raise InputError(
-                "the router's model was trained towards scaled, centred or whitened targets, and "
-                "baseline.router.hyde.encoder gives the teacher's own vectors: they are of different spaces; give a "
-                "model that was trained without training.scale_targets, training.centre_targets and "
-                "training.whiten_targets"
+                "the router's model was trained towards centred or whitened targets, and baseline.router.hyde.encoder "
+                "gives the teacher's own vectors: they are of different spaces; give a model that was trained without "
+                "training.centre_targets and training.whiten_targets"
             )
+        self.normalises = bool(trained.get("scale_targets"))
         wording = instruction.wording() if hasattr(instruction, "wording") else None
         if wording is not None and not (wording["categories"] or wording["tasks"]):
             raise InputError(
@@ -88,8 +88,12 @@ class Router:
     def encode(self, texts: Sequence[str], instruction: str | None = None) -> Tensor:
         """Return the vectors of the texts, float32 (N, E) on the CPU, in the order given."""
         texts = check_texts(texts)
-        if not self.routes(instruction):
-            return self.model.encode(texts, instruction)
+        routes = self.routes(instruction)
+        vectors = self._routed(texts, instruction) if routes else self.model.encode(texts, instruction)
+        return F.normalize(vectors, dim=-1) if self.normalises else vectors
+
+    def _routed(self, texts: Sequence[str], instruction: str | None) -> Tensor:
+        """The vectors of queries, each by the way that its signal chooses."""
         threshold = self._chosen()
         vectors = torch.empty(len(texts), self.embedding_dim)
         hard = torch.zeros(len(texts), dtype=torch.bool)

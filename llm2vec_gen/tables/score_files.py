@@ -40,7 +40,7 @@ def write(file: Path | str, scores: Iterable[Score]) -> None:
 
 
 def lines(scores: Iterable[Score]) -> str:
-    """Return one score per line: fields at their defaults are left out, values per query have eight decimals."""
+    """Return one score per line: fields at their defaults are left out, values per query have five decimals."""
     blank = {"main": False, "n": 0, "data_revision": "", "run": "", "seed": None, "commit": "", "per_query": {}}
     found = []
     for score in scores:
@@ -52,7 +52,7 @@ def lines(scores: Iterable[Score]) -> str:
 
 
 def _short(value: float) -> float:
-    rounded = round(value, 8)
+    rounded = round(value, 5)
     return int(rounded) if rounded % 1 == 0 else rounded  # False for nan and inf, which have no int
 
 

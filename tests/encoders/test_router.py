@@ -57,13 +57,24 @@ def test_the_entropy_is_that_of_the_plain_lens(model):
     assert lengths.signals([f" {text} " for text in QUERIES], ASK).tolist() == expected
 
 
-@pytest.mark.parametrize("training", [{"scale_targets": True}, {"centre_targets": True}, {"whiten_targets": 0.0}])
-def test_a_model_of_transformed_targets_is_refused(model, training, monkeypatch):
+@pytest.mark.parametrize("training", [{"centre_targets": True}, {"whiten_targets": 0.0}])
+def test_a_model_of_centred_or_whitened_targets_is_refused(model, training, monkeypatch):
     monkeypatch.setattr(model, "card", {"training": {"centre_targets": False, "whiten_targets": None} | training})
-    with pytest.raises(InputError, match="trained towards scaled, centred or whitened targets"):
+    with pytest.raises(InputError, match="trained towards centred or whitened targets"):
         routed(model)
     monkeypatch.setattr(model, "card", {"training": {"centre_targets": False, "whiten_targets": None}})
     routed(model)
+
+
+def test_scaled_targets_leave_directions_alone(model, monkeypatch):
+    plain, _ = routed(model)
+    middle = float(plain.signals(QUERIES, ASK).sort().values[2])
+    expected = [plain.at(middle).encode(QUERIES, ASK), plain.encode(QUERIES, DOCUMENT)]
+    monkeypatch.setattr(model, "card", {"training": {"scale_targets": True}})
+    router, _ = routed(model)
+    found = [router.at(middle).encode(QUERIES, ASK), router.encode(QUERIES, DOCUMENT)]
+    for vectors, same in zip(found, expected, strict=True):
+        assert torch.allclose(vectors, same / same.norm(dim=1, keepdim=True), atol=1e-6)
 
 
 @pytest.mark.parametrize("signal", ["lens_entropy", "query_length"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llm2vec_gen.errors import InputError
-from llm2vec_gen.evaluations.decoding import Decoding
+from llm2vec_gen.evaluations.decoding import Decoder, Decoding, can_decode
 from llm2vec_gen.types import Query
 
 
@@ -51,6 +51,25 @@ class Model:
 QUERIES = [Query("1", "a", "A"), Query("2", "b", "B"), Query("3", "c", "C"), Query("4", "d", None)]
 DECODES = {"a": "A", "b": "x", "c": "x", "d": "D"}
 ANSWERS = {"a": "A", "b": "B", "c": "x", "d": "D"}
+
+
+class Passing:
+    """Has the attributes of another object, as a submodule of an nn.Module and a cached encoder have theirs."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+def test_what_can_decode():
+    model = Model(DECODES, ANSWERS)
+    assert can_decode(model)
+    assert can_decode(Passing(model))
+    assert not can_decode(Passing(SimpleNamespace(encode=model.encode, backbone=model.backbone)))
+    with pytest.raises(TypeError, match="runtime_checkable"):  # its answer would depend on the version of Python
+        isinstance(model, Decoder)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])

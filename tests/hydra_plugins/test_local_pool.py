@@ -125,6 +125,27 @@ def test_gpus_are_dealt_out_by_name() -> None:
         slots_of_gpus(["0"], 2, None)
 
 
+def test_jobs_share_gpus() -> None:
+    slots = slots_of_gpus(["0", "3"], 1, None, 2)
+    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0", "3", "0", "3"]
+    assert len({unit for slot in slots for unit in slot.units}) == len({slot.name for slot in slots}) == 4
+    assert slots[0].units == slots_of_gpus(["0", "3"], 1, None)[0].units, "a sweep that does not share waits for it"
+    assert {slot.environment["OMP_NUM_THREADS"] for slot in slots} == {str(max(1, CORES // 4))}
+    assert "OMP_NUM_THREADS" not in slots_of_gpus(["0"], 1, None)[0].environment
+    assert len(slots_of_gpus(["0", "3"], 2, None, 3)) == 3
+    with pytest.raises(InputError, match="slots=5 of trainer.devices=1 GPUs each, 2 jobs on each GPU, but this machine"):
+        slots_of_gpus(["0", "3"], 1, 5, 2)
+
+
+def test_sharing_without_a_gpu_is_refused(tmp_path: Path) -> None:
+    code, _, err = sweep(tmp_path, POOL, "seed=1,2", "hydra.launcher.jobs_per_gpu=2")
+    assert code == 2
+    assert err.strip() == "error: hydra.launcher.jobs_per_gpu=2 needs GPUs, and these jobs have none; leave it out"
+    code, _, err = sweep(tmp_path, POOL, "seed=1,2", "hydra.launcher.jobs_per_gpu=0")
+    assert code == 2
+    assert "hydra.launcher.jobs_per_gpu=0" in err
+
+
 def test_cores_are_divided() -> None:
     (slot,) = slots_of_cores(1, None)
     assert slot.environment["OMP_NUM_THREADS"] == str(CORES)

@@ -98,7 +98,7 @@ def test_what_is_no_path(paths):
 def test_files_stay_small_and_lose_nothing_that_is_printed(tmp_path):
     row = replace(ROWS[0], value=0.123456789, per_query={"q": 0.6309297535714575, "r": 1.0})
     write(tmp_path / "a.jsonl", [row])
-    assert (tmp_path / "a.jsonl").read_text().endswith('"per_query":{"q":0.63092975,"r":1}}\n')
+    assert (tmp_path / "a.jsonl").read_text().endswith('"per_query":{"q":0.63093,"r":1}}\n')
     assert read(tmp_path)[0].value == row.value
 
 
