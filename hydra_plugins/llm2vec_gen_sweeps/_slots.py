@@ -1,4 +1,4 @@
-"""The slots of this machine: GPUs or cores, each with at most one job at a time."""
+"""The slots of this machine, each for one job at a time: cores, GPUs, or places on a GPU that jobs share."""
 
 from __future__ import annotations
 
@@ -41,25 +41,27 @@ class Slot:
             return held.pop_all()
 
 
-def slots_of_gpus(devices: list[str], per_job: int, wanted: int | None, sharing: int = 1) -> list[Slot]:
-    """Return `sharing` slots for every `per_job` of the visible GPUs: first one of each group, then the second ones."""
-    there = len(devices) // per_job * sharing
+def slots_of_gpus(
+    devices: list[str], per_job: int, wanted: int | None, jobs_per_gpu: int = 1, threads: int | None = None
+) -> list[Slot]:
+    """Return `jobs_per_gpu` slots for every `per_job` of the visible GPUs: one on each group of GPUs, then the next."""
+    there = len(devices) // per_job * jobs_per_gpu
     if there == 0 or (wanted or 1) > there:
-        shared = f", {sharing} jobs on each GPU" if sharing > 1 else ""
+        shared = f", {jobs_per_gpu} jobs on each GPU" if jobs_per_gpu > 1 else ""
         raise InputError(
             f"hydra.launcher.slots={wanted or 1} of trainer.devices={per_job} GPUs each{shared}, but this machine "
             f"shows {len(devices)} GPUs; lower hydra.launcher.slots or trainer.devices"
         )
     groups = [devices[at * per_job : (at + 1) * per_job] for at in range(len(devices) // per_job)]
     count = wanted or there
-    # jobs that share a GPU share the cores too
-    threads = {"OMP_NUM_THREADS": str(max(1, _cores() // count))} if sharing > 1 else {}
+    each = threads or (max(1, _cores() // count) if jobs_per_gpu > 1 else None)
+    own = {"OMP_NUM_THREADS": str(each)} if each else {}
     slots = []
-    for share in range(sharing):
-        end = f"-job{share}" if share else ""  # the first of a GPU is that of sweeps that do not share it
+    for place in range(jobs_per_gpu):
+        suffix = f"-job{place}" if place else ""  # the first place is that of sweeps with one job per GPU
         for group in groups:
-            units = [f"gpu-{name}{end}" for name in group]
-            slots.append(_slot(f"gpu-{'-'.join(group)}{end}", units, CUDA_VISIBLE_DEVICES=",".join(group), **threads))
+            units = [f"gpu-{name}{suffix}" for name in group]
+            slots.append(_slot(f"gpu-{'-'.join(group)}{suffix}", units, CUDA_VISIBLE_DEVICES=",".join(group), **own))
     return slots[:count]
 
 

@@ -44,7 +44,7 @@ class LocalPoolLauncher(Launcher):
         on_cpu = trainer["accelerator"] == "cpu" and trainer["device"] == "cpu"
         gpus = [] if on_cpu else visible_gpus()
         if gpus:
-            self.slots = slots_of_gpus(gpus, trainer["devices"], self.wanted, self.jobs_per_gpu)
+            self.slots = slots_of_gpus(gpus, trainer["devices"], self.wanted, self.jobs_per_gpu, self.threads)
         elif self.jobs_per_gpu > 1:
             raise InputError(
                 f"hydra.launcher.jobs_per_gpu={self.jobs_per_gpu} needs GPUs, and these jobs have none; leave it out"

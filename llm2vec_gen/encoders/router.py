@@ -88,12 +88,12 @@ class Router:
     def encode(self, texts: Sequence[str], instruction: str | None = None) -> Tensor:
         """Return the vectors of the texts, float32 (N, E) on the CPU, in the order given."""
         texts = check_texts(texts)
-        routes = self.routes(instruction)
-        vectors = self._routed(texts, instruction) if routes else self.model.encode(texts, instruction)
+        encode = self._encode_queries if self.routes(instruction) else self.model.encode
+        vectors = encode(texts, instruction)
         return F.normalize(vectors, dim=-1) if self.normalises else vectors
 
-    def _routed(self, texts: Sequence[str], instruction: str | None) -> Tensor:
-        """The vectors of queries, each by the way that its signal chooses."""
+    def _encode_queries(self, texts: Sequence[str], instruction: str | None) -> Tensor:
+        """The vectors of queries, each from one pass or from HyDE."""
         threshold = self._chosen()
         vectors = torch.empty(len(texts), self.embedding_dim)
         hard = torch.zeros(len(texts), dtype=torch.bool)

@@ -40,7 +40,7 @@ def write(file: Path | str, scores: Iterable[Score]) -> None:
 
 
 def lines(scores: Iterable[Score]) -> str:
-    """Return one score per line: fields at their defaults are left out, values per query have five decimals."""
+    """Return one score per line: fields at their defaults are left out, values per query have at most five decimals."""
     blank = {"main": False, "n": 0, "data_revision": "", "run": "", "seed": None, "commit": "", "per_query": {}}
     found = []
     for score in scores:

@@ -85,7 +85,7 @@ class TrainingSettings:
         check_flag("training.centre_targets", self.centre_targets)
         check_shrinkage("training.whiten_targets", self.whiten_targets)
         if self.scale_targets and self.whiten_targets is not None:
-            raise InputError("training.whiten_targets scales targets already: leave out training.scale_targets")
+            raise InputError("training.whiten_targets scales targets already: set training.scale_targets=false")
         check_refusals(self.refusal_share, self.refusal_patterns)
         if self.document_instruction is not None and not isinstance(self.document_instruction, str):
             raise InputError(f"training.document_instruction={self.document_instruction}: expected a text, or null")

@@ -129,9 +129,10 @@ def test_jobs_share_gpus() -> None:
     slots = slots_of_gpus(["0", "3"], 1, None, 2)
     assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0", "3", "0", "3"]
     assert len({unit for slot in slots for unit in slot.units}) == len({slot.name for slot in slots}) == 4
-    assert slots[0].units == slots_of_gpus(["0", "3"], 1, None)[0].units, "a sweep that does not share waits for it"
+    assert slots[0].units == slots_of_gpus(["0", "3"], 1, None)[0].units, "a sweep of one job per GPU waits for it"
     assert {slot.environment["OMP_NUM_THREADS"] for slot in slots} == {str(max(1, CORES // 4))}
     assert "OMP_NUM_THREADS" not in slots_of_gpus(["0"], 1, None)[0].environment
+    assert slots_of_gpus(["0"], 1, None, 2, 3)[1].environment["OMP_NUM_THREADS"] == "3"
     assert len(slots_of_gpus(["0", "3"], 2, None, 3)) == 3
     with pytest.raises(InputError, match="slots=5 of trainer.devices=1 GPUs each, 2 jobs on each GPU, but this machine"):
         slots_of_gpus(["0", "3"], 1, 5, 2)
