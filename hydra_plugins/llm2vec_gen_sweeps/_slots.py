@@ -46,11 +46,12 @@ def slots_of_gpus(
 ) -> list[Slot]:
     """Return `jobs_per_gpu` slots for every `per_job` of the visible GPUs: one on each group of GPUs, then the next."""
     there = len(devices) // per_job * jobs_per_gpu
-    if there == 0 or (wanted or 1) > there:
-        shared = f", {jobs_per_gpu} jobs on each GPU" if jobs_per_gpu > 1 else ""
+    if there == 0:
+        raise InputError(f"trainer.devices={per_job}, but this machine shows {len(devices)} GPUs; lower it")
+    if wanted and wanted > there:
         raise InputError(
-            f"hydra.launcher.slots={wanted or 1} of trainer.devices={per_job} GPUs each{shared}, but this machine "
-            f"shows {len(devices)} GPUs; lower hydra.launcher.slots or trainer.devices"
+            f"hydra.launcher.slots={wanted}, but there is room for {there} jobs: this machine shows {len(devices)} "
+            f"GPUs, with trainer.devices={per_job} and hydra.launcher.jobs_per_gpu={jobs_per_gpu}; lower the slots"
         )
     groups = [devices[at * per_job : (at + 1) * per_job] for at in range(len(devices) // per_job)]
     count = wanted or there

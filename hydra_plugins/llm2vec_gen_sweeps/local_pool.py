@@ -44,11 +44,11 @@ class LocalPoolLauncher(Launcher):
         on_cpu = trainer["accelerator"] == "cpu" and trainer["device"] == "cpu"
         gpus = [] if on_cpu else visible_gpus()
         if gpus:
+            check_integer("trainer.devices", trainer["devices"])
             self.slots = slots_of_gpus(gpus, trainer["devices"], self.wanted, self.jobs_per_gpu, self.threads)
         elif self.jobs_per_gpu > 1:
-            raise InputError(
-                f"hydra.launcher.jobs_per_gpu={self.jobs_per_gpu} needs GPUs, and these jobs have none; leave it out"
-            )
+            reason = "these jobs have trainer=cpu; add trainer=gpu" if on_cpu else "there are none; leave it out"
+            raise InputError(f"hydra.launcher.jobs_per_gpu={self.jobs_per_gpu} needs GPUs, but {reason}")
         else:
             self.slots = slots_of_cores(self.wanted, self.threads)
 

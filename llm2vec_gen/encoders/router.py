@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from torch import Tensor
 from llm2vec_gen.encoders.hyde import HyDE
 from llm2vec_gen.errors import InputError, check_texts
 from llm2vec_gen.types import Instruction
+
+log = logging.getLogger(__name__)
 
 CHUNK = 1024  # queries whose states are held at a time
 MAX_LOGITS = 2**24  # that are held at a time: 64 MB
@@ -57,6 +60,11 @@ class Router:
                 "towards"
             )
         trained = (getattr(model, "card", None) or {}).get("training") or {}
+        if "centre_targets" not in trained:
+            log.warning(
+                "the router's model does not say how its targets were transformed, as checkpoints in the reference's "
+                "format do not: they must be those of baseline.router.hyde.encoder, not scaled, centred or whitened"
+            )
         if trained.get("centre_targets") or trained.get("whiten_targets") is not None:
             raise InputError(
                 "the router's model was trained towards centred or whitened targets, and baseline.router.hyde.encoder "

@@ -11,6 +11,7 @@ import torch
 
 from llm2vec_gen.errors import InputError, check_integer
 from llm2vec_gen.evaluations.base import Evaluation, data_revision
+from llm2vec_gen.evaluations.decoding import can_decode
 from llm2vec_gen.evaluations.ranking import vectors
 from llm2vec_gen.types import Encoder, Instruction, QuerySource, Score
 
@@ -67,7 +68,7 @@ class Sensitivity(Evaluation):
         instruction = None if self.category is None else self.instruction.query(task, self.category)
         if task == "embedding_cosine":
             found = {task: self._cosines(encoder, texts, instruction)}
-        elif hasattr(encoder, "decode") and hasattr(self.reference, "decode"):
+        elif can_decode(encoder) and can_decode(self.reference):
             found = self._texts(encoder, texts, instruction)
         else:
             return []

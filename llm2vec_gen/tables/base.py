@@ -58,6 +58,7 @@ class Column:
     metric   another metric than the main score
     label    the heading, `name` if not given
     percent  false: not printed times 100, whatever the table does
+    control  a figure to read the others by, such as that of shuffled texts: its best is not marked
     """
 
     name: str
@@ -67,6 +68,7 @@ class Column:
     label: str | None = None
     lower_is_better: bool = False
     percent: bool = True
+    control: bool = False
 
     def takes(self, score: Score) -> bool:
         """Whether a score row belongs to this column."""

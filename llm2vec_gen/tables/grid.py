@@ -51,6 +51,7 @@ class Grid:
     """A table before it is drawn: cells[row][column], in the unit of the scores; `scale` is applied when drawing.
 
     unscaled   headings of columns that it is not applied to
+    controls   headings of columns whose best is not marked
     """
 
     title: str
@@ -64,6 +65,7 @@ class Grid:
     corner: str = "method"
     bold: bool = True  # mark the best of each column
     unscaled: frozenset[str] = frozenset()
+    controls: frozenset[str] = frozenset()
 
     def scale_of(self, column: int) -> float:
         """Return the factor of a column's figures."""
@@ -81,7 +83,8 @@ class Grid:
 
     def best(self, column: int) -> set[int]:
         """Return the best rows of a column after rounding; none unless at least two rows have a figure."""
-        column_values = [cells[column].value if self.bold else None for cells in self.cells]
+        marked = self.bold and self.columns[column] not in self.controls
+        column_values = [cells[column].value if marked else None for cells in self.cells]
         values = {
             row: round(self.scale_of(column) * value, self.decimals)
             for row, value in enumerate(column_values)

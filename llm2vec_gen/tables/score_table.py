@@ -109,6 +109,7 @@ class ScoreTable(Table):
             scale=self.scale,
             decimals=self.decimals,
             unscaled=frozenset(column.heading for column in self.columns if not column.percent),
+            controls=frozenset(column.heading for column in self.columns if column.control),
         )
 
     def _row(self, columns: list[RunScores], tasks: list[dict[str, None]]) -> list[Cell]:

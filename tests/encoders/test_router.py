@@ -66,6 +66,15 @@ def test_a_model_of_centred_or_whitened_targets_is_refused(model, training, monk
     routed(model)
 
 
+def test_a_model_that_does_not_say_its_targets_is_warned_about(model, monkeypatch, caplog):
+    routed(model)
+    assert "does not say how its targets were transformed" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(model, "card", {"training": {"centre_targets": False, "whiten_targets": None}})
+    routed(model)
+    assert not caplog.text
+
+
 def test_scaled_targets_leave_directions_alone(model, monkeypatch):
     plain, _ = routed(model)
     middle = float(plain.signals(QUERIES, ASK).sort().values[2])

@@ -17,6 +17,7 @@ class Angles:
     """Embeds a text of n letters at the angle n * step; decodes to as many words."""
 
     embedding_dim = 2
+    backbone = None
 
     def __init__(self, step, word):
         self.step, self.word, self.seen = step, word, []
@@ -71,3 +72,6 @@ def test_what_cannot_be_compared():
         embedding_dim = 2
 
     assert sensitivity(Angles(0.1, "cat")).evaluate(Plain(), "decoded_words") == []
+    without_suffix = Angles(0.3, "cat")
+    without_suffix.num_compression_tokens = 0
+    assert sensitivity(Angles(0.1, "cat")).evaluate(without_suffix, "decoded_words") == []

@@ -122,6 +122,8 @@ def test_best_of_a_column_follows_the_direction_and_what_is_printed():
     assert grid.best(0) == {1, 2}
     assert grid.best(1) == {1}
     assert ScoreTable("t", ["sts"]).grids(ROWS[:3])[0].best(0) == set()
+    controls = ScoreTable("t", ["retrieval", {"name": "sts", "control": True}]).grids(ROWS)[0]
+    assert controls.best(0) and not controls.best(1)
 
 
 def test_unknown_average_is_an_input_error():
