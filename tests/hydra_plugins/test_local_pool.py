@@ -7,8 +7,10 @@ import signal
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from hydra_plugins.llm2vec_gen_sweeps._slots import Slot, slots_of_cores, slots_of_gpus
+from hydra_plugins.llm2vec_gen_sweeps.local_pool import LocalPoolLauncher
 from llm2vec_gen.errors import InputError
 from tests.hydra_plugins.sweeps import runs, start, statuses, sweep, wait_for
 
@@ -139,14 +141,33 @@ def test_jobs_share_gpus() -> None:
         slots_of_gpus(["0", "3"], 1, 5, 2)
 
 
-def test_sharing_without_a_gpu_is_refused(tmp_path: Path) -> None:
-    code, _, err = sweep(tmp_path, POOL, "seed=1,2", "hydra.launcher.jobs_per_gpu=2")
-    assert code == 2
-    assert "hydra.launcher.jobs_per_gpu=2 needs GPUs, but " in err
-    assert len(err.strip().splitlines()) == 1
+def set_up(devices: object = 1, accelerator: str = "auto", jobs_per_gpu: int = 1) -> list[Slot]:
+    launcher = LocalPoolLauncher(jobs_per_gpu=jobs_per_gpu)
+    trainer = {"accelerator": accelerator, "device": "cpu" if accelerator == "cpu" else None, "devices": devices}
+    config = OmegaConf.create({"trainer": trainer})
+    launcher.setup(hydra_context=None, task_function=None, config=config)  # type: ignore[arg-type]
+    return launcher.slots
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "reason"),
+    [("cpu", "these jobs have trainer=cpu; add trainer=gpu"), ("auto", "there are none; leave it out")],
+)
+def test_sharing_without_a_gpu_is_refused(accelerator: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hydra_plugins.llm2vec_gen_sweeps.local_pool.visible_gpus", list)
+    with pytest.raises(InputError, match=f"^hydra.launcher.jobs_per_gpu=2 needs GPUs, but {reason}$"):
+        set_up(accelerator=accelerator, jobs_per_gpu=2)
+
+
+def test_settings_of_gpus_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code, _, err = sweep(tmp_path, POOL, "seed=1,2", "hydra.launcher.jobs_per_gpu=0")
     assert code == 2
     assert "hydra.launcher.jobs_per_gpu=0" in err
+    monkeypatch.setattr("hydra_plugins.llm2vec_gen_sweeps.local_pool.visible_gpus", lambda: ["0", "3"])
+    assert [slot.name for slot in set_up(jobs_per_gpu=2)] == ["gpu-0", "gpu-3", "gpu-0-job1", "gpu-3-job1"]
+    for devices in ("auto", "2", 0, -1, [0, 1]):
+        with pytest.raises(InputError, match="trainer.devices=.*expected a whole number"):
+            set_up(devices)
 
 
 def test_cores_are_divided() -> None:
